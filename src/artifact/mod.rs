@@ -1,0 +1,72 @@
+//! Typed values that cross the border between stages, and their files. Knows no stage and no store.
+
+pub mod splits;
+pub mod texts;
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
+
+/// The files of one artifact: name inside the artifact → path of its immutable bytes.
+pub type Files = BTreeMap<String, PathBuf>;
+
+/// A value that one stage writes and others read.
+pub trait Artifact: Sized {
+    /// The kind's name, such as `texts`; an input of another kind is refused before anything runs.
+    const KIND: &'static str;
+
+    /// Writes its files into an existing, empty folder.
+    fn save(&self, dir: &Path) -> Result<(), ArtifactError>;
+
+    /// Reads it back from its files.
+    fn load(files: &Files) -> Result<Self, ArtifactError>;
+}
+
+/// Why an artifact could not be read or written.
+#[derive(Debug, thiserror::Error)]
+pub enum ArtifactError {
+    /// A file that the kind must have is not there.
+    #[error("artifact `{kind}` lacks its file `{file}`")]
+    Missing {
+        /// The artifact's kind.
+        kind: &'static str,
+        /// The file's name.
+        file: String,
+    },
+    /// A file does not hold what it should.
+    #[error("artifact `{kind}`, file `{file}`, {place}: {why}")]
+    Malformed {
+        /// The artifact's kind.
+        kind: &'static str,
+        /// The file's name.
+        file: String,
+        /// Where in the file: a line, a tensor.
+        place: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The file system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+}
+
+impl ArtifactError {
+    /// Adds the path to an I/O error; for `map_err`.
+    pub fn io(path: &Path) -> impl FnOnce(std::io::Error) -> Self + '_ {
+        move |source| Self::Io { path: path.to_owned(), source }
+    }
+}
+
+/// The path of a file that the artifact must have.
+pub fn file<'a>(kind: &'static str, files: &'a Files, name: &str) -> Result<&'a Path, ArtifactError> {
+    files
+        .get(name)
+        .map(PathBuf::as_path)
+        .ok_or_else(|| ArtifactError::Missing { kind, file: name.to_owned() })
+}

@@ -1,0 +1,59 @@
+//! Calibration splits: chosen documents, each with the reason why it was chosen. Knows no selection method.
+
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Artifact, ArtifactError, Files,
+    texts::{Mark, read_jsonl, write_jsonl},
+};
+
+/// One chosen document.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Chosen {
+    /// BLAKE3 of `text`, 64 hex digits.
+    pub id: String,
+    /// The normalised text.
+    pub text: String,
+    /// Where it came from.
+    pub source: String,
+    /// Licence name as the user wrote it.
+    pub licence: String,
+    /// Length by the target model's tokenizer.
+    pub n_tokens: usize,
+    /// Length stratum: `swa`, `gap` or `full`.
+    pub bucket: String,
+    /// Index of its cluster within its stratum's clustering.
+    pub cluster: u32,
+    /// Why it was chosen: `near` (to a centroid), `outlier` or `mix`.
+    pub reason: String,
+    /// Its place among the rows chosen for the same reason, from 0.
+    pub rank: u32,
+    /// Exact integer similarity to its centroid, in grid units squared.
+    pub score: i64,
+    /// How far the score is from the decision's edge, in the same unit; small means borderline.
+    pub margin: i64,
+    /// Answers whose facts lie far back.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub marks: Vec<Mark>,
+}
+
+/// One split: rows sorted by id.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Split(pub Vec<Chosen>);
+
+const FILE: &str = "split.jsonl";
+
+impl Artifact for Split {
+    const KIND: &'static str = "split";
+
+    fn save(&self, dir: &Path) -> Result<(), ArtifactError> {
+        write_jsonl(&dir.join(FILE), &self.0)
+    }
+
+    fn load(files: &Files) -> Result<Self, ArtifactError> {
+        read_jsonl(Self::KIND, files, FILE).map(Self)
+    }
+}

@@ -1,0 +1,186 @@
+//! What the engine runs: an erased stage, and the context it runs in.
+//!
+//! Knows no tensors, no manifest and no store. A stage sees files, a seed, a device name, a progress handle, a checkpoint
+//! handle and a stop flag; it cannot reach the clock, the environment or another stage.
+
+use std::{
+    collections::BTreeMap,
+    error::Error,
+    path::{Path, PathBuf},
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+/// The files of one artifact: name inside the artifact → path of its immutable bytes.
+pub type Files = BTreeMap<String, PathBuf>;
+
+/// A stage that the engine can run; made by `stage::Erased` from a typed stage, or by a test.
+pub trait Action: Send + Sync {
+    /// The stage kind, such as `svd`; part of the key.
+    fn kind(&self) -> &'static str;
+    /// The version of the stage's code; part of the key.
+    fn version(&self) -> u32;
+    /// Which pool of workers runs it.
+    fn pool(&self) -> Pool;
+    /// How far its bytes can be trusted on another machine; decides whether the device fingerprint enters the key.
+    fn numerics(&self) -> Numerics;
+    /// The parameters that can change the result. Names of stages and paths are left out.
+    fn params(&self) -> serde_json::Value;
+    /// The artifacts it writes.
+    fn outputs(&self) -> &'static [OutputPort];
+    /// Runs it. All outputs must be under [`Cx::out`] when it returns `Ok`.
+    fn run(&self, cx: &Cx<'_>) -> Result<(), Failure>;
+}
+
+/// One artifact that a stage writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct OutputPort {
+    /// The port's name, such as `checkpoint`.
+    pub name: &'static str,
+    /// The kind of artifact, such as `texts`; inputs are checked against it.
+    pub kind: &'static str,
+}
+
+/// The workers that may run a stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pool {
+    /// Any of the `--jobs` CPU workers.
+    Cpu,
+    /// The one worker that owns the device (`--device`); it runs one stage at a time.
+    Device,
+}
+
+/// Whether two machines get the same bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Numerics {
+    /// The same bytes everywhere: integers and fixed-order arithmetic. The device is not in the key.
+    Bitwise,
+    /// The same bytes on the same kind of device only. The fingerprint is in the key.
+    PerDevice,
+}
+
+impl Numerics {
+    /// The name used in keys and in `--format json`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Bitwise => "bitwise",
+            Self::PerDevice => "per-device",
+        }
+    }
+}
+
+/// Everything a running stage can see.
+pub struct Cx<'a> {
+    /// Input artifacts by port.
+    pub inputs: BTreeMap<String, Files>,
+    /// Files of the user that the stage declared: logical name (`sources.0/a/b.md`) → path.
+    pub reads: Files,
+    /// The private folder for outputs: one sub-folder per output port, already made.
+    pub out: PathBuf,
+    /// A private folder for scratch files, gone after the run.
+    pub scratch: PathBuf,
+    /// The stage's seed.
+    pub seed: u64,
+    /// The device that `--device` chose, such as `cpu` or `cuda:0`.
+    pub device: String,
+    /// Where to report progress.
+    pub progress: &'a dyn Progress,
+    /// Where to keep and find checkpoints of this very key.
+    pub checkpoints: &'a dyn Checkpoints,
+    /// Raised when the run should end.
+    pub stop: &'a Stop,
+}
+
+impl Cx<'_> {
+    /// The files of an input port.
+    pub fn input(&self, port: &str) -> Result<&Files, Failure> {
+        self.inputs.get(port).ok_or_else(|| Failure::UndeclaredInput(port.to_owned()))
+    }
+
+    /// The folder that holds an output port's files.
+    pub fn output(&self, port: &str) -> PathBuf {
+        self.out.join(port)
+    }
+
+    /// Fails with [`Failure::Stopped`] once a stop was asked for. Call it often in long loops.
+    pub fn check_stop(&self) -> Result<(), Failure> {
+        if self.stop.is_raised() { Err(Failure::Stopped) } else { Ok(()) }
+    }
+}
+
+/// Progress of one stage: a line or a bar. All methods are cheap.
+pub trait Progress: Send + Sync {
+    /// Starts a phase with a known or unknown number of units (`docs`, `tokens`, `steps`).
+    fn phase(&self, what: &str, total: Option<u64>, unit: &str);
+    /// `n` more units of the phase are done.
+    fn advance(&self, n: u64);
+    /// A short figure to show beside the bar, such as `loss 1.23`.
+    fn note(&self, text: &str);
+    /// A full line worth keeping on screen and in the run's journal, such as one row of a table.
+    fn say(&self, text: &str);
+}
+
+/// Progress that goes nowhere.
+pub struct Quiet;
+
+impl Progress for Quiet {
+    fn phase(&self, _: &str, _: Option<u64>, _: &str) {}
+    fn advance(&self, _: u64) {}
+    fn note(&self, _: &str) {}
+    fn say(&self, _: &str) {}
+}
+
+/// Checkpoints of the running key. A checkpoint is a folder of files, published whole or not at all.
+pub trait Checkpoints: Send + Sync {
+    /// The newest checkpoint, if there is one and it is sound.
+    fn latest(&self) -> std::io::Result<Option<Files>>;
+    /// Publishes the files of a folder as the newest checkpoint.
+    fn publish(&self, dir: &Path) -> std::io::Result<()>;
+}
+
+/// Checkpoints that are never kept.
+pub struct NoCheckpoints;
+
+impl Checkpoints for NoCheckpoints {
+    fn latest(&self) -> std::io::Result<Option<Files>> {
+        Ok(None)
+    }
+    fn publish(&self, _: &Path) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A flag that asks running stages to end.
+#[derive(Debug, Default)]
+pub struct Stop(AtomicBool);
+
+impl Stop {
+    /// Asks every stage to end at its next check.
+    pub fn raise(&self) {
+        self.0.store(true, Ordering::SeqCst);
+    }
+    /// Whether a stop was asked for.
+    pub fn is_raised(&self) -> bool {
+        self.0.load(Ordering::SeqCst)
+    }
+}
+
+/// Why a stage did not finish.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The stage failed; its own error says why.
+    #[error(transparent)]
+    Stage(Box<dyn Error + Send + Sync>),
+    /// The stage asked for an input that it did not declare.
+    #[error("read of undeclared input `{0}`; this is a bug in the stage")]
+    UndeclaredInput(String),
+    /// A stop was asked for and the stage ended; a checkpoint may have been published.
+    #[error("stopped before the end")]
+    Stopped,
+}
+
+impl Failure {
+    /// Wraps a stage's own error.
+    pub fn stage(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self::Stage(error.into())
+    }
+}

@@ -1,0 +1,3 @@
+//! The graph of actions, their keys and their execution. Knows no tensors and no TOML.
+
+pub mod action;

@@ -1,0 +1,12 @@
+//! `mla-run`: one TOML file from corpus to served Multi-Head Latent Attention weights.
+
+pub mod artifact;
+pub mod cli;
+pub mod engine;
+pub mod kernel;
+pub mod manifest;
+pub mod math;
+pub mod model;
+pub mod plan;
+pub mod stage;
+pub mod store;

@@ -1,0 +1,3 @@
+//! The `mla-run` binary: parse, run, exit code.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! Architectures, thin, over shared blocks; run layer by layer.

@@ -1,0 +1,1 @@
+//! The manifest's meaning: decoded stages joined into a graph.

@@ -1,0 +1,249 @@
+//! The stages: one file each, with parameters, documentation, code and tests. This module holds what they share.
+//!
+//! A stage sees its declared inputs, its parameters, a seed, a device, progress and checkpoints ([`Cx`]); never the store,
+//! the clock, the environment or another stage.
+
+use std::{marker::PhantomData, path::Path, path::PathBuf};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
+
+use crate::{
+    artifact::Artifact,
+    engine::action::{Action, Cx, Failure, Numerics, OutputPort, Pool},
+};
+
+/// A stage: the struct holds its parameters, whose doc comments are the manual.
+///
+/// Derive `Serialize, Deserialize, JsonSchema` with `#[serde(deny_unknown_fields, rename_all = "kebab-case")]`, then add one row
+/// to [`STAGES`]. The serialised form enters the key, so inputs ([`Input`]) and paths ([`UserPath`]) serialise as `null`.
+pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
+    /// The kind's name in manifests.
+    const KIND: &'static str;
+    /// The version of the code; raise it when the same inputs may give other bytes.
+    const VERSION: u32;
+    /// Which workers run it.
+    const POOL: Pool = Pool::Cpu;
+    /// Whether its bytes are the same everywhere.
+    const NUMERICS: Numerics = Numerics::PerDevice;
+    /// The artifacts it writes.
+    const OUTPUTS: &'static [OutputPort];
+
+    /// The declared inputs, by port. The port's name is the parameter's name in the manifest.
+    fn inputs(&self) -> Vec<InputPort> {
+        Vec::new()
+    }
+
+    /// The user's files that it reads. `base` is the manifest's folder.
+    fn reads(&self, _base: &Path) -> Result<Vec<Read>, Invalid> {
+        Ok(Vec::new())
+    }
+
+    /// Checks what types cannot: ranges, combinations.
+    fn check(&self) -> Result<(), Invalid> {
+        Ok(())
+    }
+
+    /// Runs the stage.
+    fn run(&self, cx: &Cx<'_>) -> Result<(), Failure>;
+}
+
+/// A declared input as the planner sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct InputPort {
+    /// The parameter's name, such as `texts`.
+    pub port: &'static str,
+    /// The artifact kind that it takes.
+    pub kind: &'static str,
+    /// What the user wrote: a stage's name, or `stage.port` where a stage has several outputs of the kind.
+    pub from: String,
+}
+
+/// A user's file that a stage reads.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Read {
+    /// The name the stage sees, independent of where the folder lies: `sources.0/guide/intro.md`.
+    pub name: String,
+    /// Where it is.
+    pub path: PathBuf,
+}
+
+/// A parameter that is out of range or does not fit another one.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{message}")]
+pub struct Invalid {
+    /// The parameter at fault, dotted: `ranks`, `sources.0.files`.
+    pub param: String,
+    /// What is wrong, as a fragment that follows the parameter's place.
+    pub message: String,
+    /// What to do about it.
+    pub hint: Option<String>,
+}
+
+impl Invalid {
+    /// A fault of one parameter.
+    pub fn new(param: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { param: param.into(), message: message.into(), hint: None }
+    }
+
+    /// Adds what to do about it.
+    #[must_use]
+    pub fn hint(mut self, hint: impl Into<String>) -> Self {
+        self.hint = Some(hint.into());
+        self
+    }
+}
+
+/// An input parameter: names the stage that makes an artifact of type `T`. The only way to draw an edge.
+///
+/// Written as a string, kept out of keys (the input's content is in them instead).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Input<T> {
+    /// The stage (or `stage.port`) that makes it.
+    pub from: String,
+    artifact: PhantomData<fn() -> T>,
+}
+
+impl<T: Artifact> Input<T> {
+    /// An input from the named stage.
+    pub fn new(from: impl Into<String>) -> Self {
+        Self { from: from.into(), artifact: PhantomData }
+    }
+
+    /// The port as the planner sees it.
+    pub fn port(&self, port: &'static str) -> InputPort {
+        InputPort { port, kind: T::KIND, from: self.from.clone() }
+    }
+
+    /// Loads the artifact that arrived at `port`.
+    pub fn load(&self, cx: &Cx<'_>, port: &str) -> Result<T, Failure> {
+        T::load(cx.input(port)?).map_err(Failure::stage)
+    }
+}
+
+impl<T> Serialize for Input<T> {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_unit()
+    }
+}
+
+impl<'de, T> Deserialize<'de> for Input<T> {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        Ok(Self { from: String::deserialize(d)?, artifact: PhantomData })
+    }
+}
+
+impl<T: Artifact> JsonSchema for Input<T> {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        format!("Input of {}", T::KIND).into()
+    }
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({
+            "type": "string",
+            "description": format!("name of the stage that makes the `{}`", T::KIND)
+        })
+    }
+}
+
+/// A path or glob of the user, relative to the manifest. Kept out of keys: the content enters through [`Stage::reads`].
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(transparent)]
+pub struct UserPath(pub String);
+
+impl Serialize for UserPath {
+    fn serialize<S: Serializer>(&self, s: S) -> Result<S::Ok, S::Error> {
+        s.serialize_unit()
+    }
+}
+
+/// A finite floating-point parameter: `nan` and `inf` are refused, so that keys stay injective.
+#[derive(Debug, Clone, Copy, PartialEq, PartialOrd, Serialize, JsonSchema)]
+#[serde(transparent)]
+pub struct Finite(pub f64);
+
+impl<'de> Deserialize<'de> for Finite {
+    fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
+        let x = f64::deserialize(d)?;
+        if x.is_finite() { Ok(Self(x)) } else { Err(serde::de::Error::custom("expected a finite number")) }
+    }
+}
+
+/// One row of the stage table.
+pub struct Entry {
+    /// The kind's name in manifests.
+    pub kind: &'static str,
+    /// Decodes the stage's own part of its table.
+    pub decode: fn(toml::de::Deserializer<'_>) -> Result<Box<dyn Planned>, toml::de::Error>,
+    /// The JSON Schema of its parameters, doc comments included.
+    pub schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
+    /// The artifacts it writes.
+    pub outputs: &'static [OutputPort],
+}
+
+impl Entry {
+    /// The row of a stage type.
+    pub const fn of<S: Stage>() -> Self {
+        Self {
+            kind: S::KIND,
+            decode: |table| Ok(Box::new(Erased(S::deserialize(table)?))),
+            schema: |generator| generator.subschema_for::<S>(),
+            outputs: S::OUTPUTS,
+        }
+    }
+}
+
+/// A decoded stage as the planner sees it.
+pub trait Planned: Send + Sync {
+    /// See [`Stage::inputs`].
+    fn inputs(&self) -> Vec<InputPort>;
+    /// See [`Stage::reads`].
+    fn reads(&self, base: &Path) -> Result<Vec<Read>, Invalid>;
+    /// See [`Stage::check`].
+    fn check(&self) -> Result<(), Invalid>;
+    /// The runnable form.
+    fn into_action(self: Box<Self>) -> Box<dyn Action>;
+}
+
+struct Erased<S>(S);
+
+impl<S: Stage> Planned for Erased<S> {
+    fn inputs(&self) -> Vec<InputPort> {
+        self.0.inputs()
+    }
+    fn reads(&self, base: &Path) -> Result<Vec<Read>, Invalid> {
+        self.0.reads(base)
+    }
+    fn check(&self) -> Result<(), Invalid> {
+        self.0.check()
+    }
+    fn into_action(self: Box<Self>) -> Box<dyn Action> {
+        self
+    }
+}
+
+impl<S: Stage> Action for Erased<S> {
+    fn kind(&self) -> &'static str {
+        S::KIND
+    }
+    fn version(&self) -> u32 {
+        S::VERSION
+    }
+    fn pool(&self) -> Pool {
+        S::POOL
+    }
+    fn numerics(&self) -> Numerics {
+        S::NUMERICS
+    }
+    fn params(&self) -> serde_json::Value {
+        serde_json::to_value(&self.0).expect("parameters are plain data with string keys and finite numbers")
+    }
+    fn outputs(&self) -> &'static [OutputPort] {
+        S::OUTPUTS
+    }
+    fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
+        self.0.run(cx)
+    }
+}
+
+/// Every stage kind, in pipeline order.
+pub const STAGES: &[Entry] = &[];

@@ -1,0 +1,1 @@
+//! Bytes on disk, keyed by content. Knows no stage and no graph.
