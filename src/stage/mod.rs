@@ -3,7 +3,7 @@
 //! A stage sees its declared inputs, its parameters, a seed, a device, progress and checkpoints ([`Cx`]); never the store,
 //! the clock, the environment or another stage.
 
-use std::{marker::PhantomData, path::Path, path::PathBuf};
+use std::{borrow::Cow, marker::PhantomData, path::Path, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
@@ -44,6 +44,11 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
         Ok(())
     }
 
+    /// Whether its bytes are the same everywhere; a stage may let its parameters decide.
+    fn numerics(&self) -> Numerics {
+        Self::NUMERICS
+    }
+
     /// Runs the stage.
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure>;
 }
@@ -51,9 +56,9 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
 /// A declared input as the planner sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InputPort {
-    /// The parameter's name, such as `texts`.
-    pub port: &'static str,
-    /// The artifact kind that it takes.
+    /// The parameter's name, dotted where it lies in a table: `texts`, `inputs.texts`.
+    pub port: Cow<'static, str>,
+    /// The artifact kind that it takes; [`crate::artifact::files::ANY`] takes every kind.
     pub kind: &'static str,
     /// What the user wrote: a stage's name, or `stage.port` where a stage has several outputs of the kind.
     pub from: String,
@@ -111,8 +116,8 @@ impl<T: Artifact> Input<T> {
     }
 
     /// The port as the planner sees it.
-    pub fn port(&self, port: &'static str) -> InputPort {
-        InputPort { port, kind: T::KIND, from: self.from.clone() }
+    pub fn port(&self, port: impl Into<Cow<'static, str>>) -> InputPort {
+        InputPort { port: port.into(), kind: T::KIND, from: self.from.clone() }
     }
 
     /// Loads the artifact that arrived at `port`.
@@ -134,7 +139,7 @@ impl<'de, T> Deserialize<'de> for Input<T> {
 }
 
 impl<T: Artifact> JsonSchema for Input<T> {
-    fn schema_name() -> std::borrow::Cow<'static, str> {
+    fn schema_name() -> Cow<'static, str> {
         format!("Input of {}", T::KIND).into()
     }
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
@@ -232,7 +237,7 @@ impl<S: Stage> Action for Erased<S> {
         S::POOL
     }
     fn numerics(&self) -> Numerics {
-        S::NUMERICS
+        self.0.numerics()
     }
     fn params(&self) -> serde_json::Value {
         serde_json::to_value(&self.0).expect("parameters are plain data with string keys and finite numbers")
