@@ -47,6 +47,12 @@ pub struct Texts(pub Vec<Text>);
 
 const FILE: &str = "texts.jsonl";
 
+/// The group that a document's source belongs to, for counts and quotas: the source's first part (`sources.0`), and for
+/// generated text the domain too (`synthetic/prose`).
+pub fn group(source: &str) -> &str {
+    if source.starts_with("synthetic/") { source } else { source.split('/').next().unwrap_or(source) }
+}
+
 impl Artifact for Texts {
     const KIND: &'static str = "texts";
 
@@ -92,6 +98,15 @@ pub fn read_jsonl<T: for<'de> Deserialize<'de>>(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn groups_are_sources_and_synthetic_domains() {
+        for (source, expected) in
+            [("sources.0/a/b.md", "sources.0"), ("code", "code"), ("synthetic/prose", "synthetic/prose")]
+        {
+            assert_eq!(group(source), expected);
+        }
+    }
 
     #[test]
     fn round_trip_and_line_numbers_in_errors() {

@@ -3,6 +3,10 @@
 //! A stage sees its declared inputs, its parameters, a seed, a device, progress and checkpoints ([`Cx`]); never the store,
 //! the clock, the environment or another stage.
 
+pub mod corpus;
+#[cfg(test)]
+pub(crate) mod testing;
+
 use std::{borrow::Cow, marker::PhantomData, path::Path, path::PathBuf};
 
 use schemars::JsonSchema;
@@ -251,4 +255,4 @@ impl<S: Stage> Action for Erased<S> {
 }
 
 /// Every stage kind, in pipeline order.
-pub const STAGES: &[Entry] = &[];
+pub const STAGES: &[Entry] = &[Entry::of::<corpus::Corpus>()];

@@ -1,0 +1,122 @@
+//! Drops: every document that a corpus left out, with the reason, and the counts. Knows no rule that drops documents.
+
+use std::{collections::BTreeMap, fs::File, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Artifact, ArtifactError, Files, file,
+    texts::{read_jsonl, write_jsonl},
+};
+
+/// One document that was left out.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Drop {
+    /// Where it came from, as in [`super::texts::Text::source`].
+    pub source: String,
+    /// Why it was left out, such as `duplicate` or `too-short`.
+    pub reason: String,
+    /// The id of the document that was kept in its place; empty where there is none.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub kept: String,
+}
+
+/// How many documents one source gave.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tally {
+    /// Documents read.
+    pub read: u64,
+    /// Documents kept.
+    pub kept: u64,
+    /// Documents dropped, by reason.
+    pub dropped: BTreeMap<String, u64>,
+}
+
+/// The report of one corpus: `read == kept + Σ dropped` for each source.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Drops {
+    /// Counts by source.
+    pub sources: BTreeMap<String, Tally>,
+    /// Every drop, sorted.
+    pub rows: Vec<Drop>,
+}
+
+const COUNTS: &str = "counts.json";
+const ROWS: &str = "drops.jsonl";
+
+impl Drops {
+    /// Counts over all sources.
+    pub fn total(&self) -> Tally {
+        let mut total = Tally::default();
+        for tally in self.sources.values() {
+            total.read += tally.read;
+            total.kept += tally.kept;
+            for (reason, n) in &tally.dropped {
+                *total.dropped.entry(reason.clone()).or_default() += n;
+            }
+        }
+        total
+    }
+}
+
+impl Artifact for Drops {
+    const KIND: &'static str = "drops";
+
+    fn save(&self, dir: &Path) -> Result<(), ArtifactError> {
+        let path = dir.join(COUNTS);
+        let out = File::create(&path).map_err(ArtifactError::io(&path))?;
+        serde_json::to_writer_pretty(out, &self.sources).map_err(|e| ArtifactError::io(&path)(e.into()))?;
+        write_jsonl(&dir.join(ROWS), &self.rows)
+    }
+
+    fn load(files: &Files) -> Result<Self, ArtifactError> {
+        let path = file(Self::KIND, files, COUNTS)?;
+        let bytes = std::fs::read(path).map_err(ArtifactError::io(path))?;
+        let sources = serde_json::from_slice(&bytes).map_err(|e| ArtifactError::Malformed {
+            kind: Self::KIND,
+            file: COUNTS.to_owned(),
+            place: format!("line {}", e.line()),
+            why: e.to_string(),
+        })?;
+        Ok(Self { sources, rows: read_jsonl(Self::KIND, files, ROWS)? })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn round_trip_and_totals() {
+        let tally = |read, kept, reason: &str| Tally {
+            read,
+            kept,
+            dropped: BTreeMap::from([(reason.to_owned(), read - kept)]),
+        };
+        let drops = Drops {
+            sources: BTreeMap::from([
+                ("a".to_owned(), tally(5, 3, "duplicate")),
+                ("b".to_owned(), tally(4, 3, "duplicate")),
+            ]),
+            rows: vec![Drop { source: "a/x".into(), reason: "duplicate".into(), kept: "00".into() }],
+        };
+        let dir = tempfile::tempdir().unwrap();
+        drops.save(dir.path()).unwrap();
+        let files = [COUNTS, ROWS].map(|f| (f.to_owned(), dir.path().join(f))).into();
+        assert_eq!(Drops::load(&files).unwrap(), drops);
+        assert_eq!(drops.total(), tally(9, 6, "duplicate"));
+    }
+
+    #[test]
+    fn a_broken_count_file_names_its_line() {
+        let dir = tempfile::tempdir().unwrap();
+        Drops::default().save(dir.path()).unwrap();
+        let path = dir.path().join(COUNTS);
+        std::fs::write(&path, "{\n\"a\": 3}").unwrap();
+        let files = [COUNTS, ROWS].map(|f| (f.to_owned(), dir.path().join(f))).into();
+        let error = Drops::load(&files).unwrap_err().to_string();
+        assert!(error.starts_with("artifact `drops`, file `counts.json`, line 2: "), "{error}");
+    }
+}

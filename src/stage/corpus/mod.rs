@@ -1,0 +1,271 @@
+//! The corpus stage: gathers documents, gives them a canonical form and an id, and drops what should not be learnt from.
+//!
+//! Knows no tokenizer and no embedding. The result does not depend on the order or the place of the files.
+
+mod dedup;
+mod files;
+mod jsonl;
+mod normalise;
+
+use std::{collections::BTreeMap, path::Path};
+
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    artifact::{
+        Artifact,
+        drops::{Drop, Drops, Tally},
+        texts::{Text, Texts, group},
+    },
+    engine::action::{Cx, Failure, Numerics, OutputPort},
+    stage::{Invalid, Read, Stage, UserPath},
+};
+
+/// Gathers documents from files, JSONL rows or a generator. Text becomes UTF-8, NFC, with line feeds; its BLAKE3 is its id.
+/// Exact duplicates leave one row; what is dropped is counted by reason in the `drops` output.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Corpus {
+    /// Where documents come from; each entry has exactly one of `files` and `jsonl`.
+    pub sources: Vec<Source>,
+}
+
+/// One source of documents.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Source {
+    /// Glob of text files, relative to the manifest: one document each. Symbolic links are not followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<UserPath>,
+    /// Glob of JSONL files, relative to the manifest: one document a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jsonl: Option<UserPath>,
+    /// With `jsonl`: the field that holds the text. Default: `text`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// The first part of the `source` of every document from here, and the group that quotas count. Default: `sources.N`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Licence of these documents, written into every row.
+    #[serde(default)]
+    pub licence: String,
+    /// Documents with fewer characters are dropped.
+    #[serde(default = "one")]
+    pub min_chars: usize,
+    /// Documents with more characters are dropped. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_chars: Option<usize>,
+}
+
+fn one() -> usize {
+    1
+}
+
+/// Why the corpus could not be made.
+#[derive(Debug, thiserror::Error)]
+enum CorpusError {
+    #[error("{path}: {source}")]
+    Io { path: String, source: std::io::Error },
+    #[error("no document is left of {read}: {reasons}; check the globs and the length limits")]
+    Empty { read: u64, reasons: String },
+}
+
+impl Stage for Corpus {
+    const KIND: &'static str = "corpus";
+    const VERSION: u32 = 1;
+    const NUMERICS: Numerics = Numerics::Bitwise;
+    const OUTPUTS: &'static [OutputPort] =
+        &[OutputPort { name: "texts", kind: Texts::KIND }, OutputPort { name: "drops", kind: Drops::KIND }];
+
+    fn reads(&self, base: &Path) -> Result<Vec<Read>, Invalid> {
+        let mut reads = Vec::new();
+        for (i, source) in self.sources.iter().enumerate() {
+            for (field, glob) in [("files", &source.files), ("jsonl", &source.jsonl)] {
+                if let Some(UserPath(pattern)) = glob {
+                    reads.extend(files::matching(
+                        base,
+                        pattern,
+                        &format!("sources.{i}.{field}"),
+                        &source.label(i),
+                    )?);
+                }
+            }
+        }
+        Ok(reads)
+    }
+
+    fn check(&self) -> Result<(), Invalid> {
+        if self.sources.is_empty() {
+            return Err(Invalid::new("sources", "there is no source")
+                .hint("write `sources = [{ files = \"docs/**/*.md\" }]`"));
+        }
+        let mut labels = std::collections::BTreeSet::new();
+        for (i, source) in self.sources.iter().enumerate() {
+            source.check(i)?;
+            if !labels.insert(source.label(i)) {
+                return Err(Invalid::new(
+                    format!("sources.{i}.name"),
+                    "two sources have the same name, so their documents could not be told apart",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
+        cx.progress.phase("reading", Some(cx.reads.len() as u64), "files");
+        let mut found = Found::default();
+        for (i, source) in self.sources.iter().enumerate() {
+            found.append(source.read(i, cx)?);
+        }
+        let (texts, drops) = found.finish()?;
+        texts.save(&cx.output("texts")).map_err(Failure::stage)?;
+        drops.save(&cx.output("drops")).map_err(Failure::stage)?;
+        let total = drops.total();
+        cx.progress.say(&format!("{} of {} documents kept{}", total.kept, total.read, reasons(&total, "; ")));
+        Ok(())
+    }
+}
+
+impl Source {
+    fn label(&self, i: usize) -> String {
+        self.name.clone().unwrap_or_else(|| format!("sources.{i}"))
+    }
+
+    fn check(&self, i: usize) -> Result<(), Invalid> {
+        let invalid = |field: &str, why: &str| Err(Invalid::new(format!("sources.{i}{field}"), why));
+        if usize::from(self.files.is_some()) + usize::from(self.jsonl.is_some()) != 1 {
+            return invalid("", "a source needs exactly one of `files` and `jsonl`");
+        }
+        if self.text.is_some() && self.jsonl.is_none() {
+            return invalid(".text", "`text` names a field of JSONL rows, and this source has no `jsonl`");
+        }
+        if self.max_chars.is_some_and(|max| max < self.min_chars) {
+            return invalid(".max-chars", "`max-chars` is smaller than `min-chars`");
+        }
+        let reserved = |name: &str| {
+            name.is_empty() || name.contains('/') || name == "synthetic" || name.starts_with("sources.")
+        };
+        if self.name.as_deref().is_some_and(reserved) {
+            return invalid(
+                ".name",
+                "a name is not empty, has no `/`, and is neither `synthetic` nor `sources.…`",
+            );
+        }
+        Ok(())
+    }
+
+    /// All documents of this source. Files are read in parallel; their order is that of their names.
+    fn read(&self, i: usize, cx: &Cx<'_>) -> Result<Found, Failure> {
+        let prefix = self.label(i) + "/";
+        let reads: Vec<_> =
+            cx.reads.range(prefix.clone()..).take_while(|r| r.0.starts_with(&prefix)).collect();
+        let parts: Result<Vec<Found>, Failure> = reads
+            .into_par_iter()
+            .map(|(name, path)| {
+                cx.check_stop()?;
+                let found = self.read_file(name, path);
+                cx.progress.advance(1);
+                found
+            })
+            .collect();
+        let mut all = Found::default();
+        parts?.into_iter().for_each(|part| all.append(part));
+        Ok(all)
+    }
+
+    fn read_file(&self, name: &str, path: &Path) -> Result<Found, Failure> {
+        let bytes = std::fs::read(path)
+            .map_err(|source| CorpusError::Io { path: path.display().to_string(), source })
+            .map_err(Failure::stage)?;
+        let mut found = Found::default();
+        if self.jsonl.is_some() {
+            let field = self.text.as_deref().unwrap_or("text");
+            for text in jsonl::texts(path, &bytes, field).map_err(Failure::stage)? {
+                self.judge(name, Some(normalise::canonical_text(&text)), &mut found);
+            }
+        } else {
+            self.judge(name, normalise::canonical(&bytes), &mut found);
+        }
+        Ok(found)
+    }
+
+    /// Keeps one document, or drops it with a reason.
+    fn judge(&self, name: &str, text: Option<String>, found: &mut Found) {
+        match text.map(|text| (self.fault(&text), text)) {
+            None => found.drop_row(name, "invalid-utf8"),
+            Some((Some(reason), _)) => found.drop_row(name, reason),
+            Some((None, text)) => found.texts.push(Text {
+                id: normalise::id(&text),
+                source: name.to_owned(),
+                licence: self.licence.clone(),
+                text,
+                marks: Vec::new(),
+            }),
+        }
+    }
+
+    fn fault(&self, text: &str) -> Option<&'static str> {
+        let chars = text.chars().count();
+        if text.trim().is_empty() {
+            Some("empty")
+        } else if chars < self.min_chars {
+            Some("too-short")
+        } else if self.max_chars.is_some_and(|max| chars > max) {
+            Some("too-long")
+        } else {
+            None
+        }
+    }
+}
+
+/// What reading gave so far.
+#[derive(Debug, Default)]
+struct Found {
+    texts: Vec<Text>,
+    drops: Vec<Drop>,
+}
+
+impl Found {
+    fn drop_row(&mut self, source: &str, reason: &str) {
+        self.drops.push(Drop { source: source.to_owned(), reason: reason.to_owned(), kept: String::new() });
+    }
+
+    fn append(&mut self, mut other: Self) {
+        self.texts.append(&mut other.texts);
+        self.drops.append(&mut other.drops);
+    }
+
+    fn finish(mut self) -> Result<(Texts, Drops), Failure> {
+        let texts = dedup::exact(self.texts, &mut self.drops);
+        self.drops.sort();
+        let mut sources: BTreeMap<String, Tally> = BTreeMap::new();
+        for text in &texts {
+            let tally = sources.entry(group(&text.source).to_owned()).or_default();
+            tally.read += 1;
+            tally.kept += 1;
+        }
+        for row in &self.drops {
+            let tally = sources.entry(group(&row.source).to_owned()).or_default();
+            tally.read += 1;
+            *tally.dropped.entry(row.reason.clone()).or_default() += 1;
+        }
+        let drops = Drops { sources, rows: self.drops };
+        if texts.is_empty() {
+            let total = drops.total();
+            let reasons = reasons(&total, "");
+            return Err(Failure::stage(CorpusError::Empty { read: total.read, reasons }));
+        }
+        Ok((Texts(texts), drops))
+    }
+}
+
+fn reasons(tally: &Tally, before: &str) -> String {
+    let parts: Vec<_> = tally.dropped.iter().map(|(reason, n)| format!("{n} {reason}")).collect();
+    if parts.is_empty() { String::new() } else { format!("{before}{}", parts.join(", ")) }
+}
+
+#[cfg(test)]
+mod tests;

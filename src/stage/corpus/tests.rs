@@ -1,0 +1,123 @@
+//! The corpus stage as a whole: order of files, drops, errors.
+
+use std::{fs, path::Path};
+
+use super::*;
+use crate::stage::testing::Bench;
+
+fn corpus(toml: &str) -> Corpus {
+    toml::from_str(toml).unwrap()
+}
+
+fn space(files: &[(&str, &[u8])]) -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, bytes) in files {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, bytes).unwrap();
+    }
+    dir
+}
+
+fn run(stage: &Corpus, base: &Path) -> Result<(Texts, Drops), Failure> {
+    stage.check().map_err(Failure::stage)?;
+    let bench = Bench::new().reads(stage.reads(base).map_err(Failure::stage)?);
+    bench.run(stage)?;
+    Ok((bench.load("texts"), bench.load("drops")))
+}
+
+const SOURCES: &str = r#"
+    sources = [
+        { files = "docs/**/*.md", name = "docs", licence = "MIT", min-chars = 5, max-chars = 20 },
+        { jsonl = "rows/*.jsonl", text = "body", licence = "CC0-1.0" },
+    ]
+"#;
+
+#[test]
+fn every_drop_is_counted_by_reason() {
+    let dir = space(&[
+        ("docs/a.md", b"one text"),
+        ("docs/b.md", b"one text"),
+        ("docs/bad.md", b"caf\xe9 au lait"),
+        ("docs/blank.md", b" \n\t     "),
+        ("docs/long.md", b"a text that is much too long"),
+        ("docs/short.md", b"hi"),
+        ("rows/r.jsonl", b"{\"body\": \"one text\"}\n{\"body\": \"two\\r\\ntexts\"}\n"),
+    ]);
+    let (texts, drops) = run(&corpus(SOURCES), dir.path()).unwrap();
+
+    let mut rows: Vec<_> = texts.0.iter().map(|t| (&*t.source, &*t.licence, &*t.text)).collect();
+    assert!(texts.0.is_sorted_by_key(|t| &t.id));
+    rows.sort_unstable();
+    assert_eq!(rows, [("docs/a.md", "MIT", "one text"), ("sources.1/r.jsonl", "CC0-1.0", "two\ntexts")]);
+
+    let dropped: Vec<_> = drops.rows.iter().map(|d| (&*d.source, &*d.reason)).collect();
+    assert_eq!(
+        dropped,
+        [
+            ("docs/b.md", "duplicate"),
+            ("docs/bad.md", "invalid-utf8"),
+            ("docs/blank.md", "empty"),
+            ("docs/long.md", "too-long"),
+            ("docs/short.md", "too-short"),
+            ("sources.1/r.jsonl", "duplicate"),
+        ]
+    );
+    assert_eq!((drops.sources["docs"].read, drops.sources["docs"].kept), (6, 1));
+    assert_eq!((drops.total().read, drops.total().kept), (8, 2));
+}
+
+#[test]
+fn order_of_rows_and_place_of_the_folder_do_not_matter() {
+    let rows = ["{\"body\": \"row one\"}", "{\"body\": \"row two\"}", "{\"body\": \"row one\"}"];
+    let forwards = rows.join("\n");
+    let backwards = rows.iter().rev().copied().collect::<Vec<_>>().join("\n\n");
+    let a = space(&[
+        ("docs/x.md", b"some text"),
+        ("docs/y.md", b"more text"),
+        ("rows/r.jsonl", forwards.as_bytes()),
+    ]);
+    let b = space(&[
+        ("rows/r.jsonl", backwards.as_bytes()),
+        ("docs/y.md", b"more text"),
+        ("docs/x.md", b"some text"),
+    ]);
+    let stage = corpus(SOURCES);
+    assert_eq!(run(&stage, a.path()).unwrap(), run(&stage, b.path()).unwrap());
+}
+
+#[test]
+fn a_bad_row_or_an_empty_corpus_is_an_error() {
+    let bad = space(&[("docs/x.md", b"some text"), ("rows/r.jsonl", b"{\"body\": \"ok\"}\n{\"body\": 1}\n")]);
+    let error = run(&corpus(SOURCES), bad.path()).unwrap_err().to_string();
+    assert!(error.ends_with("rows/r.jsonl:2: the field `body` is not a string"), "{error}");
+
+    let short = space(&[("docs/x.md", b"hi"), ("docs/y.md", b"ho")]);
+    let stage = corpus("sources = [{ files = 'docs/*', min-chars = 5 }]");
+    let error = run(&stage, short.path()).unwrap_err().to_string();
+    assert_eq!(error, "no document is left of 2: 2 too-short; check the globs and the length limits");
+}
+
+#[test]
+fn mistakes_in_sources_name_the_parameter() {
+    for (sources, param) in [
+        ("", "sources"),
+        ("{}", "sources.0"),
+        ("{ files = 'a', jsonl = 'b' }", "sources.0"),
+        ("{ files = 'a', text = 'b' }", "sources.0.text"),
+        ("{ files = 'a', min-chars = 9, max-chars = 8 }", "sources.0.max-chars"),
+        ("{ files = 'a', name = 'a/b' }", "sources.0.name"),
+        ("{ files = 'a', name = 'sources.1' }", "sources.0.name"),
+        ("{ files = 'a', name = 'x' }, { files = 'b', name = 'x' }", "sources.1.name"),
+    ] {
+        let invalid = corpus(&format!("sources = [{sources}]")).check().unwrap_err();
+        assert_eq!(invalid.param, param, "{sources}");
+    }
+}
+
+#[test]
+fn the_key_knows_the_format_but_not_the_path() {
+    let params = |toml: &str| serde_json::to_value(corpus(toml)).unwrap();
+    assert_eq!(params("sources = [{ files = 'a/*' }]"), params("sources = [{ files = 'b/*' }]"));
+    assert_ne!(params("sources = [{ files = 'a/*' }]"), params("sources = [{ jsonl = 'a/*' }]"));
+}

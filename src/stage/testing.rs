@@ -1,0 +1,99 @@
+//! A bench for stage tests: runs one stage in a temporary folder, with the inputs that the test gives. Knows no engine.
+
+use std::{collections::BTreeMap, path::Path};
+
+use tempfile::TempDir;
+
+use crate::{
+    artifact::{Artifact, Files},
+    engine::action::{Cx, Failure, NoCheckpoints, Quiet, Stop},
+    stage::{Read, Stage},
+};
+
+/// Inputs and outputs of one stage under test.
+pub(crate) struct Bench {
+    dir: TempDir,
+    inputs: BTreeMap<String, Files>,
+    reads: Files,
+    seed: u64,
+}
+
+#[expect(dead_code, reason = "the next stages use the rest")]
+impl Bench {
+    pub(crate) fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        Self { dir, inputs: BTreeMap::new(), reads: Files::new(), seed: 0 }
+    }
+
+    /// Gives the artifact at an input port.
+    pub(crate) fn input(mut self, port: &str, artifact: &impl Artifact) -> Self {
+        let dir = self.dir.path().join("inputs").join(port);
+        std::fs::create_dir_all(&dir).unwrap();
+        artifact.save(&dir).unwrap();
+        self.inputs.insert(port.to_owned(), listing(&dir));
+        self
+    }
+
+    /// Gives the files that the stage declared.
+    pub(crate) fn reads(mut self, reads: Vec<Read>) -> Self {
+        self.reads = reads.into_iter().map(|read| (read.name, read.path)).collect();
+        self
+    }
+
+    /// Sets the seed.
+    pub(crate) fn seed(mut self, seed: u64) -> Self {
+        self.seed = seed;
+        self
+    }
+
+    /// Runs the stage on the CPU.
+    pub(crate) fn run<S: Stage>(&self, stage: &S) -> Result<(), Failure> {
+        for port in S::OUTPUTS {
+            std::fs::create_dir_all(self.out().join(port.name)).unwrap();
+        }
+        let scratch = self.dir.path().join("scratch");
+        std::fs::create_dir_all(&scratch).unwrap();
+        stage.run(&Cx {
+            inputs: self.inputs.clone(),
+            reads: self.reads.clone(),
+            out: self.out(),
+            scratch,
+            seed: self.seed,
+            device: "cpu".to_owned(),
+            progress: &Quiet,
+            checkpoints: &NoCheckpoints,
+            stop: &Stop::default(),
+        })
+    }
+
+    /// The files of an output port.
+    pub(crate) fn files(&self, port: &str) -> Files {
+        listing(&self.out().join(port))
+    }
+
+    /// The artifact at an output port.
+    pub(crate) fn load<T: Artifact>(&self, port: &str) -> T {
+        T::load(&self.files(port)).unwrap()
+    }
+
+    /// The bytes of every file of every output port.
+    pub(crate) fn bytes(&self) -> BTreeMap<String, Vec<u8>> {
+        let mut all = BTreeMap::new();
+        for port in std::fs::read_dir(self.out()).unwrap() {
+            let port = port.unwrap().file_name().into_string().unwrap();
+            for (name, path) in self.files(&port) {
+                all.insert(format!("{port}/{name}"), std::fs::read(path).unwrap());
+            }
+        }
+        all
+    }
+
+    fn out(&self) -> std::path::PathBuf {
+        self.dir.path().join("out")
+    }
+}
+
+fn listing(dir: &Path) -> Files {
+    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
+    entries.map(|entry| (entry.file_name().into_string().unwrap(), entry.path())).collect()
+}
