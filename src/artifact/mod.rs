@@ -2,6 +2,7 @@
 
 pub mod drops;
 pub mod files;
+pub mod scores;
 pub mod splits;
 pub mod texts;
 
