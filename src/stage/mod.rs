@@ -4,6 +4,7 @@
 //! the clock, the environment or another stage.
 
 pub mod corpus;
+pub mod exec;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -255,4 +256,8 @@ impl<S: Stage> Action for Erased<S> {
 }
 
 /// Every stage kind, in pipeline order.
-pub const STAGES: &[Entry] = &[Entry::of::<corpus::Corpus>()];
+#[rustfmt::skip] // one row a line
+pub const STAGES: &[Entry] = &[
+    Entry::of::<corpus::Corpus>(),
+    Entry::of::<exec::Exec>(),
+];

@@ -1,0 +1,199 @@
+//! What a command sees, what is kept of it, and every way in which it can go wrong.
+
+use std::sync::Mutex;
+
+use serde_json::json;
+
+use super::*;
+use crate::engine::action::{NoCheckpoints, Progress, Stop};
+
+fn exec(toml: &str) -> Exec {
+    toml::from_str(toml).unwrap()
+}
+
+/// Says of the stage under test.
+#[derive(Default)]
+struct Says(Mutex<Vec<String>>);
+
+impl Progress for Says {
+    fn phase(&self, _: &str, _: Option<u64>, _: &str) {}
+    fn advance(&self, _: u64) {}
+    fn note(&self, _: &str) {}
+    fn say(&self, text: &str) {
+        self.0.lock().unwrap().push(text.to_owned());
+    }
+}
+
+struct Ran {
+    dir: tempfile::TempDir,
+    result: Result<(), String>,
+    says: Vec<String>,
+}
+
+impl Ran {
+    fn text(&self, name: &str) -> String {
+        self.result.as_ref().unwrap();
+        fs::read_to_string(self.dir.path().join("out/out").join(name)).unwrap()
+    }
+
+    fn error(&self) -> &str {
+        self.result.as_ref().unwrap_err()
+    }
+}
+
+/// Runs a stage in a folder where `src/words.txt` is the user's and `blob` is the input `texts`.
+fn run(toml: &str) -> Ran {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, text) in [("base/src/words.txt", "declared"), ("blob", "artifact"), ("out/out/.", "")] {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        if !text.is_empty() {
+            fs::write(path, text).unwrap();
+        }
+    }
+    fs::create_dir_all(dir.path().join("scratch")).unwrap();
+    fs::create_dir_all(dir.path().join("out/out")).unwrap();
+    let stage = exec(toml);
+    stage.check().unwrap();
+    let reads = stage.reads(&dir.path().join("base")).unwrap();
+    let says = Says::default();
+    let artifact = Files::from([("deep/texts.jsonl".to_owned(), dir.path().join("blob"))]);
+    let result = stage.run(&Cx {
+        inputs: BTreeMap::from([("inputs.texts".to_owned(), artifact)]),
+        reads: reads.into_iter().map(|read| (read.name, read.path)).collect(),
+        out: dir.path().join("out"),
+        scratch: dir.path().join("scratch"),
+        seed: 7,
+        device: "cpu".to_owned(),
+        progress: &says,
+        checkpoints: &NoCheckpoints,
+        stop: &Stop::default(),
+    });
+    Ran { result: result.map_err(|e| e.to_string()), says: says.0.into_inner().unwrap(), dir }
+}
+
+#[test]
+fn files_inputs_and_placeholders() {
+    let ran = run(r#"
+        argv = ["sh", "-c", "cat src/words.txt {in.texts}/deep/texts.jsonl > {out}/all.txt; echo {seed} {device} $PWD = {work} >> {out}/all.txt"]
+        files = ["src/*.txt"]
+        inputs = { texts = "corpus" }
+        outputs = ["all.txt"]
+        numerics = "per-device""#);
+    let work = ran.dir.path().join("scratch/work");
+    assert_eq!(ran.text("all.txt"), format!("declaredartifact7 cpu {0} = {0}\n", work.display()));
+}
+
+#[test]
+fn the_environment_is_cleared() {
+    let ran = run(r#"
+        argv = ["sh", "-c", "env | cut -d= -f1 | sort | tr '\\n' ' ' > {out}/env"]
+        env = ["CARGO_MANIFEST_DIR", "NOT_SET_ANYWHERE"]
+        outputs = ["env"]"#);
+    let text = ran.text("env");
+    let names: Vec<&str> =
+        text.split(' ').filter(|name| !["", "PWD", "_", "SHLVL", "OLDPWD"].contains(name)).collect();
+    assert_eq!(names, ["CARGO_MANIFEST_DIR", "HOME", "LANG", "PATH"]);
+}
+
+#[test]
+fn undeclared_files_are_left_out_and_said() {
+    let ran = run(r#"
+        argv = ["sh", "-c", "cd {out}; mkdir -p shard junk; echo 1 > shard/1.bin; echo 2 > shard/2.bin; echo x > junk/x; ln -s x junk/y"]
+        outputs = ["shard/*.bin"]"#);
+    assert_eq!(ran.text("shard/2.bin"), "2\n");
+    assert!(!ran.dir.path().join("out/out/junk").exists());
+    assert_eq!(
+        ran.says,
+        ["left out `junk/x`, which is not in `outputs`", "left out `junk/y`, which is not in `outputs`"]
+    );
+}
+
+#[test]
+fn faults_of_the_command() {
+    let check = |script: &str, more: &str, expected: &str| {
+        let ran = run(&format!("argv = [\"sh\", \"-c\", \"{script}\"]\noutputs = [\"a\"]\n{more}"));
+        assert_eq!(ran.error(), expected);
+    };
+    check("true", "", "the command did not write `a` into `{out}`");
+    check("mkdir {out}/a", "", "the command did not write `a` into `{out}`");
+    check(": > {out}/a", "", "the command left `a` empty; if that is right, set `allow-empty = true`");
+    check("ln -s /etc/passwd {out}/a", "", "`a` in `{out}` is neither a file nor a folder");
+    check("echo no >&2; exit 9", "", "`sh` ended with exit code 9; the last lines of its log:\n  no");
+    run("argv = [\"touch\", \"{out}/a\"]\noutputs = [\"a\"]\nallow-empty = true").result.unwrap();
+}
+
+#[test]
+fn faults_of_the_manifest() {
+    let check = |toml: &str, param: &str, message: &str| {
+        let fault = exec(toml).check().unwrap_err();
+        assert_eq!((fault.param.as_str(), fault.message.as_str()), (param, message));
+        assert!(fault.hint.is_some() || message.contains("glob"), "{fault}");
+    };
+    check("argv = []\noutputs = [\"a\"]", "argv", "is empty");
+    check("argv = [\"x\"]\noutputs = []", "outputs", "is empty");
+    check("argv = [\"x\", \"{in.texts}\"]\noutputs = [\"a\"]", "argv.1", "`{in.texts}` is not in `inputs`");
+    check("argv = [\"{nope}\"]\noutputs = [\"a\"]", "argv.0", "there is no placeholder `{nope}`");
+    check(
+        "argv = [\"{device}\"]\noutputs = [\"a\"]",
+        "argv.0",
+        "`{device}` needs `numerics = \"per-device\"`",
+    );
+    check("argv = [\"x\"]\noutputs = [\"a\", \"../b\"]", "outputs.1", "`../b` does not stay inside `{out}`");
+    check("argv = [\"x\"]\noutputs = [\"/b\"]", "outputs.0", "`/b` does not stay inside `{out}`");
+    check(
+        "argv = [\"x\"]\noutputs = [\"{a\"]",
+        "outputs.0",
+        "`{a` is not a glob: unclosed alternate group; missing '}' (maybe escape '{' with '[{]'?)",
+    );
+}
+
+#[test]
+fn faults_of_declared_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let base = dir.path().join("base");
+    for name in ["base/x", "x"] {
+        let path = dir.path().join(name);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, name).unwrap();
+    }
+    let reads =
+        |files: &str| exec(&format!("argv = [\"x\"]\noutputs = [\"a\"]\nfiles = {files}")).reads(&base);
+    let missing = reads("[\"x\", \"y*\"]").unwrap_err();
+    assert_eq!((missing.param.as_str(), missing.message.as_str()), ("files.1", "no file matches `y*`"));
+    let clash = reads("[\"x\", \"../x\"]").unwrap_err();
+    assert_eq!(clash.param, "files.1");
+    assert!(clash.message.ends_with("would both lie at `x`"), "{clash}");
+    let names: Vec<String> =
+        reads("[\"x\", \"./x\", \"*\"]").unwrap().into_iter().map(|read| read.name).collect();
+    assert_eq!(names, ["x"], "the same file twice is one file");
+}
+
+#[test]
+fn what_enters_the_key() {
+    let toml = r#"
+        argv = ["x", "{in.texts}"]
+        files = ["src/*.txt"]
+        inputs = { texts = "corpus" }
+        outputs = ["a"]
+        env = ["CARGO_PKG_NAME", "NOT_SET_ANYWHERE"]"#;
+    let hash = blake3::hash(b"mla-run").to_hex().to_string();
+    let expected = json!({
+        "argv": ["x", "{in.texts}"], "inputs": {"texts": null}, "files": [null], "outputs": ["a"], "allow-empty": false,
+        "env": [["CARGO_PKG_NAME", hash], ["NOT_SET_ANYWHERE", null]], "numerics": "bitwise", "salt": 0
+    });
+    assert_eq!(serde_json::to_value(exec(toml)).unwrap(), expected);
+    let port = InputPort { port: "inputs.texts".into(), kind: "any", from: "corpus".to_owned() };
+    assert_eq!(exec(toml).inputs(), [port]);
+    assert_eq!(exec(toml).numerics(), Numerics::Bitwise);
+    assert_eq!(
+        exec("argv = [\"x\"]\noutputs = [\"a\"]\nnumerics = \"per-device\"").numerics(),
+        Numerics::PerDevice
+    );
+}
+
+#[test]
+fn an_environment_variable_needs_a_name() {
+    let error = toml::from_str::<Exec>("argv = [\"x\"]\noutputs = [\"a\"]\nenv = [\"A=B\"]").unwrap_err();
+    assert_eq!(error.message(), "expected the name of an environment variable");
+}
