@@ -1,1 +1,3 @@
 //! Pure functions on numbers and tensors.
+
+pub mod grid;

@@ -4,6 +4,7 @@
 //! the clock, the environment or another stage.
 
 pub mod corpus;
+pub mod embed;
 pub mod exec;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -259,5 +260,6 @@ impl<S: Stage> Action for Erased<S> {
 #[rustfmt::skip] // one row a line
 pub const STAGES: &[Entry] = &[
     Entry::of::<corpus::Corpus>(),
+    Entry::of::<embed::Embed>(),
     Entry::of::<exec::Exec>(),
 ];

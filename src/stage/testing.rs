@@ -18,7 +18,6 @@ pub(crate) struct Bench {
     seed: u64,
 }
 
-#[expect(dead_code, reason = "the next stages use the rest")]
 impl Bench {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();

@@ -1,0 +1,195 @@
+//! The embed stage: one grid vector per document. Knows no clustering.
+
+mod lexical;
+
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use self::lexical::Lexical;
+use crate::{
+    artifact::{
+        Artifact,
+        embeddings::{About, Embeddings},
+        texts::Texts,
+    },
+    engine::action::{Cx, Failure, Numerics, OutputPort},
+    math::grid,
+    stage::{Input, InputPort, Invalid, Stage},
+};
+
+/// Turns documents into unit vectors on an integer grid, so that everything that is decided from them is exact.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Embed {
+    /// The documents.
+    pub texts: Input<Texts>,
+    /// The embedder: `lexical` (hashed n-grams and a seeded random projection, no download), or the name of a transformer such
+    /// as `Alibaba-NLP/gte-large-en-v1.5`.
+    #[serde(default = "lexical_name")]
+    pub model: String,
+    /// With `lexical`: coordinates per vector, 8 to 1024.
+    #[serde(default = "dim")]
+    pub dim: usize,
+    /// With `lexical`: the longest run of words that counts as one feature, 1 to 3.
+    #[serde(default = "word_ngrams")]
+    pub word_ngrams: usize,
+    /// With `lexical`: bytes in an n-gram inside a word; 0 turns these off.
+    #[serde(default = "char_ngrams")]
+    pub char_ngrams: usize,
+    /// Subtracts the mean of all vectors, which takes out what every document has in common.
+    #[serde(default = "yes")]
+    pub centre: bool,
+}
+
+const LEXICAL: &str = "lexical";
+
+fn lexical_name() -> String {
+    LEXICAL.to_owned()
+}
+fn dim() -> usize {
+    256
+}
+fn word_ngrams() -> usize {
+    2
+}
+fn char_ngrams() -> usize {
+    4
+}
+fn yes() -> bool {
+    true
+}
+
+/// Why documents could not be embedded.
+#[derive(Debug, thiserror::Error)]
+enum EmbedError {
+    #[error(
+        "the embedder `{0}` is a transformer, and this version runs only `lexical`; set `model = \"lexical\"` on this stage"
+    )]
+    TransformerUnavailable(String),
+}
+
+impl Stage for Embed {
+    const KIND: &'static str = "embed";
+    const VERSION: u32 = 1;
+    const NUMERICS: Numerics = Numerics::Bitwise;
+    const OUTPUTS: &'static [OutputPort] = &[OutputPort { name: "embeddings", kind: Embeddings::KIND }];
+
+    fn inputs(&self) -> Vec<InputPort> {
+        vec![self.texts.port("texts")]
+    }
+
+    fn check(&self) -> Result<(), Invalid> {
+        if !(8..=grid::MAX_DIM).contains(&self.dim) {
+            return Err(Invalid::new(
+                "dim",
+                format!("`dim` is {}, outside 8 to {}", self.dim, grid::MAX_DIM),
+            )
+            .hint("up to 1024 coordinates, similarities are exact"));
+        }
+        if !(1..=3).contains(&self.word_ngrams) {
+            return Err(Invalid::new("word-ngrams", "`word-ngrams` is outside 1 to 3"));
+        }
+        if self.char_ngrams > 8 {
+            return Err(Invalid::new("char-ngrams", "`char-ngrams` is larger than 8"));
+        }
+        if self.model.is_empty() {
+            return Err(Invalid::new("model", "`model` is empty").hint("`lexical` needs no download"));
+        }
+        Ok(())
+    }
+
+    fn numerics(&self) -> Numerics {
+        if self.model == LEXICAL { Numerics::Bitwise } else { Numerics::PerDevice }
+    }
+
+    fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
+        if self.model != LEXICAL {
+            return Err(Failure::stage(EmbedError::TransformerUnavailable(self.model.clone())));
+        }
+        let texts = self.texts.load(cx, "texts")?.0;
+        cx.progress.phase("embedding", Some(texts.len() as u64), "docs");
+        let lexical = Lexical {
+            dim: self.dim,
+            word_ngrams: self.word_ngrams,
+            char_ngrams: self.char_ngrams,
+            seed: cx.seed,
+        };
+        let mut vectors = vec![0_i16; texts.len() * self.dim];
+        texts.par_iter().zip(vectors.par_chunks_exact_mut(self.dim)).try_for_each(|(text, row)| {
+            cx.check_stop()?;
+            lexical.embed(&text.text, row);
+            cx.progress.advance(1);
+            Ok::<_, Failure>(())
+        })?;
+        if self.centre {
+            grid::centre(self.dim, &mut vectors);
+        }
+        let about =
+            About { model: self.model.clone(), dim: self.dim, scale: grid::SCALE, centred: self.centre };
+        let ids = texts.into_iter().map(|text| text.id).collect();
+        Embeddings { about, ids, vectors }.save(&cx.output("embeddings")).map_err(Failure::stage)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{artifact::texts::Text, stage::testing::Bench};
+
+    fn texts(n: usize) -> Texts {
+        let text = |i: usize| Text {
+            id: format!("{i:064}"),
+            source: "a".into(),
+            licence: String::new(),
+            text: format!("document number {i} speaks of subject {}", i % 3),
+            marks: vec![],
+        };
+        Texts((0..n).map(text).collect())
+    }
+
+    fn stage(toml: &str) -> Embed {
+        toml::from_str(&format!("texts = 'corpus'\n{toml}")).unwrap()
+    }
+
+    #[test]
+    fn one_row_per_document_the_same_for_any_number_of_threads() {
+        let run = |threads| {
+            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+            let bench = Bench::new().input("texts", &texts(20)).seed(7);
+            pool.install(|| bench.run(&stage("dim = 32"))).unwrap();
+            bench
+        };
+        let one = run(1);
+        let embeddings: Embeddings = one.load("embeddings");
+        assert_eq!((embeddings.ids.len(), embeddings.vectors.len()), (20, 20 * 32));
+        assert!(embeddings.vectors.chunks(32).all(|row| row.iter().any(|&q| q != 0)));
+        assert_eq!(one.bytes(), run(2).bytes());
+        assert_eq!(one.bytes(), run(7).bytes());
+    }
+
+    #[test]
+    fn a_transformer_is_planned_but_not_run() {
+        let stage = stage("model = 'Alibaba-NLP/gte-large-en-v1.5'");
+        assert_eq!(stage.check(), Ok(()));
+        assert_eq!(stage.numerics(), Numerics::PerDevice);
+        let error = Bench::new().input("texts", &texts(1)).run(&stage).unwrap_err().to_string();
+        assert!(
+            error.starts_with("the embedder `Alibaba-NLP/gte-large-en-v1.5` is a transformer"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn parameters_out_of_range_are_refused() {
+        for (toml, param) in [
+            ("dim = 4", "dim"),
+            ("dim = 1025", "dim"),
+            ("word-ngrams = 0", "word-ngrams"),
+            ("char-ngrams = 9", "char-ngrams"),
+            ("model = ''", "model"),
+        ] {
+            assert_eq!(stage(toml).check().unwrap_err().param, param, "{toml}");
+        }
+    }
+}
