@@ -1,1 +1,160 @@
 //! The manifest's syntax: names, kinds, untouched tables with their places. Knows no stage.
+//!
+//! Layers, from low to high: the files that `extends` names, the manifest itself, the chosen profile, `--set`. Upper values
+//! win, table by table. Then variables are put into strings. What remains of a stage's table after its common keys is
+//! handed on as it stands, every value with the place that wrote it.
+
+pub mod entry;
+pub mod error;
+mod merge;
+pub mod near;
+mod set;
+mod shift;
+pub mod source;
+pub mod vars;
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+pub use entry::{Axis, COMMON, Entry};
+pub use error::{Fault, Mistake};
+pub use source::{Options, Source, Sources, Span};
+pub use vars::Vars;
+
+/// A TOML value with its place.
+pub type Value<'s> = Spanned<DeValue<'s>>;
+
+/// A manifest after all layers and variables.
+#[derive(Debug)]
+pub struct Manifest<'s> {
+    /// The texts it was made of.
+    pub sources: &'s Sources,
+    /// The pipeline's name, if one was given.
+    pub name: Option<String>,
+    /// The seed of stages that give none.
+    pub seed: u64,
+    /// The variables.
+    pub vars: Vars<'s>,
+    /// The stages in the order of the text.
+    pub stages: Vec<Entry<'s>>,
+}
+
+impl<'s> Manifest<'s> {
+    /// Parses and merges the texts. `None` if one of them is not TOML; otherwise the good parts, and all faults.
+    pub fn parse(sources: &'s Sources) -> (Option<Self>, Vec<Fault>) {
+        let mut faults = Vec::new();
+        let mut root = DeTable::new();
+        for file in sources.files().iter().rev() {
+            let (table, errors) = DeTable::parse_recoverable(&file.text);
+            faults.extend(errors.iter().map(|error| syntax(error, file)));
+            root = merge::manifest(root, shift::table(table.into_inner(), file.start));
+        }
+        if !faults.is_empty() || sources.files().is_empty() {
+            return (None, faults);
+        }
+        root = with_profile(root, sources, &mut faults);
+        for set in sources.sets() {
+            if let Err(fault) = set::apply(&mut root, set) {
+                faults.push(*fault);
+            }
+        }
+        let manifest = Self::from_root(root, sources, &mut faults);
+        (Some(manifest), faults)
+    }
+
+    fn from_root(mut root: DeTable<'s>, sources: &'s Sources, faults: &mut Vec<Fault>) -> Self {
+        check_keys(&root, "the manifest", &["pipeline", "vars", "profile", "stage"], faults);
+        let vars = Vars::new(sources, take_table(&mut root, "vars", "[vars]", faults), faults);
+        let header = take_table(&mut root, "pipeline", "[pipeline]", faults);
+        check_keys(&header, "[pipeline]", &["name", "extends", "seed"], faults);
+        let mut name = None;
+        let mut seed = 0;
+        for (key, value) in header {
+            let what = format!("`{}`", key.get_ref());
+            match key.get_ref().as_ref() {
+                "name" => {
+                    name = vars.expand(value, faults).and_then(|value| entry::string(&what, &value, faults));
+                }
+                "seed" => {
+                    let value = vars.expand(value, faults);
+                    seed = value.and_then(|value| entry::seed(&what, &value, faults)).unwrap_or(0);
+                }
+                "extends" => drop(entry::string(&what, &value, faults)),
+                _ => {}
+            }
+        }
+        let no_stages =
+            root.get("stage").is_none_or(|stages| stages.get_ref().as_table().is_some_and(DeTable::is_empty));
+        if no_stages {
+            let fault = Fault::at(0..0, Mistake::NoStages);
+            faults.push(fault.hint("begin one with `[stage.NAME]`; `mla-run stages` lists the kinds"));
+        }
+        let tables = take_table(&mut root, "stage", "[stage]", faults);
+        let stages = tables.into_iter().filter_map(|(key, value)| Entry::new(&key, value, &vars, faults));
+        let stages = stages.collect();
+        Self { sources, name, seed, vars, stages }
+    }
+
+    /// A stage by name.
+    pub fn stage(&self, name: &str) -> Option<&Entry<'s>> {
+        self.stages.iter().find(|stage| stage.name == name)
+    }
+}
+
+/// Lays the chosen profile over the rest, and checks the form of all of them.
+fn with_profile<'s>(mut root: DeTable<'s>, sources: &'s Sources, faults: &mut Vec<Fault>) -> DeTable<'s> {
+    let profiles = take_table(&mut root, "profile", "[profile]", faults);
+    let mut known: Vec<String> = Vec::new();
+    let mut chosen = None;
+    for (key, value) in profiles {
+        let section = format!("[profile.{}]", key.get_ref());
+        known.push(key.get_ref().to_string());
+        let Some(table) = entry::table(&section, value, faults) else { continue };
+        check_keys(&table, &section, &["vars", "stage"], faults);
+        if sources.profile().is_some_and(|profile| profile.text == *key.get_ref()) {
+            chosen = Some(table);
+        }
+    }
+    match (sources.profile(), chosen) {
+        (Some(_), Some(profile)) => merge::manifest(root, profile),
+        (Some(wanted), None) if !known.contains(&wanted.text) => {
+            let place = wanted.start..wanted.start + wanted.text.len();
+            let hint = near::suggest(&wanted.text, "profiles", known.iter().map(String::as_str));
+            faults.push(Fault::at(place, Mistake::UnknownProfile(wanted.text.clone())).hint(hint));
+            root
+        }
+        _ => root,
+    }
+}
+
+fn syntax(error: &toml::de::Error, file: &Source) -> Fault {
+    let message = error.message().to_owned();
+    let hint = match message.as_str() {
+        "duplicate key" => Some("the name is used twice: remove one or rename it"),
+        text if text.contains("string values must be quoted") => Some("put the text in quotes"),
+        _ => None,
+    };
+    let place = error.span().unwrap_or(0..0);
+    let mut fault = Fault::at(place.start + file.start..place.end + file.start, Mistake::Syntax(message));
+    fault.hint = hint.map(str::to_owned);
+    fault
+}
+
+fn check_keys(table: &DeTable<'_>, section: &str, known: &[&str], faults: &mut Vec<Fault>) {
+    for key in table.keys().filter(|key| !known.contains(&key.get_ref().as_ref())) {
+        let name = key.get_ref().to_string();
+        let hint = near::suggest(&name, "keys", known.iter().copied());
+        faults.push(
+            Fault::at(key.span(), Mistake::UnknownKey { key: name, section: section.to_owned() }).hint(hint),
+        );
+    }
+}
+
+fn take_table<'s>(root: &mut DeTable<'s>, key: &str, section: &str, faults: &mut Vec<Fault>) -> DeTable<'s> {
+    root.remove(key).and_then(|value| entry::table(section, value, faults)).unwrap_or_default()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,226 @@
+//! `--set`: one value laid over a variable (`rank=96`) or over a stage's parameter (`svd.rank=96`). Knows no stage.
+
+use std::borrow::Cow;
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{
+    Span, Value,
+    error::{Fault, Mistake},
+    merge, near, shift,
+    source::Source,
+};
+
+/// Lays one `--set` over the manifest.
+pub(super) fn apply<'s>(root: &mut DeTable<'s>, set: &'s Source) -> Result<(), Box<Fault>> {
+    let whole = set.start..set.start + set.text.len();
+    let Some((path, _)) = set.text.split_once('=') else {
+        return Err(Box::new(Fault::at(whole, Mistake::SetForm).hint("write `rank=96` or `svd.rank=96`")));
+    };
+    let value = value(set, path.len() + 1)?;
+    let parts = parts(path, set.start);
+    if parts.iter().any(|(part, _)| part.is_empty()) {
+        return Err(Box::new(Fault::at(whole, Mistake::SetForm).hint("write `rank=96` or `svd.rank=96`")));
+    }
+    match parts.as_slice() {
+        [(name, place)] => variable(root, name, place, value),
+        parts => parameter(root, parts, value),
+    }
+}
+
+fn variable<'s>(
+    root: &mut DeTable<'s>,
+    name: &str,
+    place: &Span,
+    value: Value<'s>,
+) -> Result<(), Box<Fault>> {
+    let known: Vec<String> = keys(root, "vars");
+    if let Some(slot) = section(root, "vars").and_then(|vars| vars.get_mut(name)) {
+        *slot = value;
+        return Ok(());
+    }
+    let hint = if keys(root, "stage").iter().any(|stage| stage == name) {
+        format!("`{name}` is a stage: name its parameter, as in `{name}.PARAMETER=VALUE`")
+    } else {
+        near::suggest(name, "variables", known.iter().map(String::as_str))
+            + "; a parameter is `STAGE.PARAMETER`"
+    };
+    Err(Box::new(Fault::at(place.clone(), Mistake::UnknownVariable(name.to_owned())).hint(hint)))
+}
+
+fn parameter<'s>(
+    root: &mut DeTable<'s>,
+    parts: &[(&'s str, Span)],
+    value: Value<'s>,
+) -> Result<(), Box<Fault>> {
+    let known = keys(root, "stage");
+    let (name, place) = &parts[0];
+    let Some(slot) = section(root, "stage").and_then(|stages| stages.get_mut(*name)) else {
+        let hint = near::suggest(name, "stages", known.iter().map(String::as_str));
+        return Err(Box::new(Fault::at(place.clone(), Mistake::SetStage((*name).to_owned())).hint(hint)));
+    };
+    let over = overlay(Some(slot), &parts[1..], value, name)?;
+    // The stage's own header keeps its place: it is where a missing parameter belongs.
+    let header = slot.span();
+    let base = std::mem::replace(slot, Spanned::new(0..0, DeValue::Boolean(false)));
+    *slot = Spanned::new(header, merge::stage(name, base, over).into_inner());
+    Ok(())
+}
+
+/// The value to lay over `current` so that the part at `parts` becomes `value`.
+fn overlay<'s>(
+    current: Option<&Value<'s>>,
+    parts: &[(&'s str, Span)],
+    value: Value<'s>,
+    path: &str,
+) -> Result<Value<'s>, Box<Fault>> {
+    let Some(((part, place), rest)) = parts.split_first() else { return Ok(value) };
+    let deeper = format!("{path}.{part}");
+    match current.map(Spanned::get_ref) {
+        None | Some(DeValue::Table(_)) => {
+            let below = current.and_then(|table| table.get_ref().get(part));
+            let inner = overlay(below, rest, value, &deeper)?;
+            let mut table = DeTable::new();
+            table.insert(Spanned::new(place.clone(), Cow::Borrowed(*part)), inner);
+            Ok(Spanned::new(place.clone(), DeValue::Table(table)))
+        }
+        Some(DeValue::Array(items)) => {
+            let slot = part.parse::<usize>().ok().filter(|i| *i < items.len());
+            let Some(slot) = slot else {
+                let hint = format!("it has {} items, numbered from 0", items.len());
+                let mistake = Mistake::SetThrough(path.to_owned(), "an array");
+                return Err(Box::new(Fault::at(place.clone(), mistake).hint(hint)));
+            };
+            let inner = overlay(items.get(slot), rest, value, &deeper)?;
+            let mut items = items.clone();
+            if let Some(item) = items.get_mut(slot) {
+                let below = std::mem::replace(item, Spanned::new(0..0, DeValue::Boolean(false)));
+                *item = merge::value(below, inner);
+            }
+            Ok(Spanned::new(place.clone(), DeValue::Array(items)))
+        }
+        Some(_) => {
+            let mistake = Mistake::SetThrough(path.to_owned(), "a plain value");
+            Err(Box::new(Fault::at(place.clone(), mistake).hint(format!("set `{path}` itself"))))
+        }
+    }
+}
+
+/// The value after `=`: TOML, or a bare word as a string.
+fn value(set: &Source, at: usize) -> Result<Value<'_>, Box<Fault>> {
+    let tail = &set.text[at..];
+    let raw = tail.trim();
+    let start = set.start + at + (tail.len() - tail.trim_start().len());
+    match DeValue::parse(raw) {
+        Ok(value) if !raw.is_empty() => Ok(shift::value(value, start)),
+        Err(error) if raw.starts_with(['[', '{', '"', '\'']) => {
+            let place = error.span().map_or(start..start + raw.len(), |s| s.start + start..s.end + start);
+            let mistake = Mistake::SetValue(error.message().to_owned());
+            Err(Box::new(Fault::at(place, mistake).hint("a bare word is a string and needs no quotes")))
+        }
+        _ => Ok(Spanned::new(start..start + raw.len(), DeValue::String(Cow::Borrowed(raw)))),
+    }
+}
+
+/// The dotted parts of a path and their places.
+fn parts(path: &str, start: usize) -> Vec<(&str, Span)> {
+    let mut at = start;
+    let part = |part| {
+        let word = str::trim(part);
+        let from = at + (part.len() - part.trim_start().len());
+        at += part.len() + 1;
+        (word, from..from + word.len())
+    };
+    path.split('.').map(part).collect()
+}
+
+fn section<'t, 's>(root: &'t mut DeTable<'s>, name: &str) -> Option<&'t mut DeTable<'s>> {
+    match root.get_mut(name).map(Spanned::get_mut) {
+        Some(DeValue::Table(table)) => Some(table),
+        _ => None,
+    }
+}
+
+fn keys(root: &DeTable<'_>, section: &str) -> Vec<String> {
+    let table = root.get(section).and_then(|value| value.get_ref().as_table());
+    table.into_iter().flat_map(|table| table.keys().map(|key| key.get_ref().to_string())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MANIFEST: &str = "
+        [vars]
+        rank = 1
+        [stage.svd]
+        rank = 2
+        deep.a = 1
+        sources = [{ files = 'x', licence = 'MIT' }, { files = 'y' }]
+        [stage.wide]
+        matrix.rank = [1, 2]
+    ";
+
+    fn set(text: &str) -> Result<serde_json::Value, (String, String, String)> {
+        let mut root = DeTable::parse(MANIFEST).unwrap().into_inner();
+        let source = Source { name: "--set".into(), text: text.into(), start: 1000 };
+        apply(&mut root, &source).map_err(|fault| {
+            let place = fault.place.unwrap();
+            let under = &text[place.start - 1000..place.end - 1000];
+            (fault.error.to_string(), under.to_owned(), fault.hint.unwrap())
+        })?;
+        let table = toml::de::Deserializer::from(Spanned::new(0..0, root));
+        Ok(serde::Deserialize::deserialize(table).unwrap())
+    }
+
+    #[test]
+    fn values_are_typed_as_toml_and_bare_words_are_strings() {
+        let rank = |value: &str| set(&format!("rank={value}")).unwrap()["vars"]["rank"].clone();
+        assert_eq!(rank("96"), 96);
+        assert_eq!(rank(" 0.5"), 0.5);
+        assert_eq!(rank("true"), true);
+        assert_eq!(rank("[1, 2]"), serde_json::json!([1, 2]));
+        assert_eq!(rank("'96'"), "96");
+        assert_eq!(rank("docs/**/*.md"), "docs/**/*.md");
+        assert_eq!(rank("a=b"), "a=b");
+        assert_eq!(rank(""), "");
+    }
+
+    #[test]
+    fn parameters_are_reached_through_tables_and_arrays() {
+        let svd = |text: &str| set(text).unwrap()["stage"]["svd"].clone();
+        assert_eq!(svd("svd.rank=9")["rank"], 9);
+        assert_eq!(svd("svd.deep.b=2")["deep"], serde_json::json!({"a": 1, "b": 2}));
+        assert_eq!(svd("svd.new.part=2")["new"]["part"], 2);
+        let sources = svd("svd.sources.0.files=z")["sources"].clone();
+        assert_eq!(sources, serde_json::json!([{"files": "z", "licence": "MIT"}, {"files": "y"}]));
+    }
+
+    #[test]
+    fn a_fixed_parameter_ends_the_axis() {
+        let wide = set("wide.rank=7").unwrap()["stage"]["wide"].clone();
+        assert_eq!(wide, serde_json::json!({"rank": 7}));
+    }
+
+    #[test]
+    fn mistakes_point_at_the_part_at_fault() {
+        let error = |text: &str| set(text).unwrap_err();
+        let own = |a: &str, b: &str, c: &str| (a.to_owned(), b.to_owned(), c.to_owned());
+        let form = "`--set` needs the form NAME=VALUE or STAGE.PARAMETER=VALUE";
+        assert_eq!(error("rank"), own(form, "rank", "write `rank=96` or `svd.rank=96`"));
+        assert_eq!(error("svd.=1").0, form);
+        let hint = "did you mean `rank`?; a parameter is `STAGE.PARAMETER`";
+        assert_eq!(error("rnk=1"), own("unknown variable `rnk`", "rnk", hint));
+        let hint = "`svd` is a stage: name its parameter, as in `svd.PARAMETER=VALUE`";
+        assert_eq!(error("svd=1"), own("unknown variable `svd`", "svd", hint));
+        assert_eq!(error("sdv.rank=1"), own("unknown stage `sdv`", "sdv", "did you mean `svd`?"));
+        let text = "`svd.rank` is a plain value and has no parts to set";
+        assert_eq!(error("svd.rank.x=1"), own(text, "x", "set `svd.rank` itself"));
+        let text = "`svd.sources` is an array and has no parts to set";
+        assert_eq!(error("svd.sources.2.x=1"), own(text, "2", "it has 2 items, numbered from 0"));
+        assert!(error("rank=[1,").0.starts_with("the value is not valid TOML: "));
+    }
+}
