@@ -1,0 +1,1 @@
+//! What a user sees: whole commands on small projects.
