@@ -1,0 +1,336 @@
+//! Causal attention over packed sequences, with an optional window, returning each row's log-sum-exp. Knows no projection.
+//!
+//! Rows of `q`, `k`, `v` are the tokens of several sequences one after the other; a token sees only its own sequence, at or
+//! before itself and, with a window `w`, only the last `w` tokens including itself. Nothing of size tokens² is kept: a block of
+//! query rows is scored at a time, and the backward pass recomputes the probabilities from the log-sum-exp. Attention sinks are
+//! applied afterwards from that log-sum-exp (`sink.rs`), so gradients of it are part of the backward pass.
+
+use std::{ops::Range, sync::Arc};
+
+use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use super::{
+    exp::exp,
+    f32s,
+    gemm::{Mat, Threads, Write, gemm},
+    host, tensor,
+};
+
+/// Query rows scored at a time.
+const BLOCK: usize = 64;
+
+/// What an attention call needs besides its tensors.
+#[derive(Debug, Clone)]
+pub struct Pattern {
+    /// Token offsets of the sequences: sequence `i` is rows `offsets[i]..offsets[i + 1]`.
+    pub offsets: Arc<[usize]>,
+    /// How many keys a query sees at most, itself included; `None` sees all before it.
+    pub window: Option<usize>,
+    /// Factor on `q · k`.
+    pub scale: f32,
+}
+
+/// `q` [t, hq, dk], `k` [t, hk, dk], `v` [t, hk, dv] → [t, hq, dv + 1]: the output, and the log-sum-exp (natural) in the last column.
+///
+/// Query head `h` uses key/value head `h / (hq / hk)`.
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, pattern: &Pattern) -> Result<Tensor> {
+    q.apply_op3(k, v, Attention { pattern: pattern.clone() })
+}
+
+struct Attention {
+    pattern: Pattern,
+}
+
+/// Sizes of one call.
+#[derive(Clone, Copy)]
+struct Dims {
+    hq: usize,
+    hk: usize,
+    dk: usize,
+    dv: usize,
+}
+
+impl Dims {
+    fn new(q: &Shape, k: &Shape, v: &Shape, pattern: &Pattern) -> Result<Self> {
+        let ((t, hq, dk), (tk, hk, dk2), (tv, hv, dv)) = (q.dims3()?, k.dims3()?, v.dims3()?);
+        if t != tk || t != tv || dk != dk2 || hk != hv || hq % hk != 0 || pattern.offsets.last() != Some(&t) {
+            bail!("attention: q {q:?}, k {k:?}, v {v:?} and sequences up to {:?} do not fit", pattern.offsets.last());
+        }
+        Ok(Self { hq, hk, dk, dv })
+    }
+}
+
+/// A block of query rows of one sequence and the keys that any of them sees, as absolute token ranges.
+struct Block {
+    rows: Range<usize>,
+    keys: Range<usize>,
+}
+
+impl Pattern {
+    fn blocks(&self, sequence: Range<usize>) -> impl Iterator<Item = Block> + '_ {
+        sequence.clone().step_by(BLOCK).map(move |from| {
+            let rows = from..(from + BLOCK).min(sequence.end);
+            Block { keys: self.first_key(from, sequence.start)..rows.end, rows }
+        })
+    }
+
+    fn first_key(&self, row: usize, start: usize) -> usize {
+        self.window.map_or(start, |window| (row + 1).saturating_sub(window).max(start))
+    }
+
+    /// The keys that `row` sees, relative to the block's first key.
+    fn seen(&self, row: usize, block: &Block) -> Range<usize> {
+        self.first_key(row, block.keys.start) - block.keys.start..row + 1 - block.keys.start
+    }
+
+    fn sequences(&self) -> impl Iterator<Item = Range<usize>> + '_ {
+        self.offsets.windows(2).map(|pair| pair[0]..pair[1])
+    }
+}
+
+/// The view of head `h` of rows `range` in a [t, heads, d] array.
+fn head(data: &[f32], range: Range<usize>, (h, heads, d): (usize, usize, usize)) -> Mat<'_> {
+    let rows = range.len();
+    let from = (range.start * heads + h) * d;
+    Mat::new(&data[from..from + (rows - 1) * heads * d + d], rows, d, heads * d)
+}
+
+impl CustomOp3 for Attention {
+    fn name(&self) -> &'static str {
+        "attention"
+    }
+
+    fn cpu_fwd(
+        &self,
+        q: &CpuStorage,
+        ql: &Layout,
+        k: &CpuStorage,
+        kl: &Layout,
+        v: &CpuStorage,
+        vl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let dims = Dims::new(ql.shape(), kl.shape(), vl.shape(), &self.pattern)?;
+        let (q, k, v) = (f32s(q, ql, "attention")?, f32s(k, kl, "attention")?, f32s(v, vl, "attention")?);
+        let t = ql.shape().dims3()?.0;
+        let width = dims.hq * (dims.dv + 1);
+        let mut out = vec![0f32; t * width];
+        let mut rest = out.as_mut_slice();
+        let mut work = Vec::new();
+        for block in self.pattern.sequences().flat_map(|s| self.pattern.blocks(s)) {
+            let (rows, tail) = rest.split_at_mut(block.rows.len() * width);
+            rest = tail;
+            work.push((block, rows));
+        }
+        work.into_par_iter().for_each(|(block, out)| self.forward_block(dims, &block, (q, k, v), out));
+        Ok((CpuStorage::F32(out), (t, dims.hq, dims.dv + 1).into()))
+    }
+
+    fn bwd(
+        &self,
+        q: &Tensor,
+        k: &Tensor,
+        v: &Tensor,
+        out: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
+        let dims = Dims::new(q.shape(), k.shape(), v.shape(), &self.pattern)?;
+        let grad = grad.contiguous()?;
+        let (qs, ks, vs, os, gs) = (host(q)?, host(k)?, host(v)?, host(out)?, host(&grad)?);
+        let work: Vec<_> = self.pattern.sequences().flat_map(|s| (0..dims.hk).map(move |g| (s.clone(), g))).collect();
+        let parts: Vec<_> = work
+            .into_par_iter()
+            .map(|(sequence, g)| {
+                let part = self.backward_group(dims, sequence.clone(), g, &Saved { q: &qs, k: &ks, v: &vs, out: &os, grad: &gs });
+                (sequence, g, part)
+            })
+            .collect();
+        let mut dq = vec![0f32; qs.len()];
+        let mut dk = vec![0f32; ks.len()];
+        let mut dv = vec![0f32; vs.len()];
+        let per = dims.hq / dims.hk;
+        for (sequence, g, part) in parts {
+            scatter(&mut dq, &part.dq, sequence.clone(), (g * per * dims.dk, per * dims.dk, dims.hq * dims.dk));
+            scatter(&mut dk, &part.dk, sequence.clone(), (g * dims.dk, dims.dk, dims.hk * dims.dk));
+            scatter(&mut dv, &part.dv, sequence, (g * dims.dv, dims.dv, dims.hk * dims.dv));
+        }
+        Ok((Some(tensor(dq, q.shape())?), Some(tensor(dk, k.shape())?), Some(tensor(dv, v.shape())?)))
+    }
+}
+
+/// Copies a dense [tokens, width] part into columns `at..at + width` of rows `range` with `stride` columns.
+fn scatter(into: &mut [f32], part: &[f32], range: Range<usize>, (at, width, stride): (usize, usize, usize)) {
+    for (t, row) in range.zip(part.chunks_exact(width)) {
+        into[t * stride + at..][..width].copy_from_slice(row);
+    }
+}
+
+/// What the backward pass reads.
+struct Saved<'a> {
+    q: &'a [f32],
+    k: &'a [f32],
+    v: &'a [f32],
+    out: &'a [f32],
+    grad: &'a [f32],
+}
+
+/// Gradients of one key/value head group over one sequence: `dq` [tokens, group, dk], `dk` [tokens, dk], `dv` [tokens, dv].
+struct Part {
+    dq: Vec<f32>,
+    dk: Vec<f32>,
+    dv: Vec<f32>,
+}
+
+impl Attention {
+    fn forward_block(&self, dims: Dims, block: &Block, (q, k, v): (&[f32], &[f32], &[f32]), out: &mut [f32]) {
+        let Dims { hq, hk, dk, dv } = dims;
+        let (rows, keys) = (block.rows.len(), block.keys.len());
+        let mut p = vec![0f32; rows * keys];
+        for h in 0..hq {
+            let g = h / (hq / hk);
+            let (qh, kh) = (head(q, block.rows.clone(), (h, hq, dk)), head(k, block.keys.clone(), (g, hk, dk)));
+            gemm(&mut p, keys, Write::Set, self.pattern.scale, (qh, kh.t()), Threads::One);
+            for (i, p) in p.chunks_exact_mut(keys).enumerate() {
+                let seen = self.pattern.seen(block.rows.start + i, block);
+                out[(i * hq + h) * (dv + 1) + dv] = softmax(p, seen);
+            }
+            let from = h * (dv + 1);
+            let vh = head(v, block.keys.clone(), (g, hk, dv));
+            gemm(&mut out[from..], hq * (dv + 1), Write::Set, 1.0, (Mat::dense(&p, rows, keys), vh), Threads::One);
+        }
+    }
+
+    fn backward_group(&self, dims: Dims, sequence: Range<usize>, g: usize, saved: &Saved<'_>) -> Part {
+        let Dims { hq, hk, dk, dv } = dims;
+        let (n, per) = (sequence.len(), hq / hk);
+        let mut part = Part { dq: vec![0f32; n * per * dk], dk: vec![0f32; n * dk], dv: vec![0f32; n * dv] };
+        for block in self.pattern.blocks(sequence.clone()) {
+            let (rows, keys) = (block.rows.len(), block.keys.len());
+            let (mut p, mut ds) = (vec![0f32; rows * keys], vec![0f32; rows * keys]);
+            let (kh, vh) = (head(saved.k, block.keys.clone(), (g, hk, dk)), head(saved.v, block.keys.clone(), (g, hk, dv)));
+            let key_from = block.keys.start - sequence.start;
+            for h in g * per..(g + 1) * per {
+                let (qh, scale) = (head(saved.q, block.rows.clone(), (h, hq, dk)), self.pattern.scale);
+                // The last column of `grad` belongs to the log-sum-exp, so the view of d(out) is one narrower than its stride.
+                let at = (block.rows.start * hq + h) * (dv + 1);
+                let dout = Mat::new(&saved.grad[at..], rows, dv, hq * (dv + 1));
+                gemm(&mut p, keys, Write::Set, scale, (qh, kh.t()), Threads::One);
+                gemm(&mut ds, keys, Write::Set, 1.0, (dout, vh.t()), Threads::One);
+                for i in 0..rows {
+                    let row = at + i * hq * (dv + 1)..at + i * hq * (dv + 1) + dv + 1;
+                    let (p, ds) = (&mut p[i * keys..(i + 1) * keys], &mut ds[i * keys..(i + 1) * keys]);
+                    score_gradient(p, ds, self.pattern.seen(block.rows.start + i, &block), (&saved.out[row.clone()], &saved.grad[row]));
+                }
+                let (p, ds) = (Mat::dense(&p, rows, keys), Mat::dense(&ds, rows, keys));
+                let row_from = block.rows.start - sequence.start;
+                let dq = &mut part.dq[row_from * per * dk + (h - g * per) * dk..];
+                gemm(dq, per * dk, Write::Set, scale, (ds, kh), Threads::One);
+                gemm(&mut part.dk[key_from * dk..], dk, Write::Add, scale, (ds.t(), qh), Threads::One);
+                gemm(&mut part.dv[key_from * dv..], dv, Write::Add, 1.0, (p.t(), dout), Threads::One);
+            }
+        }
+        part
+    }
+}
+
+/// Turns a row of scores into probabilities over `seen`, zero elsewhere; returns the log-sum-exp.
+fn softmax(row: &mut [f32], seen: Range<usize>) -> f32 {
+    row[..seen.start].fill(0.0);
+    row[seen.end..].fill(0.0);
+    let row = &mut row[seen];
+    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    for x in row.iter_mut() {
+        *x = exp(*x - max);
+    }
+    let sum: f32 = row.iter().sum();
+    for x in row.iter_mut() {
+        *x /= sum;
+    }
+    max + sum.ln()
+}
+
+/// `p` holds scores and becomes probabilities; `ds` holds `dO · Vᵀ` and becomes the gradient of the scores.
+fn score_gradient(p: &mut [f32], ds: &mut [f32], seen: Range<usize>, (out, grad): (&[f32], &[f32])) {
+    let dv = out.len() - 1;
+    let (log_sum_exp, d_log_sum_exp) = (out[dv], grad[dv]);
+    let through_out: f32 = out[..dv].iter().zip(&grad[..dv]).map(|(o, g)| o * g).sum();
+    let shift = d_log_sum_exp - through_out;
+    for x in [&mut *p, &mut *ds] {
+        x[..seen.start].fill(0.0);
+        x[seen.end..].fill(0.0);
+    }
+    for (p, ds) in p[seen.clone()].iter_mut().zip(&mut ds[seen]) {
+        *p = exp(*p - log_sum_exp);
+        *ds = *p * (*ds + shift);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::testing::{check_gradients, noise, var};
+
+    fn pattern(offsets: &[usize], window: Option<usize>) -> Pattern {
+        Pattern { offsets: offsets.into(), window, scale: 0.4 }
+    }
+
+    /// The definition, in f64: one query, one key at a time.
+    fn reference(q: &[f32], k: &[f32], v: &[f32], dims: Dims, pattern: &Pattern) -> Vec<f64> {
+        let Dims { hq, hk, dk, dv } = dims;
+        let mut out = Vec::new();
+        for sequence in pattern.sequences() {
+            for t in sequence.clone() {
+                for h in 0..hq {
+                    let g = h / (hq / hk);
+                    let sees = |s: &usize| pattern.window.is_none_or(|w| t - s < w);
+                    let keys: Vec<usize> = (sequence.start..=t).filter(sees).collect();
+                    let at = |x: &[f32], t: usize, h: usize, heads: usize, d: usize| f64::from(x[(t * heads + h) * dk + d]);
+                    let score = |s: usize| (0..dk).map(|d| at(q, t, h, hq, d) * at(k, s, g, hk, d)).sum::<f64>() * f64::from(pattern.scale);
+                    let total: f64 = keys.iter().map(|&s| score(s).exp()).sum();
+                    for d in 0..dv {
+                        out.push(keys.iter().map(|&s| score(s).exp() / total * f64::from(v[(s * hk + g) * dv + d])).sum());
+                    }
+                    out.push(total.ln());
+                }
+            }
+        }
+        out
+    }
+
+    #[test]
+    fn matches_the_definition() {
+        let dims = Dims { hq: 4, hk: 2, dk: 6, dv: 5 };
+        for (offsets, window) in [(&[0, 1][..], None), (&[0, 70, 200], None), (&[0, 63, 64, 130], Some(9)), (&[0, 129], Some(128))] {
+            let t = offsets[offsets.len() - 1];
+            let (q, k, v) = (noise(1, t * 24, 2.0), noise(2, t * 12, 2.0), noise(3, t * 10, 1.0));
+            let pattern = pattern(offsets, window);
+            let want = reference(&q, &k, &v, dims, &pattern);
+            let q = tensor(q, (t, 4, 6)).unwrap();
+            let got = attention(&q, &tensor(k, (t, 2, 6)).unwrap(), &tensor(v, (t, 2, 5)).unwrap(), &pattern).unwrap();
+            let got = got.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                assert!((f64::from(*got) - want).abs() < 2e-5, "{offsets:?} {window:?} at {i}: {got} {want}");
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_of_output_and_log_sum_exp() {
+        for window in [None, Some(3)] {
+            let (q, k, v) = (var(1, &[9, 4, 4], 1.0), var(2, &[9, 2, 4], 1.0), var(3, &[9, 2, 3], 1.0));
+            check_gradients(&[&q, &k, &v], 2e-3, || attention(&q, &k, &v, &pattern(&[0, 5, 9], window)));
+        }
+    }
+
+    #[test]
+    fn gradients_across_blocks() {
+        let (q, k, v) = (var(1, &[140, 2, 4], 1.0), var(2, &[140, 1, 4], 1.0), var(3, &[140, 1, 4], 1.0));
+        check_gradients(&[&q, &k, &v], 4e-3, || attention(&q, &k, &v, &pattern(&[0, 140], Some(70))));
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_refused() {
+        let (q, k, v) = (var(1, &[9, 4, 4], 1.0), var(2, &[9, 3, 4], 1.0), var(3, &[9, 3, 3], 1.0));
+        assert!(attention(&q, &k, &v, &pattern(&[0, 9], None)).is_err());
+    }
+}

@@ -1,0 +1,86 @@
+//! Masked cross-entropy over a row-major block of logits, forward and backward. Knows no model.
+
+use std::sync::Arc;
+
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
+
+use super::{exp::exp, f32s, host, tensor};
+
+/// `Σ weight_i · −log softmax(logits_i)[target_i] / norm` over the rows of `logits` [n, vocab]; a scalar [1].
+///
+/// `norm` is the number of counted tokens of the whole batch, so that losses of parts add up.
+pub fn cross_entropy(logits: &Tensor, targets: &Arc<[u32]>, weights: &Arc<[f32]>, norm: f32) -> Result<Tensor> {
+    logits.apply_op1(CrossEntropy { targets: targets.clone(), weights: weights.clone(), norm })
+}
+
+struct CrossEntropy {
+    targets: Arc<[u32]>,
+    weights: Arc<[f32]>,
+    norm: f32,
+}
+
+/// Natural log of the sum of exponentials of a row, without overflow.
+pub fn log_sum_exp(row: &[f32]) -> f32 {
+    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let sum: f32 = row.iter().map(|x| exp(x - max)).sum();
+    max + sum.ln()
+}
+
+impl CustomOp1 for CrossEntropy {
+    fn name(&self) -> &'static str {
+        "cross_entropy"
+    }
+
+    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
+        let (n, vocab) = layout.shape().dims2()?;
+        if self.targets.len() != n || self.weights.len() != n {
+            bail!("cross_entropy: {n} rows but {} targets and {} weights", self.targets.len(), self.weights.len());
+        }
+        let x = f32s(x, layout, "cross_entropy")?;
+        let row = |(i, row): (usize, &[f32])| match self.weights[i] {
+            0.0 => 0.0,
+            w => f64::from(w) * f64::from(log_sum_exp(row) - row[self.targets[i] as usize]),
+        };
+        let terms: Vec<f64> = x.par_chunks_exact(vocab).enumerate().map(row).collect();
+        let loss = terms.iter().sum::<f64>() / f64::from(self.norm);
+        Ok((CpuStorage::F32(vec![loss as f32]), 1.into()))
+    }
+
+    fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
+        let factor = host(grad)?[0] / self.norm;
+        let xs = host(x)?;
+        let vocab = x.dim(1)?;
+        let mut dx = vec![0f32; xs.len()];
+        dx.par_chunks_exact_mut(vocab).zip(xs.par_chunks_exact(vocab)).enumerate().for_each(|(i, (dx, x))| {
+            let w = self.weights[i] * factor;
+            if w == 0.0 {
+                return;
+            }
+            let lse = log_sum_exp(x);
+            dx.iter_mut().zip(x).for_each(|(dx, x)| *dx = w * exp(x - lse));
+            dx[self.targets[i] as usize] -= w;
+        });
+        Ok(Some(tensor(dx, x.shape())?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::testing::{check_gradients, var};
+
+    #[test]
+    fn uniform_logits_cost_log_vocab_and_masked_rows_nothing() {
+        let x = tensor(vec![1.0; 12], (3, 4)).unwrap();
+        let loss = cross_entropy(&x, &[0, 3, 1].into(), &[1.0, 0.0, 1.0].into(), 2.0).unwrap();
+        assert!((loss.to_vec1::<f32>().unwrap()[0] - 4f32.ln()).abs() < 1e-6);
+    }
+
+    #[test]
+    fn gradients() {
+        let x = var(1, &[5, 7], 2.0);
+        let (targets, weights): (Arc<[u32]>, Arc<[f32]>) = ([3, 0, 6, 1, 1].into(), [1.0, 1.0, 0.0, 1.0, 0.5].into());
+        check_gradients(&[&x], 1e-3, || cross_entropy(&x, &targets, &weights, 3.5));
+    }
+}

@@ -1,0 +1,135 @@
+//! Matrix products on strided `f32` views: a checked, safe face of the `gemm` crate. Knows no tensor.
+//!
+//! Each output element is summed over the whole inner dimension by one thread, so the number of threads does not change the result.
+
+/// A matrix view: element `(i, j)` is `data[i * row_stride + j * col_stride]`.
+#[derive(Clone, Copy)]
+pub struct Mat<'a> {
+    data: &'a [f32],
+    rows: usize,
+    cols: usize,
+    row_stride: usize,
+    col_stride: usize,
+}
+
+impl<'a> Mat<'a> {
+    /// Row-major `rows` × `cols` whose rows start `row_stride` elements apart.
+    pub fn new(data: &'a [f32], rows: usize, cols: usize, row_stride: usize) -> Self {
+        assert!(fits(data.len(), rows, cols, row_stride), "matrix view outside its data");
+        Self { data, rows, cols, row_stride, col_stride: 1 }
+    }
+
+    /// Row-major and dense.
+    pub fn dense(data: &'a [f32], rows: usize, cols: usize) -> Self {
+        Self::new(data, rows, cols, cols)
+    }
+
+    /// The transpose, without a copy.
+    #[must_use]
+    pub fn t(self) -> Self {
+        Self {
+            rows: self.cols,
+            cols: self.rows,
+            row_stride: self.col_stride,
+            col_stride: self.row_stride,
+            ..self
+        }
+    }
+}
+
+/// How a product is written to its destination.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Write {
+    /// Overwrite.
+    Set,
+    /// Add to what is there.
+    Add,
+}
+
+/// Which threads may work on one product.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Threads {
+    /// The caller's only; for products inside a parallel loop.
+    One,
+    /// All of rayon's.
+    All,
+}
+
+/// `out = scale · a · b` or `out += scale · a · b`; `out` is row-major with rows `stride` apart.
+pub fn gemm(out: &mut [f32], stride: usize, write: Write, scale: f32, (a, b): (Mat<'_>, Mat<'_>), threads: Threads) {
+    assert_eq!(a.cols, b.rows, "inner dimensions differ");
+    assert!(fits(out.len(), a.rows, b.cols, stride), "product outside its destination");
+    if a.rows == 0 || b.cols == 0 {
+        return;
+    }
+    let parallelism = match threads {
+        Threads::One => gemm::Parallelism::None,
+        Threads::All => gemm::Parallelism::Rayon(0),
+    };
+    let signed = |stride: usize| stride as isize;
+    #[expect(unsafe_code, reason = "the gemm crate takes raw pointers")]
+    // SAFETY: all three views were checked to lie inside their slices, and `out` is borrowed mutably, so it does not overlap.
+    unsafe {
+        gemm::gemm(
+            a.rows,
+            b.cols,
+            a.cols,
+            out.as_mut_ptr(),
+            1,
+            signed(stride),
+            write == Write::Add,
+            a.data.as_ptr(),
+            signed(a.col_stride),
+            signed(a.row_stride),
+            b.data.as_ptr(),
+            signed(b.col_stride),
+            signed(b.row_stride),
+            1.0f32,
+            scale,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
+
+fn fits(len: usize, rows: usize, cols: usize, row_stride: usize) -> bool {
+    rows == 0 || cols == 0 || ((rows - 1) * row_stride + cols <= len && (row_stride >= cols || rows == 1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::testing::noise;
+
+    fn reference(a: &[f32], b: &[f32], m: usize, k: usize, n: usize) -> Vec<f64> {
+        let dot = |i: usize, j: usize| (0..k).map(|l| f64::from(a[i * k + l]) * f64::from(b[l * n + j])).sum();
+        (0..m * n).map(|at| dot(at / n, at % n)).collect()
+    }
+
+    #[test]
+    fn matches_f64_in_every_orientation() {
+        for (m, k, n) in [(1, 1, 1), (3, 5, 2), (17, 33, 9), (64, 64, 64), (65, 31, 70)] {
+            let (a, b) = (noise(1, m * k, 1.0), noise(2, k * n, 1.0));
+            let want = reference(&a, &b, m, k, n);
+            let at: Vec<f32> = (0..k * m).map(|i| a[(i % m) * k + i / m]).collect();
+            for threads in [Threads::One, Threads::All] {
+                let mut plain = vec![9.0; m * n];
+                gemm(&mut plain, n, Write::Set, 1.0, (Mat::dense(&a, m, k), Mat::dense(&b, k, n)), threads);
+                let mut twice = plain.clone();
+                gemm(&mut twice, n, Write::Add, 2.0, (Mat::dense(&at, k, m).t(), Mat::dense(&b, k, n)), threads);
+                for i in 0..m * n {
+                    assert!((f64::from(plain[i]) - want[i]).abs() < 1e-5 * (1.0 + k as f64));
+                    assert!((f64::from(twice[i]) - 3.0 * want[i]).abs() < 3e-5 * (1.0 + k as f64));
+                }
+            }
+        }
+    }
+
+    #[test]
+    #[should_panic(expected = "outside its data")]
+    fn a_view_past_the_end_is_refused() {
+        let _ = Mat::new(&[0.0; 5], 2, 3, 3);
+    }
+}
