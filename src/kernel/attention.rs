@@ -55,7 +55,10 @@ impl Dims {
     fn new(q: &Shape, k: &Shape, v: &Shape, pattern: &Pattern) -> Result<Self> {
         let ((t, hq, dk), (tk, hk, dk2), (tv, hv, dv)) = (q.dims3()?, k.dims3()?, v.dims3()?);
         if t != tk || t != tv || dk != dk2 || hk != hv || hq % hk != 0 || pattern.offsets.last() != Some(&t) {
-            bail!("attention: q {q:?}, k {k:?}, v {v:?} and sequences up to {:?} do not fit", pattern.offsets.last());
+            bail!(
+                "attention: q {q:?}, k {k:?}, v {v:?} and sequences up to {:?} do not fit",
+                pattern.offsets.last()
+            );
         }
         Ok(Self { hq, hk, dk, dv })
     }
@@ -137,11 +140,17 @@ impl CustomOp3 for Attention {
         let dims = Dims::new(q.shape(), k.shape(), v.shape(), &self.pattern)?;
         let grad = grad.contiguous()?;
         let (qs, ks, vs, os, gs) = (host(q)?, host(k)?, host(v)?, host(out)?, host(&grad)?);
-        let work: Vec<_> = self.pattern.sequences().flat_map(|s| (0..dims.hk).map(move |g| (s.clone(), g))).collect();
+        let work: Vec<_> =
+            self.pattern.sequences().flat_map(|s| (0..dims.hk).map(move |g| (s.clone(), g))).collect();
         let parts: Vec<_> = work
             .into_par_iter()
             .map(|(sequence, g)| {
-                let part = self.backward_group(dims, sequence.clone(), g, &Saved { q: &qs, k: &ks, v: &vs, out: &os, grad: &gs });
+                let part = self.backward_group(
+                    dims,
+                    sequence.clone(),
+                    g,
+                    &Saved { q: &qs, k: &ks, v: &vs, out: &os, grad: &gs },
+                );
                 (sequence, g, part)
             })
             .collect();
@@ -150,7 +159,12 @@ impl CustomOp3 for Attention {
         let mut dv = vec![0f32; vs.len()];
         let per = dims.hq / dims.hk;
         for (sequence, g, part) in parts {
-            scatter(&mut dq, &part.dq, sequence.clone(), (g * per * dims.dk, per * dims.dk, dims.hq * dims.dk));
+            scatter(
+                &mut dq,
+                &part.dq,
+                sequence.clone(),
+                (g * per * dims.dk, per * dims.dk, dims.hq * dims.dk),
+            );
             scatter(&mut dk, &part.dk, sequence.clone(), (g * dims.dk, dims.dk, dims.hk * dims.dk));
             scatter(&mut dv, &part.dv, sequence, (g * dims.dv, dims.dv, dims.hk * dims.dv));
         }
@@ -188,15 +202,22 @@ impl Attention {
         let mut p = vec![0f32; rows * keys];
         for h in 0..hq {
             let g = h / (hq / hk);
-            let (qh, kh) = (head(q, block.rows.clone(), (h, hq, dk)), head(k, block.keys.clone(), (g, hk, dk)));
-            gemm(&mut p, keys, Write::Set, self.pattern.scale, (qh, kh.t()), Threads::One);
+            let (qh, kh) =
+                (head(q, block.rows.clone(), (h, hq, dk)), head(k, block.keys.clone(), (g, hk, dk)));
+            gemm((&mut p, keys), Write::Set, self.pattern.scale, (qh, kh.t()), Threads::One);
             for (i, p) in p.chunks_exact_mut(keys).enumerate() {
                 let seen = self.pattern.seen(block.rows.start + i, block);
                 out[(i * hq + h) * (dv + 1) + dv] = softmax(p, seen);
             }
             let from = h * (dv + 1);
             let vh = head(v, block.keys.clone(), (g, hk, dv));
-            gemm(&mut out[from..], hq * (dv + 1), Write::Set, 1.0, (Mat::dense(&p, rows, keys), vh), Threads::One);
+            gemm(
+                (&mut out[from..], hq * (dv + 1)),
+                Write::Set,
+                1.0,
+                (Mat::dense(&p, rows, keys), vh),
+                Threads::One,
+            );
         }
     }
 
@@ -207,26 +228,34 @@ impl Attention {
         for block in self.pattern.blocks(sequence.clone()) {
             let (rows, keys) = (block.rows.len(), block.keys.len());
             let (mut p, mut ds) = (vec![0f32; rows * keys], vec![0f32; rows * keys]);
-            let (kh, vh) = (head(saved.k, block.keys.clone(), (g, hk, dk)), head(saved.v, block.keys.clone(), (g, hk, dv)));
+            let (kh, vh) = (
+                head(saved.k, block.keys.clone(), (g, hk, dk)),
+                head(saved.v, block.keys.clone(), (g, hk, dv)),
+            );
             let key_from = block.keys.start - sequence.start;
             for h in g * per..(g + 1) * per {
                 let (qh, scale) = (head(saved.q, block.rows.clone(), (h, hq, dk)), self.pattern.scale);
                 // The last column of `grad` belongs to the log-sum-exp, so the view of d(out) is one narrower than its stride.
                 let at = (block.rows.start * hq + h) * (dv + 1);
                 let dout = Mat::new(&saved.grad[at..], rows, dv, hq * (dv + 1));
-                gemm(&mut p, keys, Write::Set, scale, (qh, kh.t()), Threads::One);
-                gemm(&mut ds, keys, Write::Set, 1.0, (dout, vh.t()), Threads::One);
+                gemm((&mut p, keys), Write::Set, scale, (qh, kh.t()), Threads::One);
+                gemm((&mut ds, keys), Write::Set, 1.0, (dout, vh.t()), Threads::One);
                 for i in 0..rows {
                     let row = at + i * hq * (dv + 1)..at + i * hq * (dv + 1) + dv + 1;
                     let (p, ds) = (&mut p[i * keys..(i + 1) * keys], &mut ds[i * keys..(i + 1) * keys]);
-                    score_gradient(p, ds, self.pattern.seen(block.rows.start + i, &block), (&saved.out[row.clone()], &saved.grad[row]));
+                    score_gradient(
+                        p,
+                        ds,
+                        self.pattern.seen(block.rows.start + i, &block),
+                        (&saved.out[row.clone()], &saved.grad[row]),
+                    );
                 }
                 let (p, ds) = (Mat::dense(&p, rows, keys), Mat::dense(&ds, rows, keys));
                 let row_from = block.rows.start - sequence.start;
                 let dq = &mut part.dq[row_from * per * dk + (h - g * per) * dk..];
-                gemm(dq, per * dk, Write::Set, scale, (ds, kh), Threads::One);
-                gemm(&mut part.dk[key_from * dk..], dk, Write::Add, scale, (ds.t(), qh), Threads::One);
-                gemm(&mut part.dv[key_from * dv..], dv, Write::Add, 1.0, (p.t(), dout), Threads::One);
+                gemm((dq, per * dk), Write::Set, scale, (ds, kh), Threads::One);
+                gemm((&mut part.dk[key_from * dk..], dk), Write::Add, scale, (ds.t(), qh), Threads::One);
+                gemm((&mut part.dv[key_from * dv..], dv), Write::Add, 1.0, (p.t(), dout), Threads::One);
             }
         }
         part
@@ -284,11 +313,20 @@ mod tests {
                     let g = h / (hq / hk);
                     let sees = |s: &usize| pattern.window.is_none_or(|w| t - s < w);
                     let keys: Vec<usize> = (sequence.start..=t).filter(sees).collect();
-                    let at = |x: &[f32], t: usize, h: usize, heads: usize, d: usize| f64::from(x[(t * heads + h) * dk + d]);
-                    let score = |s: usize| (0..dk).map(|d| at(q, t, h, hq, d) * at(k, s, g, hk, d)).sum::<f64>() * f64::from(pattern.scale);
+                    let at = |x: &[f32], t: usize, h: usize, heads: usize, d: usize| {
+                        f64::from(x[(t * heads + h) * dk + d])
+                    };
+                    let score = |s: usize| {
+                        (0..dk).map(|d| at(q, t, h, hq, d) * at(k, s, g, hk, d)).sum::<f64>()
+                            * f64::from(pattern.scale)
+                    };
                     let total: f64 = keys.iter().map(|&s| score(s).exp()).sum();
                     for d in 0..dv {
-                        out.push(keys.iter().map(|&s| score(s).exp() / total * f64::from(v[(s * hk + g) * dv + d])).sum());
+                        out.push(
+                            keys.iter()
+                                .map(|&s| score(s).exp() / total * f64::from(v[(s * hk + g) * dv + d]))
+                                .sum(),
+                        );
                     }
                     out.push(total.ln());
                 }
@@ -300,13 +338,16 @@ mod tests {
     #[test]
     fn matches_the_definition() {
         let dims = Dims { hq: 4, hk: 2, dk: 6, dv: 5 };
-        for (offsets, window) in [(&[0, 1][..], None), (&[0, 70, 200], None), (&[0, 63, 64, 130], Some(9)), (&[0, 129], Some(128))] {
+        for (offsets, window) in
+            [(&[0, 1][..], None), (&[0, 70, 200], None), (&[0, 63, 64, 130], Some(9)), (&[0, 129], Some(128))]
+        {
             let t = offsets[offsets.len() - 1];
             let (q, k, v) = (noise(1, t * 24, 2.0), noise(2, t * 12, 2.0), noise(3, t * 10, 1.0));
             let pattern = pattern(offsets, window);
             let want = reference(&q, &k, &v, dims, &pattern);
             let q = tensor(q, (t, 4, 6)).unwrap();
-            let got = attention(&q, &tensor(k, (t, 2, 6)).unwrap(), &tensor(v, (t, 2, 5)).unwrap(), &pattern).unwrap();
+            let got = attention(&q, &tensor(k, (t, 2, 6)).unwrap(), &tensor(v, (t, 2, 5)).unwrap(), &pattern)
+                .unwrap();
             let got = got.flatten_all().unwrap().to_vec1::<f32>().unwrap();
             for (i, (got, want)) in got.iter().zip(&want).enumerate() {
                 assert!((f64::from(*got) - want).abs() < 2e-5, "{offsets:?} {window:?} at {i}: {got} {want}");

@@ -10,7 +10,12 @@ use super::{exp::exp, f32s, host, tensor};
 /// `Σ weight_i · −log softmax(logits_i)[target_i] / norm` over the rows of `logits` [n, vocab]; a scalar [1].
 ///
 /// `norm` is the number of counted tokens of the whole batch, so that losses of parts add up.
-pub fn cross_entropy(logits: &Tensor, targets: &Arc<[u32]>, weights: &Arc<[f32]>, norm: f32) -> Result<Tensor> {
+pub fn cross_entropy(
+    logits: &Tensor,
+    targets: &Arc<[u32]>,
+    weights: &Arc<[f32]>,
+    norm: f32,
+) -> Result<Tensor> {
     logits.apply_op1(CrossEntropy { targets: targets.clone(), weights: weights.clone(), norm })
 }
 
@@ -35,7 +40,11 @@ impl CustomOp1 for CrossEntropy {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (n, vocab) = layout.shape().dims2()?;
         if self.targets.len() != n || self.weights.len() != n {
-            bail!("cross_entropy: {n} rows but {} targets and {} weights", self.targets.len(), self.weights.len());
+            bail!(
+                "cross_entropy: {n} rows but {} targets and {} weights",
+                self.targets.len(),
+                self.weights.len()
+            );
         }
         let x = f32s(x, layout, "cross_entropy")?;
         let row = |(i, row): (usize, &[f32])| match self.weights[i] {
@@ -52,15 +61,17 @@ impl CustomOp1 for CrossEntropy {
         let xs = host(x)?;
         let vocab = x.dim(1)?;
         let mut dx = vec![0f32; xs.len()];
-        dx.par_chunks_exact_mut(vocab).zip(xs.par_chunks_exact(vocab)).enumerate().for_each(|(i, (dx, x))| {
-            let w = self.weights[i] * factor;
-            if w == 0.0 {
-                return;
-            }
-            let lse = log_sum_exp(x);
-            dx.iter_mut().zip(x).for_each(|(dx, x)| *dx = w * exp(x - lse));
-            dx[self.targets[i] as usize] -= w;
-        });
+        dx.par_chunks_exact_mut(vocab).zip(xs.par_chunks_exact(vocab)).enumerate().for_each(
+            |(i, (dx, x))| {
+                let w = self.weights[i] * factor;
+                if w == 0.0 {
+                    return;
+                }
+                let lse = log_sum_exp(x);
+                dx.iter_mut().zip(x).for_each(|(dx, x)| *dx = w * exp(x - lse));
+                dx[self.targets[i] as usize] -= w;
+            },
+        );
         Ok(Some(tensor(dx, x.shape())?))
     }
 }
@@ -80,7 +91,8 @@ mod tests {
     #[test]
     fn gradients() {
         let x = var(1, &[5, 7], 2.0);
-        let (targets, weights): (Arc<[u32]>, Arc<[f32]>) = ([3, 0, 6, 1, 1].into(), [1.0, 1.0, 0.0, 1.0, 0.5].into());
+        let (targets, weights): (Arc<[u32]>, Arc<[f32]>) =
+            ([3, 0, 6, 1, 1].into(), [1.0, 1.0, 0.0, 1.0, 0.5].into());
         check_gradients(&[&x], 1e-3, || cross_entropy(&x, &targets, &weights, 3.5));
     }
 }

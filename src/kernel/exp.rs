@@ -8,7 +8,7 @@ pub fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2^23: adding and taking it away rounds to the nearest integer
     let y = x.clamp(-87.0, 88.0);
     let n = (y * std::f32::consts::LOG2_E + ROUND) - ROUND;
-    let r = (y - n * 0.693_359_375) - n * -2.121_944_4e-4;
+    let r = (y - n * 0.693_359_4) - n * -2.121_944_4e-4;
     let p = 1.987_569_1e-4_f32;
     let p = p * r + 1.398_199_9e-3;
     let p = p * r + 8.333_452e-3;

@@ -56,7 +56,13 @@ pub enum Threads {
 }
 
 /// `out = scale · a · b` or `out += scale · a · b`; `out` is row-major with rows `stride` apart.
-pub fn gemm(out: &mut [f32], stride: usize, write: Write, scale: f32, (a, b): (Mat<'_>, Mat<'_>), threads: Threads) {
+pub fn gemm(
+    (out, stride): (&mut [f32], usize),
+    write: Write,
+    scale: f32,
+    (a, b): (Mat<'_>, Mat<'_>),
+    threads: Threads,
+) {
     assert_eq!(a.cols, b.rows, "inner dimensions differ");
     assert!(fits(out.len(), a.rows, b.cols, stride), "product outside its destination");
     if a.rows == 0 || b.cols == 0 {
@@ -104,7 +110,8 @@ mod tests {
     use crate::kernel::testing::noise;
 
     fn reference(a: &[f32], b: &[f32], m: usize, k: usize, n: usize) -> Vec<f64> {
-        let dot = |i: usize, j: usize| (0..k).map(|l| f64::from(a[i * k + l]) * f64::from(b[l * n + j])).sum();
+        let dot =
+            |i: usize, j: usize| (0..k).map(|l| f64::from(a[i * k + l]) * f64::from(b[l * n + j])).sum();
         (0..m * n).map(|at| dot(at / n, at % n)).collect()
     }
 
@@ -116,9 +123,15 @@ mod tests {
             let at: Vec<f32> = (0..k * m).map(|i| a[(i % m) * k + i / m]).collect();
             for threads in [Threads::One, Threads::All] {
                 let mut plain = vec![9.0; m * n];
-                gemm(&mut plain, n, Write::Set, 1.0, (Mat::dense(&a, m, k), Mat::dense(&b, k, n)), threads);
+                gemm((&mut plain, n), Write::Set, 1.0, (Mat::dense(&a, m, k), Mat::dense(&b, k, n)), threads);
                 let mut twice = plain.clone();
-                gemm(&mut twice, n, Write::Add, 2.0, (Mat::dense(&at, k, m).t(), Mat::dense(&b, k, n)), threads);
+                gemm(
+                    (&mut twice, n),
+                    Write::Add,
+                    2.0,
+                    (Mat::dense(&at, k, m).t(), Mat::dense(&b, k, n)),
+                    threads,
+                );
                 for i in 0..m * n {
                     assert!((f64::from(plain[i]) - want[i]).abs() < 1e-5 * (1.0 + k as f64));
                     assert!((f64::from(twice[i]) - 3.0 * want[i]).abs() < 3e-5 * (1.0 + k as f64));

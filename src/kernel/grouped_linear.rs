@@ -14,7 +14,13 @@ use super::{
 };
 
 /// `x` [m, in], `weight` [groups, out, in], `bias` [groups, out] → [m, out]. Gradients of weight and bias exist only when `train`.
-pub fn grouped_linear(x: &Tensor, weight: &Tensor, bias: &Tensor, offsets: &Arc<[usize]>, train: bool) -> Result<Tensor> {
+pub fn grouped_linear(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: &Tensor,
+    offsets: &Arc<[usize]>,
+    train: bool,
+) -> Result<Tensor> {
     x.apply_op3(weight, bias, GroupedLinear { offsets: offsets.clone(), train })
 }
 
@@ -57,14 +63,19 @@ impl CustomOp3 for GroupedLinear {
     ) -> Result<(CpuStorage, Shape)> {
         let ((m, inner), (groups, out, _)) = (xl.shape().dims2()?, wl.shape().dims3()?);
         if self.offsets.len() != groups + 1 || self.offsets[groups] != m {
-            bail!("grouped_linear: {} offsets up to {:?} for {groups} groups and {m} rows", self.offsets.len(), self.offsets.last());
+            bail!(
+                "grouped_linear: {} offsets up to {:?} for {groups} groups and {m} rows",
+                self.offsets.len(),
+                self.offsets.last()
+            );
         }
-        let (x, w, b) = (f32s(x, xl, "grouped_linear")?, f32s(w, wl, "grouped_linear")?, f32s(b, bl, "grouped_linear")?);
+        let (x, w, b) =
+            (f32s(x, xl, "grouped_linear")?, f32s(w, wl, "grouped_linear")?, f32s(b, bl, "grouped_linear")?);
         let mut y = vec![0f32; m * out];
         self.rows(&mut y, out).into_par_iter().enumerate().for_each(|(e, y)| {
             y.chunks_exact_mut(out).for_each(|row| row.copy_from_slice(&b[e * out..][..out]));
             let weight = Mat::dense(&w[e * out * inner..][..out * inner], out, inner);
-            gemm(y, out, Write::Add, 1.0, (self.group(x, e, inner), weight.t()), Threads::One);
+            gemm((y, out), Write::Add, 1.0, (self.group(x, e, inner), weight.t()), Threads::One);
         });
         Ok((CpuStorage::F32(y), (m, out).into()))
     }
@@ -83,7 +94,7 @@ impl CustomOp3 for GroupedLinear {
         let mut dx = vec![0f32; m * inner];
         self.rows(&mut dx, inner).into_par_iter().enumerate().for_each(|(e, dx)| {
             let weight = Mat::dense(&ws[e * out * inner..][..out * inner], out, inner);
-            gemm(dx, inner, Write::Set, 1.0, (self.group(&gs, e, out), weight), Threads::One);
+            gemm((dx, inner), Write::Set, 1.0, (self.group(&gs, e, out), weight), Threads::One);
         });
         let dx = tensor(dx, (m, inner))?;
         if !self.train {
@@ -91,13 +102,15 @@ impl CustomOp3 for GroupedLinear {
         }
         let mut dw = vec![0f32; groups * out * inner];
         let mut db = vec![0f32; groups * out];
-        dw.par_chunks_exact_mut(out * inner).zip(db.par_chunks_exact_mut(out)).enumerate().for_each(|(e, (dw, db))| {
-            let g = self.group(&gs, e, out);
-            gemm(dw, inner, Write::Set, 1.0, (g.t(), self.group(&xs, e, inner)), Threads::One);
-            for row in gs[self.offsets[e] * out..self.offsets[e + 1] * out].chunks_exact(out) {
-                db.iter_mut().zip(row).for_each(|(db, g)| *db += g);
-            }
-        });
+        dw.par_chunks_exact_mut(out * inner).zip(db.par_chunks_exact_mut(out)).enumerate().for_each(
+            |(e, (dw, db))| {
+                let g = self.group(&gs, e, out);
+                gemm((dw, inner), Write::Set, 1.0, (g.t(), self.group(&xs, e, inner)), Threads::One);
+                for row in gs[self.offsets[e] * out..self.offsets[e + 1] * out].chunks_exact(out) {
+                    db.iter_mut().zip(row).for_each(|(db, g)| *db += g);
+                }
+            },
+        );
         Ok((Some(dx), Some(tensor(dw, w.shape())?), Some(tensor(db, b.shape())?)))
     }
 }

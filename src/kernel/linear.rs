@@ -24,13 +24,24 @@ struct Linear {
 }
 
 impl Linear {
-    fn forward(x: &[f32], w: &[f32], bias: Option<&[f32]>, (x_shape, w_shape): (&Shape, &Shape)) -> Result<(CpuStorage, Shape)> {
+    fn forward(
+        x: &[f32],
+        w: &[f32],
+        bias: Option<&[f32]>,
+        (x_shape, w_shape): (&Shape, &Shape),
+    ) -> Result<(CpuStorage, Shape)> {
         let ((n, inner), (out, _)) = (x_shape.dims2()?, w_shape.dims2()?);
         let mut y = vec![0f32; n * out];
         if let Some(bias) = bias {
             y.chunks_exact_mut(out).for_each(|row| row.copy_from_slice(bias));
         }
-        gemm(&mut y, out, Write::Add, 1.0, (Mat::dense(x, n, inner), Mat::dense(w, out, inner).t()), Threads::All);
+        gemm(
+            (&mut y, out),
+            Write::Add,
+            1.0,
+            (Mat::dense(x, n, inner), Mat::dense(w, out, inner).t()),
+            Threads::All,
+        );
         Ok((CpuStorage::F32(y), (n, out).into()))
     }
 
@@ -40,14 +51,26 @@ impl Linear {
         let g = host(&grad)?;
         let dx = if x.track_op() {
             let mut dx = vec![0f32; n * inner];
-            gemm(&mut dx, inner, Write::Set, 1.0, (Mat::dense(&g, n, out), Mat::dense(&host(w)?, out, inner)), Threads::All);
+            gemm(
+                (&mut dx, inner),
+                Write::Set,
+                1.0,
+                (Mat::dense(&g, n, out), Mat::dense(&host(w)?, out, inner)),
+                Threads::All,
+            );
             Some(tensor(dx, (n, inner))?)
         } else {
             None
         };
         let dw = if self.train {
             let mut dw = vec![0f32; out * inner];
-            gemm(&mut dw, inner, Write::Set, 1.0, (Mat::dense(&g, n, out).t(), Mat::dense(&host(x)?, n, inner)), Threads::All);
+            gemm(
+                (&mut dw, inner),
+                Write::Set,
+                1.0,
+                (Mat::dense(&g, n, out).t(), Mat::dense(&host(x)?, n, inner)),
+                Threads::All,
+            );
             Some(tensor(dw, (out, inner))?)
         } else {
             None
@@ -61,11 +84,23 @@ impl CustomOp2 for Linear {
         "linear"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         Self::forward(f32s(x, xl, "linear")?, f32s(w, wl, "linear")?, None, (xl.shape(), wl.shape()))
     }
 
-    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         self.backward(x, w, grad)
     }
 }

@@ -10,6 +10,7 @@ use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 pub mod attention;
 pub mod cross_entropy;
 pub mod exp;
+pub mod fake_quant;
 pub mod gemm;
 pub mod grouped_linear;
 pub mod linear;
@@ -48,7 +49,9 @@ impl<G: Deref<Target = Storage>> Deref for Host<G> {
 /// Views a contiguous `f32` tensor that lies in host memory.
 pub(crate) fn host(tensor: &Tensor) -> Result<impl Deref<Target = [f32]> + Sync + '_> {
     let (guard, layout) = tensor.storage_and_layout();
-    let Some((from, to)) = layout.contiguous_offsets() else { bail!("expected a contiguous tensor, got {layout:?}") };
+    let Some((from, to)) = layout.contiguous_offsets() else {
+        bail!("expected a contiguous tensor, got {layout:?}")
+    };
     match &*guard {
         Storage::Cpu(CpuStorage::F32(_)) => Ok(Host { guard, from, to }),
         _ => bail!("expected an f32 tensor in host memory"),
@@ -88,11 +91,19 @@ pub(crate) mod testing {
     pub(crate) fn check_gradients(vars: &[&Var], tolerance: f32, f: impl Fn() -> Result<Tensor>) {
         let out = f().unwrap();
         let weight = Tensor::from_vec(noise(77, out.elem_count(), 1.0), out.shape(), &Device::Cpu).unwrap();
-        let loss = || (f().unwrap() * &weight).unwrap().to_dtype(candle_core::DType::F64).unwrap().sum_all().unwrap();
+        let loss = || {
+            (f().unwrap() * &weight).unwrap().to_dtype(candle_core::DType::F64).unwrap().sum_all().unwrap()
+        };
         let value = || loss().to_scalar::<f64>().unwrap();
         let grads = (out * &weight).unwrap().sum_all().unwrap().backward().unwrap();
         for (which, var) in vars.iter().enumerate() {
-            let grad = grads.get(var.as_tensor()).expect("gradient").flatten_all().unwrap().to_vec1::<f32>().unwrap();
+            let grad = grads
+                .get(var.as_tensor())
+                .expect("gradient")
+                .flatten_all()
+                .unwrap()
+                .to_vec1::<f32>()
+                .unwrap();
             let start = var.as_tensor().flatten_all().unwrap().to_vec1::<f32>().unwrap();
             for i in (0..start.len()).step_by(start.len().div_ceil(24)) {
                 let eps = 1e-2f32;
@@ -105,7 +116,11 @@ pub(crate) mod testing {
                 let numeric = ((at(eps) - at(-eps)) / (2.0 * f64::from(eps))) as f32;
                 var.set(&Tensor::from_vec(start.clone(), var.shape(), &Device::Cpu).unwrap()).unwrap();
                 let error = (numeric - grad[i]).abs() / (1.0 + numeric.abs());
-                assert!(error < tolerance, "variable {which} entry {i}: numeric {numeric}, analytic {}", grad[i]);
+                assert!(
+                    error < tolerance,
+                    "variable {which} entry {i}: numeric {numeric}, analytic {}",
+                    grad[i]
+                );
             }
         }
     }

@@ -19,8 +19,13 @@ pub struct NanScale {
 
 /// Expands packed blocks; exact. `out` holds 32 values per scale.
 pub fn dequantize(blocks: &[u8], scales: &[u8], out: &mut [f32]) -> Result<(), NanScale> {
-    assert!(blocks.len() == scales.len() * BLOCK / 2 && out.len() == scales.len() * BLOCK, "sizes of an MXFP4 tensor");
-    for (index, ((bytes, &scale), out)) in blocks.chunks_exact(16).zip(scales).zip(out.chunks_exact_mut(BLOCK)).enumerate() {
+    assert!(
+        blocks.len() == scales.len() * BLOCK / 2 && out.len() == scales.len() * BLOCK,
+        "sizes of an MXFP4 tensor"
+    );
+    for (index, ((bytes, &scale), out)) in
+        blocks.chunks_exact(16).zip(scales).zip(out.chunks_exact_mut(BLOCK)).enumerate()
+    {
         if scale == 255 {
             return Err(NanScale { index });
         }
@@ -37,7 +42,10 @@ pub fn dequantize(blocks: &[u8], scales: &[u8], out: &mut [f32]) -> Result<(), N
 ///
 /// Values that came out of [`dequantize`] survive the round trip exactly.
 pub fn quantize(values: &[f32], blocks: &mut [u8], scales: &mut [u8]) {
-    assert!(blocks.len() == scales.len() * BLOCK / 2 && values.len() == scales.len() * BLOCK, "sizes of an MXFP4 tensor");
+    assert!(
+        blocks.len() == scales.len() * BLOCK / 2 && values.len() == scales.len() * BLOCK,
+        "sizes of an MXFP4 tensor"
+    );
     for ((values, bytes), scale) in values.chunks_exact(BLOCK).zip(blocks.chunks_exact_mut(16)).zip(scales) {
         let max = values.iter().fold(0f32, |m, x| m.max(x.abs()));
         *scale = scale_of(max);
@@ -99,8 +107,13 @@ mod tests {
             for (j, byte) in blocks.iter().enumerate() {
                 for (value, code) in [(out[2 * j], byte & 15), (out[2 * j + 1], byte >> 4)] {
                     let sign = if code & 8 == 0 { 1.0 } else { -1.0 };
-                    let want = sign * f64::from(MAGNITUDES[usize::from(code & 7)]) * 2f64.powi(i32::from(scale) - 127);
-                    assert!((f64::from(value) - want).abs() <= f64::from(f32::from_bits(1)) * 0.5 || want.abs() > f64::from(f32::MAX));
+                    let want = sign
+                        * f64::from(MAGNITUDES[usize::from(code & 7)])
+                        * 2f64.powi(i32::from(scale) - 127);
+                    assert!(
+                        (f64::from(value) - want).abs() <= f64::from(f32::from_bits(1)) * 0.5
+                            || want.abs() > f64::from(f32::MAX)
+                    );
                 }
             }
         }
@@ -120,11 +133,17 @@ mod tests {
             round_trip(&mut values);
             for (block, old) in values.chunks(32).zip(before.chunks(32)) {
                 let max = old.iter().fold(0f32, |m, x| m.max(x.abs()));
-                assert!(block.iter().zip(old).all(|(new, old)| (new - old).abs() <= max / 3.0), "{old:?} {block:?}");
+                assert!(
+                    block.iter().zip(old).all(|(new, old)| (new - old).abs() <= max / 3.0),
+                    "{old:?} {block:?}"
+                );
             }
             let once = values.clone();
             round_trip(&mut values);
-            assert_eq!(once.iter().map(|x| x.to_bits()).collect::<Vec<_>>(), values.iter().map(|x| x.to_bits()).collect::<Vec<_>>());
+            assert_eq!(
+                once.iter().map(|x| x.to_bits()).collect::<Vec<_>>(),
+                values.iter().map(|x| x.to_bits()).collect::<Vec<_>>()
+            );
         }
     }
 
@@ -133,6 +152,9 @@ mod tests {
         let mut values = [0f32; 32];
         values[..6].copy_from_slice(&[6.0, 0.25, -0.75, 2.5, -5.0, 0.24]);
         round_trip(&mut values);
-        assert_eq!(values[..6].iter().map(|x| x * 2.0).map(|x| x as i32).collect::<Vec<_>>(), [12, 1, -2, 6, -12, 0]);
+        assert_eq!(
+            values[..6].iter().map(|x| x * 2.0).map(|x| x as i32).collect::<Vec<_>>(),
+            [12, 1, -2, 6, -12, 0]
+        );
     }
 }

@@ -29,33 +29,49 @@ impl CustomOp2 for RmsNorm {
         "rms_norm"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, w: &CpuStorage, wl: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        w: &CpuStorage,
+        wl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let (x, w) = (f32s(x, xl, "rms_norm")?, f32s(w, wl, "rms_norm")?);
         let mut y = vec![0f32; x.len()];
-        y.par_chunks_exact_mut(w.len()).zip(x.par_chunks_exact(w.len())).with_min_len(64).for_each(|(y, x)| {
-            let scale = self.scale(x);
-            for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
-                *y = x * scale * w;
-            }
-        });
+        y.par_chunks_exact_mut(w.len()).zip(x.par_chunks_exact(w.len())).with_min_len(64).for_each(
+            |(y, x)| {
+                let scale = self.scale(x);
+                for ((y, x), w) in y.iter_mut().zip(x).zip(w) {
+                    *y = x * scale * w;
+                }
+            },
+        );
         Ok((CpuStorage::F32(y), xl.shape().clone()))
     }
 
-    fn bwd(&self, x: &Tensor, w: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        w: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let (xs, ws, gs) = (host(x)?, host(w)?, host(&grad)?);
         let d = ws.len();
         let mut dx = vec![0f32; xs.len()];
-        dx.par_chunks_exact_mut(d).zip(xs.par_chunks_exact(d)).zip(gs.par_chunks_exact(d)).with_min_len(64).for_each(
-            |((dx, x), g)| {
+        dx.par_chunks_exact_mut(d)
+            .zip(xs.par_chunks_exact(d))
+            .zip(gs.par_chunks_exact(d))
+            .with_min_len(64)
+            .for_each(|((dx, x), g)| {
                 let scale = self.scale(x);
                 let dot: f32 = x.iter().zip(g).zip(&*ws).map(|((x, g), w)| x * g * w).sum();
                 let along = dot * scale * scale * scale / d as f32;
                 for (((dx, x), g), w) in dx.iter_mut().zip(x).zip(g).zip(&*ws) {
                     *dx = g * w * scale - x * along;
                 }
-            },
-        );
+            });
         let dw = if self.train {
             let mut dw = vec![0f64; d];
             for (x, g) in xs.chunks_exact(d).zip(gs.chunks_exact(d)) {

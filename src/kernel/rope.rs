@@ -45,16 +45,19 @@ impl Rope {
         let pairs = self.table.pairs;
         let mut out = vec![0f32; x.len()];
         let row = heads * 2 * pairs;
-        out.par_chunks_exact_mut(row).zip(x.par_chunks_exact(row)).enumerate().with_min_len(64).for_each(|(t, (out, x))| {
-            let (cos, sin) = (&self.table.cos[t * pairs..][..pairs], &self.table.sin[t * pairs..][..pairs]);
-            for (out, x) in out.chunks_exact_mut(2 * pairs).zip(x.chunks_exact(2 * pairs)) {
-                let ((a, b), (x1, x2)) = (out.split_at_mut(pairs), x.split_at(pairs));
-                for p in 0..pairs {
-                    a[p] = x1[p] * cos[p] - sign * x2[p] * sin[p];
-                    b[p] = x2[p] * cos[p] + sign * x1[p] * sin[p];
+        out.par_chunks_exact_mut(row).zip(x.par_chunks_exact(row)).enumerate().with_min_len(64).for_each(
+            |(t, (out, x))| {
+                let (cos, sin) =
+                    (&self.table.cos[t * pairs..][..pairs], &self.table.sin[t * pairs..][..pairs]);
+                for (out, x) in out.chunks_exact_mut(2 * pairs).zip(x.chunks_exact(2 * pairs)) {
+                    let ((a, b), (x1, x2)) = (out.split_at_mut(pairs), x.split_at(pairs));
+                    for p in 0..pairs {
+                        a[p] = x1[p] * cos[p] - sign * x2[p] * sin[p];
+                        b[p] = x2[p] * cos[p] + sign * x1[p] * sin[p];
+                    }
                 }
-            }
-        });
+            },
+        );
         out
     }
 }
@@ -67,7 +70,11 @@ impl CustomOp1 for Rope {
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (tokens, heads, dim) = layout.shape().dims3()?;
         if dim != 2 * self.table.pairs || tokens * self.table.pairs != self.table.cos.len() {
-            candle_core::bail!("rope: table for {} pairs does not fit {:?}", self.table.pairs, layout.shape());
+            candle_core::bail!(
+                "rope: table for {} pairs does not fit {:?}",
+                self.table.pairs,
+                layout.shape()
+            );
         }
         Ok((CpuStorage::F32(self.rotate(f32s(x, layout, "rope")?, heads, 1.0)), layout.shape().clone()))
     }

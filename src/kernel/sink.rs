@@ -26,7 +26,13 @@ impl CustomOp2 for Sink {
         "sink"
     }
 
-    fn cpu_fwd(&self, x: &CpuStorage, xl: &Layout, s: &CpuStorage, sl: &Layout) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        xl: &Layout,
+        s: &CpuStorage,
+        sl: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
         let (t, heads, width) = xl.shape().dims3()?;
         if sl.shape().dims1()? != heads {
             bail!("sink: {heads} heads but {:?} sinks", sl.shape());
@@ -34,21 +40,33 @@ impl CustomOp2 for Sink {
         let (x, s) = (f32s(x, xl, "sink")?, f32s(s, sl, "sink")?);
         let dv = width - 1;
         let mut out = vec![0f32; t * heads * dv];
-        out.par_chunks_exact_mut(dv).zip(x.par_chunks_exact(width)).enumerate().with_min_len(512).for_each(|(i, (out, x))| {
-            let keep = sigmoid(x[dv] - s[i % heads]);
-            out.iter_mut().zip(x).for_each(|(out, x)| *out = x * keep);
-        });
+        out.par_chunks_exact_mut(dv).zip(x.par_chunks_exact(width)).enumerate().with_min_len(512).for_each(
+            |(i, (out, x))| {
+                let keep = sigmoid(x[dv] - s[i % heads]);
+                out.iter_mut().zip(x).for_each(|(out, x)| *out = x * keep);
+            },
+        );
         Ok((CpuStorage::F32(out), (t, heads, dv).into()))
     }
 
-    fn bwd(&self, x: &Tensor, s: &Tensor, _: &Tensor, grad: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(
+        &self,
+        x: &Tensor,
+        s: &Tensor,
+        _: &Tensor,
+        grad: &Tensor,
+    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let grad = grad.contiguous()?;
         let (xs, ss, gs) = (host(x)?, host(s)?, host(&grad)?);
         let (heads, width) = (ss.len(), x.dim(2)?);
         let dv = width - 1;
         let mut dx = vec![0f32; xs.len()];
-        dx.par_chunks_exact_mut(width).zip(xs.par_chunks_exact(width)).zip(gs.par_chunks_exact(dv)).enumerate().with_min_len(512).for_each(
-            |(i, ((dx, x), g))| {
+        dx.par_chunks_exact_mut(width)
+            .zip(xs.par_chunks_exact(width))
+            .zip(gs.par_chunks_exact(dv))
+            .enumerate()
+            .with_min_len(512)
+            .for_each(|(i, ((dx, x), g))| {
                 let keep = sigmoid(x[dv] - ss[i % heads]);
                 let mut dot = 0f32;
                 for d in 0..dv {
@@ -56,8 +74,7 @@ impl CustomOp2 for Sink {
                     dot += g[d] * x[d];
                 }
                 dx[dv] = dot * keep * (1.0 - keep);
-            },
-        );
+            });
         let ds = if self.train {
             let mut ds = vec![0f64; heads];
             for (i, dx) in dx.chunks_exact(width).enumerate() {

@@ -38,15 +38,17 @@ impl CustomOp1 for Swiglu {
         let grad = grad.contiguous()?;
         let (xs, gs) = (host(x)?, host(&grad)?);
         let mut dx = vec![0f32; xs.len()];
-        dx.par_chunks_exact_mut(2).zip(xs.par_chunks_exact(2)).zip(gs.par_iter()).with_min_len(4096).for_each(
-            |((dx, pair), &dy)| {
+        dx.par_chunks_exact_mut(2)
+            .zip(xs.par_chunks_exact(2))
+            .zip(gs.par_iter())
+            .with_min_len(4096)
+            .for_each(|((dx, pair), &dy)| {
                 let (g, u) = (pair[0].min(self.limit), pair[1].clamp(-self.limit, self.limit));
                 let sigma = 1.0 / (1.0 + exp(-self.alpha * g));
                 let dg = (u + 1.0) * sigma * (1.0 + self.alpha * g * (1.0 - sigma));
                 dx[0] = if pair[0] <= self.limit { dy * dg } else { 0.0 };
                 dx[1] = if pair[1].abs() <= self.limit { dy * g * sigma } else { 0.0 };
-            },
-        );
+            });
         Ok(Some(tensor(dx, x.shape())?))
     }
 }

@@ -1,1 +1,17 @@
-//! Architectures, thin, over shared blocks; run layer by layer.
+//! Architectures, thin, over shared blocks; run layer by layer over packed sequences.
+//!
+//! A layer is loaded, all sequences are pushed through it, it is dropped: the memory needed is one layer plus the hidden states.
+//! Small models may keep all their layers ([`Model`]). Knows no stage, no text and no loss.
+
+pub mod batch;
+pub mod block;
+pub mod config;
+pub mod decoder;
+pub mod params;
+pub mod probe;
+
+pub use batch::Batch;
+pub use config::Config;
+pub use decoder::{Layer, Model, Shell};
+pub use params::{ModelError, Params};
+pub use probe::Probe;

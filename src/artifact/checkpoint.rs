@@ -1,0 +1,293 @@
+//! Checkpoints: a model in Hugging Face layout (config, tokenizer, safetensors). Knows names and bytes, no architecture.
+
+use std::{
+    collections::BTreeMap,
+    fs::{self, File},
+    ops::Range,
+    path::Path,
+};
+
+use half::{bf16, f16};
+use memmap2::Mmap;
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use serde_json::Value;
+
+use super::{Artifact, ArtifactError, Files, file};
+
+/// A checkpoint whose tensors stay on disk, memory-mapped, until they are asked for.
+pub struct Checkpoint {
+    /// `config.json` as written.
+    pub config: Value,
+    files: Files,
+    maps: Vec<Mmap>,
+    tensors: BTreeMap<String, Place>,
+}
+
+/// Where a tensor lies.
+#[derive(Debug, Clone)]
+struct Place {
+    map: usize,
+    bytes: Range<usize>,
+    dtype: Dtype,
+    shape: Vec<usize>,
+}
+
+/// A tensor's raw bytes with their meaning.
+#[derive(Debug, Clone, Copy)]
+pub struct Raw<'a> {
+    /// Element type.
+    pub dtype: Dtype,
+    /// Dimensions, outermost first.
+    pub shape: &'a [usize],
+    /// Little-endian, dense, row-major.
+    pub bytes: &'a [u8],
+}
+
+const WEIGHTS: &str = "model.safetensors";
+
+impl Checkpoint {
+    /// The names of all tensors, sorted.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.tensors.keys().map(String::as_str)
+    }
+
+    /// A tensor's bytes, or `None` when the checkpoint has no such tensor.
+    pub fn raw(&self, name: &str) -> Option<Raw<'_>> {
+        let place = self.tensors.get(name)?;
+        Some(Raw {
+            dtype: place.dtype,
+            shape: &place.shape,
+            bytes: &self.maps[place.map][place.bytes.clone()],
+        })
+    }
+
+    /// The path of a file such as `tokenizer.json`.
+    pub fn file(&self, name: &str) -> Result<&Path, ArtifactError> {
+        file(Self::KIND, &self.files, name)
+    }
+
+    /// The files that are neither weights nor `config.json`: tokenizer, generation config, licences.
+    pub fn side_files(&self) -> impl Iterator<Item = (&str, &Path)> {
+        let side = |name: &str| !name.contains(".safetensors") && name != "config.json";
+        self.files
+            .iter()
+            .filter(move |(name, _)| side(name))
+            .map(|(name, path)| (name.as_str(), path.as_path()))
+    }
+
+    fn add(&mut self, name: &str, path: &Path) -> Result<(), ArtifactError> {
+        let data = File::open(path).map_err(ArtifactError::io(path))?;
+        #[expect(unsafe_code, reason = "multi-gigabyte weights are mapped, not read")]
+        // SAFETY: artifacts are immutable once published; the store never writes to a blob again.
+        let map = unsafe { Mmap::map(&data) }.map_err(ArtifactError::io(path))?;
+        let malformed = |why: String| ArtifactError::Malformed {
+            kind: Self::KIND,
+            file: name.to_owned(),
+            place: "header".to_owned(),
+            why,
+        };
+        let parsed = SafeTensors::deserialize(&map).map_err(|e| malformed(e.to_string()))?;
+        let start = map.as_ptr() as usize;
+        for (tensor, view) in parsed.iter() {
+            let from = view.data().as_ptr() as usize - start;
+            let place = Place {
+                map: self.maps.len(),
+                bytes: from..from + view.data().len(),
+                dtype: view.dtype(),
+                shape: view.shape().to_vec(),
+            };
+            if self.tensors.insert(tensor.to_owned(), place).is_some() {
+                return Err(malformed(format!("tensor `{tensor}` is in another shard too")));
+            }
+        }
+        self.maps.push(map);
+        Ok(())
+    }
+}
+
+impl Artifact for Checkpoint {
+    const KIND: &'static str = "checkpoint";
+
+    fn save(&self, dir: &Path) -> Result<(), ArtifactError> {
+        for (name, path) in &self.files {
+            fs::copy(path, dir.join(name)).map_err(ArtifactError::io(path))?;
+        }
+        Ok(())
+    }
+
+    fn load(files: &Files) -> Result<Self, ArtifactError> {
+        let path = file(Self::KIND, files, "config.json")?;
+        let text = fs::read(path).map_err(ArtifactError::io(path))?;
+        let config = serde_json::from_slice(&text).map_err(|e| ArtifactError::Malformed {
+            kind: Self::KIND,
+            file: "config.json".to_owned(),
+            place: format!("line {}", e.line()),
+            why: e.to_string(),
+        })?;
+        let mut checkpoint =
+            Self { config, files: files.clone(), maps: Vec::new(), tensors: BTreeMap::new() };
+        for (name, path) in files.iter().filter(|(name, _)| name.ends_with(".safetensors")) {
+            checkpoint.add(name, path)?;
+        }
+        if checkpoint.maps.is_empty() {
+            return Err(ArtifactError::Missing { kind: Self::KIND, file: WEIGHTS.to_owned() });
+        }
+        Ok(checkpoint)
+    }
+}
+
+impl Raw<'_> {
+    /// The values as `f32`; exact for F32, BF16 and F16, `None` for other element types.
+    pub fn to_f32(self) -> Option<Vec<f32>> {
+        let halves = || self.bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
+        match self.dtype {
+            Dtype::F32 => Some(
+                self.bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect(),
+            ),
+            Dtype::BF16 => Some(halves().map(|bits| bf16::from_bits(bits).to_f32()).collect()),
+            Dtype::F16 => Some(halves().map(|bits| f16::from_bits(bits).to_f32()).collect()),
+            _ => None,
+        }
+    }
+}
+
+/// A checkpoint being made.
+#[derive(Debug, Default)]
+pub struct Draft {
+    /// `config.json`.
+    pub config: Value,
+    /// Tensors by name.
+    pub tensors: BTreeMap<String, Owned>,
+    /// Other files by name.
+    pub side_files: BTreeMap<String, Vec<u8>>,
+}
+
+/// A tensor's bytes, owned.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Owned {
+    /// Element type.
+    pub dtype: Dtype,
+    /// Dimensions, outermost first.
+    pub shape: Vec<usize>,
+    /// Little-endian, dense, row-major.
+    pub bytes: Vec<u8>,
+}
+
+impl Owned {
+    /// `f32` values stored as F32.
+    pub fn f32(shape: &[usize], values: &[f32]) -> Self {
+        Self {
+            dtype: Dtype::F32,
+            shape: shape.to_vec(),
+            bytes: values.iter().flat_map(|x| x.to_le_bytes()).collect(),
+        }
+    }
+
+    /// `f32` values rounded to BF16, to nearest even.
+    pub fn bf16(shape: &[usize], values: &[f32]) -> Self {
+        let bytes = values.iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
+        Self { dtype: Dtype::BF16, shape: shape.to_vec(), bytes }
+    }
+
+    /// Raw bytes (MXFP4 blocks and scales).
+    pub fn u8(shape: &[usize], bytes: Vec<u8>) -> Self {
+        Self { dtype: Dtype::U8, shape: shape.to_vec(), bytes }
+    }
+}
+
+impl Draft {
+    /// A copy of everything in `checkpoint`, for changing some of it.
+    pub fn copy_of(checkpoint: &Checkpoint) -> Result<Self, ArtifactError> {
+        let owned = |name: &str| {
+            let raw = checkpoint.raw(name).expect("listed by the checkpoint itself");
+            Owned { dtype: raw.dtype, shape: raw.shape.to_vec(), bytes: raw.bytes.to_vec() }
+        };
+        let tensors = checkpoint.names().map(|name| (name.to_owned(), owned(name))).collect();
+        let read = |(name, path): (&str, &Path)| {
+            Ok((name.to_owned(), fs::read(path).map_err(ArtifactError::io(path))?))
+        };
+        let side_files = checkpoint.side_files().map(read).collect::<Result<_, ArtifactError>>()?;
+        Ok(Self { config: checkpoint.config.clone(), tensors, side_files })
+    }
+
+    /// Writes it into an existing, empty folder as one shard.
+    pub fn save(&self, dir: &Path) -> Result<(), ArtifactError> {
+        let view = |t: &Owned| TensorView::new(t.dtype, t.shape.clone(), &t.bytes).map(|_| ());
+        let path = dir.join(WEIGHTS);
+        let invalid = |e: safetensors::SafeTensorError| std::io::Error::other(e.to_string());
+        for tensor in self.tensors.values() {
+            view(tensor).map_err(invalid).map_err(ArtifactError::io(&path))?;
+        }
+        let views = self.tensors.iter().map(|(name, t)| {
+            (name.as_str(), TensorView::new(t.dtype, t.shape.clone(), &t.bytes).expect("checked above"))
+        });
+        let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
+        safetensors::serialize_to_file(views, metadata, &path)
+            .map_err(invalid)
+            .map_err(ArtifactError::io(&path))?;
+        let mut config = serde_json::to_vec_pretty(&self.config).expect("a JSON value serialises");
+        config.push(b'\n');
+        let write = |name: &str, bytes: &[u8]| {
+            fs::write(dir.join(name), bytes).map_err(ArtifactError::io(&dir.join(name)))
+        };
+        write("config.json", &config)?;
+        self.side_files.iter().try_for_each(|(name, bytes)| write(name, bytes))
+    }
+}
+
+/// The files of a folder, sub-folders left out: the form in which a folder enters [`Artifact::load`].
+pub fn files_in(dir: &Path) -> Result<Files, ArtifactError> {
+    let entries = fs::read_dir(dir).map_err(ArtifactError::io(dir))?;
+    let mut files = Files::new();
+    for entry in entries {
+        let path = entry.map_err(ArtifactError::io(dir))?.path();
+        if let (true, Some(name)) = (path.is_file(), path.file_name().and_then(|n| n.to_str())) {
+            files.insert(name.to_owned(), path);
+        }
+    }
+    Ok(files)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn draft() -> Draft {
+        Draft {
+            config: serde_json::json!({"model_type": "gpt_oss"}),
+            tensors: BTreeMap::from([
+                ("a".to_owned(), Owned::f32(&[2, 2], &[1.0, -2.0, 0.5, 3.0])),
+                ("b".to_owned(), Owned::bf16(&[3], &[1.0, 1.003, -7.0])),
+                ("c".to_owned(), Owned::u8(&[4], vec![1, 2, 3, 255])),
+            ]),
+            side_files: BTreeMap::from([("tokenizer.json".to_owned(), b"{}".to_vec())]),
+        }
+    }
+
+    #[test]
+    fn round_trip() {
+        let dir = tempfile::tempdir().unwrap();
+        draft().save(dir.path()).unwrap();
+        let checkpoint = Checkpoint::load(&files_in(dir.path()).unwrap()).unwrap();
+        assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a", "b", "c"]);
+        assert_eq!(checkpoint.raw("a").unwrap().to_f32().unwrap(), [1.0, -2.0, 0.5, 3.0]);
+        assert_eq!(checkpoint.raw("b").unwrap().to_f32().unwrap(), [1.0, 1.0, -7.0]);
+        assert!(checkpoint.raw("c").unwrap().to_f32().is_none());
+        assert!(checkpoint.raw("d").is_none());
+        assert_eq!(checkpoint.side_files().map(|(name, _)| name).collect::<Vec<_>>(), ["tokenizer.json"]);
+        let again = Draft::copy_of(&checkpoint).unwrap();
+        assert_eq!((again.tensors, again.side_files), (draft().tensors, draft().side_files));
+    }
+
+    #[test]
+    fn broken_files_are_named() {
+        let dir = tempfile::tempdir().unwrap();
+        draft().save(dir.path()).unwrap();
+        fs::write(dir.path().join(WEIGHTS), b"nonsense").unwrap();
+        let error = Checkpoint::load(&files_in(dir.path()).unwrap()).err().unwrap().to_string();
+        assert!(error.contains("model.safetensors") && error.contains("header"), "{error}");
+        fs::remove_file(dir.path().join(WEIGHTS)).unwrap();
+        let error = Checkpoint::load(&files_in(dir.path()).unwrap()).err().unwrap().to_string();
+        assert!(error.contains("lacks its file `model.safetensors`"), "{error}");
+    }
+}

@@ -1,0 +1,62 @@
+//! Packed sequences: token ids one sequence after the other, positions restarting at 0 in each. Knows no text.
+
+use std::sync::Arc;
+
+/// Several sequences in one row, without padding.
+#[derive(Debug, Clone)]
+pub struct Batch {
+    /// Token ids, `offsets.last()` of them.
+    pub ids: Vec<u32>,
+    /// Position of each token in its own sequence.
+    pub positions: Vec<u32>,
+    /// Sequence `i` is rows `offsets[i]..offsets[i + 1]`.
+    pub offsets: Arc<[usize]>,
+}
+
+impl Batch {
+    /// Packs sequences in the given order.
+    pub fn new<'a>(sequences: impl IntoIterator<Item = &'a [u32]>) -> Self {
+        let (mut ids, mut positions, mut offsets) = (Vec::new(), Vec::new(), vec![0]);
+        for sequence in sequences {
+            ids.extend_from_slice(sequence);
+            positions.extend(0..sequence.len() as u32);
+            offsets.push(ids.len());
+        }
+        Self { ids, positions, offsets: offsets.into() }
+    }
+
+    /// Number of tokens.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
+    /// Whether there is no token.
+    pub fn is_empty(&self) -> bool {
+        self.ids.is_empty()
+    }
+
+    /// The id that follows each token in its sequence, and 1.0 where there is one, else 0.0 (a sequence's last token).
+    pub fn next_tokens(&self) -> (Vec<u32>, Vec<f32>) {
+        let mut targets: Vec<u32> = self.ids.iter().skip(1).copied().collect();
+        targets.resize(self.ids.len(), 0);
+        let mut weights = vec![1.0; self.ids.len()];
+        for end in self.offsets.iter().skip(1).filter(|&&end| end > 0) {
+            weights[end - 1] = 0.0;
+            targets[end - 1] = 0;
+        }
+        (targets, weights)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Batch;
+
+    #[test]
+    fn packing_and_targets() {
+        let batch = Batch::new([&[5, 6, 7][..], &[8][..], &[9, 1][..]]);
+        assert_eq!(batch.offsets.as_ref(), [0, 3, 4, 6]);
+        assert_eq!(batch.positions, [0, 1, 2, 0, 0, 1]);
+        assert_eq!(batch.next_tokens(), (vec![6, 7, 0, 0, 1, 0], vec![1.0, 1.0, 0.0, 0.0, 1.0, 0.0]));
+    }
+}

@@ -1,0 +1,87 @@
+//! Grouped-query attention with rotary positions, sinks and an optional window.
+
+use candle_core::{Result, Tensor};
+
+use crate::{
+    kernel::{
+        attention::{Pattern, attention},
+        rope::{RopeTable, rope},
+        sink::sink,
+    },
+    model::{
+        batch::Batch,
+        params::Param,
+        probe::{AttentionSeen, Probe},
+    },
+};
+
+use super::linear::Linear;
+
+/// What all attention blocks share: the sizes, the sinks, the way out.
+pub struct Common {
+    /// The layer's index, for probes.
+    pub layer: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key/value heads.
+    pub kv_heads: usize,
+    /// Factor on `q · k`.
+    pub scale: f32,
+    /// Keys that a query sees at most.
+    pub window: Option<usize>,
+    /// Radians per token of the rotated pairs.
+    pub inv_freq: Vec<f64>,
+    /// Factor on cosines and sines.
+    pub concentration: f64,
+    /// Sink logits [heads].
+    pub sinks: Param,
+    /// [hidden, heads · dv].
+    pub o_proj: Linear,
+}
+
+impl Common {
+    /// Rotates `x` [t, heads, 2 · pairs] to the tokens' positions.
+    pub fn rotate(&self, x: &Tensor, batch: &Batch) -> Result<Tensor> {
+        rope(x, &RopeTable::new(&batch.positions, &self.inv_freq, self.concentration))
+    }
+
+    /// Attention, sinks and output projection. `input` is only shown to the probe.
+    pub fn attend(
+        &self,
+        input: &Tensor,
+        (q, k, v): (&Tensor, &Tensor, &Tensor),
+        batch: &Batch,
+        probe: &mut dyn Probe,
+    ) -> Result<Tensor> {
+        let pattern = Pattern { offsets: batch.offsets.clone(), window: self.window, scale: self.scale };
+        let packed = attention(q, k, v, &pattern)?;
+        let heads = sink(&packed, &self.sinks.tensor, self.sinks.train)?;
+        let output = self.o_proj.forward(&heads.flatten_from(1)?)?;
+        let seen = AttentionSeen { layer: self.layer, input, q, k, v, packed: &packed, output: &output };
+        probe.attention(&seen)?;
+        Ok(output)
+    }
+}
+
+/// Grouped-query attention.
+pub struct GroupedQuery {
+    /// Sizes, sinks, output projection.
+    pub common: Common,
+    /// [heads · d, hidden].
+    pub q_proj: Linear,
+    /// [kv heads · d, hidden].
+    pub k_proj: Linear,
+    /// [kv heads · d, hidden].
+    pub v_proj: Linear,
+}
+
+impl GroupedQuery {
+    /// Normalised input `x` [t, hidden] → [t, hidden].
+    pub fn forward(&self, x: &Tensor, batch: &Batch, probe: &mut dyn Probe) -> Result<Tensor> {
+        let common = &self.common;
+        let q = common.rotate(&self.q_proj.heads(x, common.heads)?, batch)?;
+        let k = common.rotate(&self.k_proj.heads(x, common.kv_heads)?, batch)?;
+        let v = self.v_proj.heads(x, common.kv_heads)?;
+        common.attend(x, (&q, &k, &v), batch, probe)
+    }
+}

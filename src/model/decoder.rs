@@ -1,0 +1,250 @@
+//! GPT-OSS and its latent-attention form as layers over shared blocks. Names the tensors; the maths is in `block`.
+
+use std::collections::BTreeMap;
+
+use candle_core::{Device, Tensor, Var};
+
+use crate::artifact::checkpoint::Checkpoint;
+
+use super::{
+    batch::Batch,
+    block::{
+        RmsNorm,
+        attention::{Common, GroupedQuery},
+        latent::LatentAttention,
+        linear::Linear,
+        moe::Moe,
+    },
+    config::{Config, Latent, LayerKind},
+    params::{ModelError, Param, Params},
+    probe::Probe,
+};
+
+/// A whole model in memory.
+pub struct Model {
+    /// Its configuration.
+    pub config: Config,
+    /// Embedding, final norm, head.
+    pub shell: Shell,
+    /// The layers in order.
+    pub layers: Vec<Layer>,
+    /// Trainable variables by tensor name.
+    pub vars: BTreeMap<String, Var>,
+}
+
+/// What surrounds the layers.
+pub struct Shell {
+    embed_tokens: Param,
+    norm: RmsNorm,
+    /// Output head [vocab, hidden].
+    pub lm_head: Linear,
+}
+
+/// One decoder layer.
+pub struct Layer {
+    index: usize,
+    input_layernorm: RmsNorm,
+    attention: Attention,
+    post_attention_layernorm: RmsNorm,
+    /// Router and experts.
+    pub moe: Moe,
+}
+
+enum Attention {
+    Grouped(GroupedQuery),
+    Latent(LatentAttention),
+}
+
+impl Model {
+    /// Loads everything; tensors whose name satisfies `trainable` become variables.
+    pub fn load(checkpoint: &Checkpoint, trainable: &dyn Fn(&str) -> bool) -> Result<Self, ModelError> {
+        let config = Config::parse(&checkpoint.config)?;
+        let params = Params::new(checkpoint, trainable);
+        let shell = Shell::read(&params, &config);
+        let layers = (0..config.layers.len()).map(|i| Layer::read(&params, &config, i)).collect();
+        Ok(Self { vars: params.finish()?, config, shell, layers })
+    }
+
+    /// Loads everything frozen.
+    pub fn frozen(checkpoint: &Checkpoint) -> Result<Self, ModelError> {
+        Self::load(checkpoint, &|_| false)
+    }
+
+    /// The residual stream after the final norm [t, hidden].
+    pub fn hidden(&self, batch: &Batch, probe: &mut dyn Probe) -> Result<Tensor, ModelError> {
+        let mut x = self.shell.embed(&batch.ids)?;
+        for layer in &self.layers {
+            x = layer.forward(&x, batch, probe)?;
+        }
+        self.shell.normed(&x)
+    }
+
+    /// Logits [t, vocab].
+    pub fn logits(&self, batch: &Batch, probe: &mut dyn Probe) -> Result<Tensor, ModelError> {
+        Ok(self.shell.lm_head.forward(&self.hidden(batch, probe)?)?)
+    }
+}
+
+impl Shell {
+    /// Loads embedding, final norm and head, frozen.
+    pub fn load(checkpoint: &Checkpoint, config: &Config) -> Result<Self, ModelError> {
+        let params = Params::new(checkpoint, &|_| false);
+        let shell = Self::read(&params, config);
+        params.finish()?;
+        Ok(shell)
+    }
+
+    fn read(params: &Params<'_>, config: &Config) -> Self {
+        let (hidden, vocab) = (config.hidden_size, config.vocab_size);
+        Self {
+            embed_tokens: params.get("model.embed_tokens.weight", &[vocab, hidden]),
+            norm: RmsNorm { weight: params.get("model.norm.weight", &[hidden]), eps: config.rms_norm_eps },
+            lm_head: Linear { weight: params.get("lm_head.weight", &[vocab, hidden]), bias: None },
+        }
+    }
+
+    /// Embedding rows [t, hidden].
+    pub fn embed(&self, ids: &[u32]) -> Result<Tensor, ModelError> {
+        let vocab_size = self.embed_tokens.tensor.dim(0)?;
+        if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
+            return Err(ModelError::TokenId { id, vocab_size });
+        }
+        let ids = Tensor::from_slice(ids, ids.len(), &Device::Cpu)?;
+        Ok(self.embed_tokens.tensor.index_select(&ids, 0)?)
+    }
+
+    /// The final norm.
+    pub fn normed(&self, x: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(self.norm.forward(x)?)
+    }
+}
+
+impl Layer {
+    /// Loads layer `index`, frozen.
+    pub fn load(checkpoint: &Checkpoint, config: &Config, index: usize) -> Result<Self, ModelError> {
+        let params = Params::new(checkpoint, &|_| false);
+        let layer = Self::read(&params, config, index);
+        params.finish()?;
+        Ok(layer)
+    }
+
+    /// Reads layer `index`; problems are noted in `params`.
+    pub fn read(params: &Params<'_>, config: &Config, index: usize) -> Self {
+        let name = |part: &str| format!("model.layers.{index}.{part}");
+        let hidden = config.hidden_size;
+        let norm =
+            |part: &str| RmsNorm { weight: params.get(&name(part), &[hidden]), eps: config.rms_norm_eps };
+        Self {
+            index,
+            input_layernorm: norm("input_layernorm.weight"),
+            attention: Attention::read(params, config, index),
+            post_attention_layernorm: norm("post_attention_layernorm.weight"),
+            moe: read_moe(params, config, index),
+        }
+    }
+
+    /// The residual stream `x` [t, hidden] through the whole layer.
+    pub fn forward(&self, x: &Tensor, batch: &Batch, probe: &mut dyn Probe) -> Result<Tensor, ModelError> {
+        let attended = self.attend(x, batch, probe)?;
+        self.finish(x, &attended, probe)
+    }
+
+    /// The attention block's contribution [t, hidden] for the residual stream `x`, before it is added.
+    pub fn attend(&self, x: &Tensor, batch: &Batch, probe: &mut dyn Probe) -> Result<Tensor, ModelError> {
+        let x = self.input_layernorm.forward(x)?;
+        Ok(match &self.attention {
+            Attention::Grouped(attention) => attention.forward(&x, batch, probe)?,
+            Attention::Latent(attention) => attention.forward(&x, batch, probe)?,
+        })
+    }
+
+    /// The rest of the layer: adds `attended` to `x`, then the experts.
+    pub fn finish(&self, x: &Tensor, attended: &Tensor, probe: &mut dyn Probe) -> Result<Tensor, ModelError> {
+        let x = (x + attended)?;
+        let y = self.moe.forward(&self.post_attention_layernorm.forward(&x)?, probe)?;
+        let x = (&x + y)?;
+        probe.layer(self.index, &x)?;
+        Ok(x)
+    }
+}
+
+/// Reads linear maps of one layer's attention.
+struct Maps<'a> {
+    params: &'a Params<'a>,
+    prefix: String,
+}
+
+impl Maps<'_> {
+    fn linear(&self, name: &str, shape: [usize; 2], bias: bool) -> Linear {
+        let at = format!("{}.{name}", self.prefix);
+        let bias = bias.then(|| self.params.get(&format!("{at}.bias"), &shape[..1]));
+        Linear { weight: self.params.get(&format!("{at}.weight"), &shape), bias }
+    }
+}
+
+impl Attention {
+    fn read(params: &Params<'_>, config: &Config, index: usize) -> Self {
+        let maps = Maps { params, prefix: format!("model.layers.{index}.self_attn") };
+        let (hidden, d) = (config.hidden_size, config.head_dim);
+        let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
+        let mut inv_freq = config.rope.inv_freq(d);
+        let kind = &config.layers[index];
+        if let LayerKind::Latent(latent) = kind {
+            inv_freq = latent.rope_pairs.iter().map(|&pair| inv_freq[pair]).collect();
+        }
+        let common = Common {
+            layer: index,
+            heads,
+            kv_heads,
+            scale: (d as f32).powf(-0.5),
+            window: (*kind == LayerKind::Sliding).then_some(config.sliding_window),
+            inv_freq,
+            concentration: config.rope.concentration,
+            sinks: params.get(&format!("{}.sinks", maps.prefix), &[heads]),
+            o_proj: maps.linear("o_proj", [hidden, heads * d], true),
+        };
+        let q_proj = maps.linear("q_proj", [heads * d, hidden], true);
+        match kind {
+            LayerKind::Sliding | LayerKind::Full => Self::Grouped(GroupedQuery {
+                common,
+                q_proj,
+                k_proj: maps.linear("k_proj", [kv_heads * d, hidden], true),
+                v_proj: maps.linear("v_proj", [kv_heads * d, hidden], true),
+            }),
+            LayerKind::Latent(Latent { kv_lora_rank, rope_pairs }) => {
+                let rope = 2 * rope_pairs.len();
+                let nope = d - rope;
+                Self::Latent(LatentAttention {
+                    common,
+                    q_proj,
+                    k_rope_proj: (rope > 0)
+                        .then(|| maps.linear("k_rope_proj", [kv_heads * rope, hidden], true)),
+                    kv_a_proj: maps.linear("kv_a_proj", [*kv_lora_rank, hidden], true),
+                    kv_b_proj: maps.linear("kv_b_proj", [kv_heads * (nope + d), *kv_lora_rank], false),
+                    nope,
+                    dv: d,
+                })
+            }
+        }
+    }
+}
+
+fn read_moe(params: &Params<'_>, config: &Config, index: usize) -> Moe {
+    let name = |part: &str| format!("model.layers.{index}.mlp.{part}");
+    let (hidden, inner, experts) = (config.hidden_size, config.intermediate_size, config.num_local_experts);
+    Moe {
+        layer: index,
+        router: Linear {
+            weight: params.get(&name("router.weight"), &[experts, hidden]),
+            bias: Some(params.get(&name("router.bias"), &[experts])),
+        },
+        gate_up: params.experts(&name("experts.gate_up_proj"), [experts, 2 * inner, hidden]),
+        gate_up_bias: params.get(&name("experts.gate_up_proj_bias"), &[experts, 2 * inner]),
+        down: params.experts(&name("experts.down_proj"), [experts, hidden, inner]),
+        down_bias: params.get(&name("experts.down_proj_bias"), &[experts, hidden]),
+        per_token: config.num_experts_per_tok,
+        alpha: config.swiglu_alpha,
+        limit: config.swiglu_limit,
+        round_experts: false,
+    }
+}

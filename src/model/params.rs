@@ -1,0 +1,204 @@
+//! Named parameters of a checkpoint as tensors: shapes and element types checked, all problems reported at once.
+//!
+//! Knows names and shapes, no architecture. Parameters whose name matches are trainable variables; the others are plain tensors.
+
+use std::{cell::RefCell, collections::BTreeMap};
+
+use candle_core::{Device, Tensor, Var};
+
+use crate::{
+    artifact::checkpoint::{Checkpoint, Raw},
+    kernel::mxfp4,
+};
+
+use super::config::ConfigError;
+
+/// A parameter and whether it trains.
+#[derive(Debug, Clone)]
+pub struct Param {
+    /// The values.
+    pub tensor: Tensor,
+    /// Whether gradients are wanted.
+    pub train: bool,
+}
+
+/// Why a model could not be loaded or run.
+#[derive(Debug, thiserror::Error)]
+pub enum ModelError {
+    /// The configuration cannot be used.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Tensors are missing or have the wrong form; each line names one.
+    #[error("the checkpoint does not fit its config.json:\n  {}", .0.join("\n  "))]
+    Tensors(Vec<String>),
+    /// A token id outside the embedding.
+    #[error("token id {id} is outside the vocabulary of {vocab_size}; is this the model's own tokenizer?")]
+    TokenId {
+        /// The id.
+        id: u32,
+        /// Rows of the embedding.
+        vocab_size: usize,
+    },
+    /// A tensor operation failed.
+    #[error("tensor operation failed: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+/// Reads parameters from a checkpoint and gathers every problem on the way.
+pub struct Params<'a> {
+    checkpoint: &'a Checkpoint,
+    trainable: &'a dyn Fn(&str) -> bool,
+    vars: RefCell<BTreeMap<String, Var>>,
+    problems: RefCell<Vec<String>>,
+}
+
+impl<'a> Params<'a> {
+    /// Reads from `checkpoint`; parameters whose name satisfies `trainable` become variables.
+    pub fn new(checkpoint: &'a Checkpoint, trainable: &'a dyn Fn(&str) -> bool) -> Self {
+        Self { checkpoint, trainable, vars: RefCell::default(), problems: RefCell::default() }
+    }
+
+    /// The parameter `name` with the given shape, as `f32`. A problem is noted and zeros stand in until [`Self::finish`].
+    pub fn get(&self, name: &str, shape: &[usize]) -> Param {
+        let values = self.values(name, shape);
+        self.param(name, shape, values)
+    }
+
+    /// A stack of expert matrices [experts, out, in], from either form of the checkpoint: MXFP4 (`name_blocks`, `name_scales`,
+    /// [experts, out, in/32, ..]) or dense (`name` [experts, in, out], transposed).
+    pub fn experts(&self, name: &str, [experts, out, inner]: [usize; 3]) -> Param {
+        let shape = [experts, out, inner];
+        let (blocks, scales) = (format!("{name}_blocks"), format!("{name}_scales"));
+        let values = if self.checkpoint.raw(&blocks).is_some() {
+            self.mxfp4(&blocks, &scales, shape)
+        } else {
+            let dense = self.values(name, &[experts, inner, out]);
+            let mut values = vec![0f32; dense.len()];
+            for e in 0..experts {
+                let at = e * out * inner;
+                for o in 0..out {
+                    for i in 0..inner {
+                        values[at + o * inner + i] = dense[at + i * out + o];
+                    }
+                }
+            }
+            values
+        };
+        self.param(name, &shape, values)
+    }
+
+    /// The trainable variables by name, or all problems that were met.
+    pub fn finish(self) -> Result<BTreeMap<String, Var>, ModelError> {
+        let problems = self.problems.into_inner();
+        if problems.is_empty() { Ok(self.vars.into_inner()) } else { Err(ModelError::Tensors(problems)) }
+    }
+
+    fn param(&self, name: &str, shape: &[usize], values: Vec<f32>) -> Param {
+        let tensor = Tensor::from_vec(values, shape, &Device::Cpu).expect("as many values as the shape says");
+        if !(self.trainable)(name) {
+            return Param { tensor, train: false };
+        }
+        let var = Var::from_tensor(&tensor).expect("a host tensor becomes a variable");
+        let tensor = var.as_tensor().clone();
+        self.vars.borrow_mut().insert(name.to_owned(), var);
+        Param { tensor, train: true }
+    }
+
+    fn values(&self, name: &str, shape: &[usize]) -> Vec<f32> {
+        let zeros = || vec![0f32; shape.iter().product()];
+        let Some(raw) = self.found(name, shape) else { return zeros() };
+        raw.to_f32().unwrap_or_else(|| {
+            self.note(format!("`{name}` has element type {:?}, expected F32, BF16 or F16", raw.dtype));
+            zeros()
+        })
+    }
+
+    fn mxfp4(&self, blocks: &str, scales: &str, [experts, out, inner]: [usize; 3]) -> Vec<f32> {
+        let mut values = vec![0f32; experts * out * inner];
+        if !inner.is_multiple_of(mxfp4::BLOCK) {
+            self.note(format!(
+                "`{blocks}`: MXFP4 needs an input width that is a multiple of 32, got {inner}"
+            ));
+            return values;
+        }
+        let groups = inner / mxfp4::BLOCK;
+        let packed = self.found(blocks, &[experts, out, groups, 16]);
+        let exponents = self.found(scales, &[experts, out, groups]);
+        if let (Some(packed), Some(exponents)) = (packed, exponents)
+            && let Err(error) = mxfp4::dequantize(packed.bytes, exponents.bytes, &mut values)
+        {
+            self.note(format!("`{scales}`: {error}"));
+        }
+        values
+    }
+
+    fn found(&self, name: &str, shape: &[usize]) -> Option<Raw<'a>> {
+        let Some(raw) = self.checkpoint.raw(name) else {
+            self.note(format!("`{name}` is missing"));
+            return None;
+        };
+        if raw.shape != shape {
+            self.note(format!("`{name}` has shape {:?}, expected {shape:?}", raw.shape));
+            return None;
+        }
+        Some(raw)
+    }
+
+    fn note(&self, problem: String) {
+        self.problems.borrow_mut().push(problem);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifact::{
+        Artifact,
+        checkpoint::{Draft, Owned, files_in},
+    };
+
+    fn checkpoint(tensors: &[(&str, Owned)]) -> (tempfile::TempDir, Checkpoint) {
+        let dir = tempfile::tempdir().unwrap();
+        let tensors = tensors.iter().map(|(name, t)| ((*name).to_owned(), t.clone())).collect();
+        Draft { tensors, ..Draft::default() }.save(dir.path()).unwrap();
+        let checkpoint = Checkpoint::load(&files_in(dir.path()).unwrap()).unwrap();
+        (dir, checkpoint)
+    }
+
+    #[test]
+    fn every_problem_is_reported_at_once() {
+        let (_dir, checkpoint) =
+            checkpoint(&[("a", Owned::f32(&[2], &[1.0, 2.0])), ("b", Owned::u8(&[2], vec![0, 0]))]);
+        let params = Params::new(&checkpoint, &|_| false);
+        params.get("a", &[3]);
+        params.get("b", &[2]);
+        params.get("c", &[1]);
+        let text = params.finish().unwrap_err().to_string();
+        for part in ["`a` has shape [2], expected [3]", "`b` has element type U8", "`c` is missing"] {
+            assert!(text.contains(part), "{text}");
+        }
+    }
+
+    #[test]
+    fn both_forms_of_experts_give_the_same_matrices() {
+        let (experts, out, inner) = (2, 3, 32);
+        let blocks: Vec<u8> = (0..experts * out * 16).map(|i| (i * 37 % 256) as u8).collect();
+        let scales: Vec<u8> = (0..experts * out).map(|i| 120 + i as u8).collect();
+        let mut values = vec![0f32; experts * out * inner];
+        mxfp4::dequantize(&blocks, &scales, &mut values).unwrap();
+        let at = |e: usize, i: usize, o: usize| values[(e * out + o) * inner + i];
+        let dense: Vec<f32> =
+            (0..values.len()).map(|n| at(n / (inner * out), n / out % inner, n % out)).collect();
+        let (_dir, checkpoint) = checkpoint(&[
+            ("packed_blocks", Owned::u8(&[experts, out, 1, 16], blocks)),
+            ("packed_scales", Owned::u8(&[experts, out, 1], scales)),
+            ("dense", Owned::f32(&[experts, inner, out], &dense)),
+        ]);
+        let params = Params::new(&checkpoint, &|name| name == "dense");
+        let shape = [experts, out, inner];
+        let flat = |p: &Param| p.tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        assert_eq!(flat(&params.experts("packed", shape)), values);
+        assert_eq!(flat(&params.experts("dense", shape)), values);
+        assert_eq!(params.finish().unwrap().keys().collect::<Vec<_>>(), ["dense"]);
+    }
+}
