@@ -7,6 +7,7 @@ pub mod files;
 pub mod scores;
 pub mod splits;
 pub mod texts;
+pub mod tokenizer;
 
 use std::{
     collections::BTreeMap,

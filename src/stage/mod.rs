@@ -8,6 +8,7 @@ pub mod embed;
 pub mod exec;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod tokenizer;
 
 use std::{borrow::Cow, marker::PhantomData, path::Path, path::PathBuf};
 
@@ -260,6 +261,7 @@ impl<S: Stage> Action for Erased<S> {
 #[rustfmt::skip] // one row a line
 pub const STAGES: &[Entry] = &[
     Entry::of::<corpus::Corpus>(),
+    Entry::of::<tokenizer::TrainTokenizer>(),
     Entry::of::<embed::Embed>(),
     Entry::of::<exec::Exec>(),
 ];

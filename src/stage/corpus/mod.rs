@@ -6,6 +6,7 @@ mod dedup;
 mod files;
 mod jsonl;
 mod normalise;
+pub mod synthetic;
 
 use std::{collections::BTreeMap, path::Path};
 
