@@ -1,1 +1,3 @@
-//! What a user sees: whole commands on small projects.
+//! What a user can count on, one area a file.
+
+mod parity;

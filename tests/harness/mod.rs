@@ -1,1 +1,3 @@
-//! What the cases share.
+//! What test cases share.
+
+pub(crate) mod golden;

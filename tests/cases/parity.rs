@@ -1,0 +1,232 @@
+//! Parity with transformers: logits, hidden states, sinks and routing of tiny GPT-OSS models in float32.
+//!
+//! The second half spoils one thing at a time and asserts that parity is lost by far: a fixture that cannot see a dropped bias
+//! proves nothing about biases.
+
+use candle_core::{Result, Tensor};
+use mla_run::{
+    artifact::{Artifact, checkpoint::Checkpoint},
+    model::{
+        Batch, Model,
+        probe::{AttentionSeen, NoProbe, Probe},
+    },
+};
+use serde_json::json;
+
+use crate::harness::golden::Golden;
+
+const DENSE: &str = "gptoss-dense";
+const MXFP4: &str = "gptoss-mxfp4";
+
+/// Largest allowed difference of logits, float32 against float32; 1.5e-5 was seen.
+const TOLERANCE: f32 = 1e-4;
+
+/// What every spoiled model's logits must differ by; 0.31 (a YaRN factor of 10 for 8) is the smallest seen.
+const FAR: f32 = 1000.0 * TOLERANCE;
+
+#[test]
+fn logits_hidden_states_sinks_and_routing_equal_transformers() {
+    for case in [DENSE, MXFP4] {
+        let golden = Golden::load(case);
+        let (logits, seen) = run(&golden);
+        let want = &golden.expected;
+        assert_close(&format!("{case}: logits"), &logits, &want.logits, TOLERANCE);
+        assert_eq!(seen.hidden.len(), want.hidden.len());
+        for (layer, hidden) in want.hidden.iter().enumerate() {
+            let largest = hidden.iter().flatten().fold(10.0, |most: f32, x| most.max(x.abs()));
+            assert_close(&format!("{case}: layer {layer}"), &seen.hidden[layer], hidden, largest * 1e-5);
+            let mass = format!("{case}: sinks of layer {layer}");
+            assert_close(&mass, &seen.sink_mass[layer], &want.sink_mass[layer], 1e-5);
+            assert_eq!(seen.experts[layer], want.experts[layer], "{case}: experts of layer {layer}");
+        }
+    }
+}
+
+#[test]
+fn sequences_packed_into_one_batch_do_not_see_each_other() {
+    let golden = Golden::load(DENSE);
+    let dir = tempfile::tempdir().unwrap();
+    let model = Model::frozen(&Checkpoint::load(&golden.write(dir.path())).unwrap()).unwrap();
+    let (short, long) = (&golden.tokens[3..40], &golden.tokens[..]);
+    let batch = Batch::new([short, long]);
+    let packed = rows(&model.logits(&batch, &mut NoProbe).unwrap());
+    let at = |&p: &usize| packed[short.len() + p].clone();
+    let logits: Vec<_> = golden.expected.positions.iter().map(at).collect();
+    assert_close("packed", &logits, &golden.expected.logits, TOLERANCE);
+}
+
+#[test]
+fn dropping_the_sinks_is_seen() {
+    spoil("sinks", |g| g.edit("self_attn.sinks", |_| -1e4));
+}
+
+#[test]
+fn a_window_off_by_one_is_seen() {
+    for by in [-1, 1] {
+        spoil("window", |g| {
+            let window = g.config["sliding_window"].as_i64().unwrap() + by;
+            g.config["sliding_window"] = json!(window);
+        });
+    }
+}
+
+#[test]
+fn wrong_layer_types_are_seen() {
+    spoil("layer types", |g| {
+        let n = g.expected.hidden.len();
+        let swapped = |i: usize| if i.is_multiple_of(2) { "full_attention" } else { "sliding_attention" };
+        g.config["layer_types"] = json!((0..n).map(swapped).collect::<Vec<_>>());
+    });
+}
+
+#[test]
+fn a_wrong_yarn_factor_is_seen() {
+    spoil("factor", |g| g.rope()["factor"] = json!(g.rope()["factor"].as_f64().unwrap() * 1.25));
+    spoil("original context", |g| g.rope()["original_max_position_embeddings"] = json!(48));
+}
+
+#[test]
+fn a_truncated_yarn_ramp_is_seen() {
+    spoil("truncate", |g| g.rope()["truncate"] = json!(true));
+    spoil("default of truncate", |g| {
+        g.rope().as_object_mut().unwrap().remove("truncate");
+    });
+}
+
+#[test]
+fn a_dropped_attention_scaling_is_seen() {
+    // Scaling all queries by 1 / m² equals leaving the factor m out of cosines and sines on both sides.
+    spoil("attention scaling", |g| {
+        let m = 0.1 * g.rope()["factor"].as_f64().unwrap().ln() + 1.0;
+        for tensor in ["q_proj.weight", "q_proj.bias"] {
+            g.edit(tensor, |x| x / (m * m) as f32);
+        }
+    });
+}
+
+#[test]
+fn each_dropped_bias_is_seen() {
+    for bias in ["q_proj", "k_proj", "v_proj", "o_proj", "router"] {
+        spoil(bias, |g| g.edit(&format!("layers.1.{}.bias", owner(bias)), |_| 0.0));
+    }
+    for bias in ["gate_up_proj_bias", "down_proj_bias"] {
+        spoil(bias, |g| g.edit(&format!("layers.1.mlp.experts.{bias}"), |_| 0.0));
+    }
+}
+
+#[test]
+fn wrong_interleaving_of_gate_and_up_is_seen() {
+    let swapped = |i: usize, _: usize| i ^ 1;
+    // What a reader sees that takes the first half of the rows for the gate.
+    let halves = |i: usize, n: usize| if i.is_multiple_of(2) { i / 2 } else { n / 2 + i / 2 };
+    for from in [&swapped as &dyn Fn(usize, usize) -> usize, &halves] {
+        spoil_one(DENSE, "rows", |g| {
+            g.permute("experts.gate_up_proj", 2, from);
+            g.permute("experts.gate_up_proj_bias", 1, from);
+        });
+        spoil_one(MXFP4, "rows", |g| {
+            for part in ["blocks", "scales", "bias"] {
+                g.permute(&format!("experts.gate_up_proj_{part}"), 1, from);
+            }
+        });
+        spoil("bias alone", |g| g.permute("experts.gate_up_proj_bias", 1, from));
+    }
+}
+
+#[test]
+fn swapped_nibbles_and_an_idle_clamp_are_seen() {
+    spoil_one(MXFP4, "nibbles", |g| g.edit_bytes("gate_up_proj_blocks", |b| b.rotate_left(4)));
+    spoil("clamp", |g| g.config["swiglu_limit"] = json!(1e6));
+}
+
+/// The name of the block that owns a map of layer 1.
+fn owner(map: &str) -> String {
+    if map == "router" { format!("mlp.{map}") } else { format!("self_attn.{map}") }
+}
+
+/// Spoils both models and asserts that each one's logits are far from what transformers computed.
+fn spoil(what: &str, change: impl Fn(&mut Golden)) {
+    for case in [DENSE, MXFP4] {
+        spoil_one(case, what, &change);
+    }
+}
+
+fn spoil_one(case: &str, what: &str, change: impl Fn(&mut Golden)) {
+    let mut golden = Golden::load(case);
+    change(&mut golden);
+    let difference = largest_difference(&run(&golden).0, &golden.expected.logits);
+    assert!(difference > FAR, "{case}: spoiling `{what}` changes logits by {difference} only");
+}
+
+/// Logits and observations at the expected positions.
+fn run(golden: &Golden) -> (Vec<Vec<f32>>, Seen) {
+    let dir = tempfile::tempdir().unwrap();
+    let checkpoint = Checkpoint::load(&golden.write(dir.path())).unwrap();
+    let model = Model::frozen(&checkpoint).unwrap();
+    let layers = golden.expected.hidden.len();
+    let sinks = (0..layers).map(|i| golden.bf16s(&format!("model.layers.{i}.self_attn.sinks"))).collect();
+    let mut seen = Seen { at: golden.expected.positions.clone(), sinks, ..Seen::default() };
+    let logits = model.logits(&Batch::new([golden.tokens.as_slice()]), &mut seen).unwrap();
+    (seen.pick(&rows(&logits)), seen)
+}
+
+/// What passed by, at some positions; one entry per layer.
+#[derive(Default)]
+struct Seen {
+    at: Vec<usize>,
+    sinks: Vec<Vec<f32>>,
+    hidden: Vec<Vec<Vec<f32>>>,
+    sink_mass: Vec<Vec<Vec<f32>>>,
+    experts: Vec<Vec<Vec<u32>>>,
+}
+
+impl Seen {
+    fn pick<T: Clone>(&self, rows: &[T]) -> Vec<T> {
+        self.at.iter().map(|&position| rows[position].clone()).collect()
+    }
+}
+
+impl Probe for Seen {
+    fn attention(&mut self, seen: &AttentionSeen<'_>) -> Result<()> {
+        let lse = seen.packed.narrow(2, seen.packed.dim(2)? - 1, 1)?.squeeze(2)?.t()?.contiguous()?;
+        let mass =
+            |(lse, sink): (&Vec<f32>, &f32)| lse.iter().map(|l| 1.0 / (1.0 + (l - sink).exp())).collect();
+        let heads: Vec<Vec<f32>> = rows(&lse).iter().zip(&self.sinks[seen.layer]).map(mass).collect();
+        self.sink_mass.push(heads.iter().map(|head| self.pick(head)).collect());
+        Ok(())
+    }
+
+    fn router(&mut self, _: usize, logits: &Tensor) -> Result<()> {
+        let top2 = |row: &Vec<f32>| {
+            let mut order: Vec<u32> = (0..row.len() as u32).collect();
+            order.sort_by(|&a, &b| row[b as usize].total_cmp(&row[a as usize]));
+            order.truncate(2);
+            order
+        };
+        self.experts.push(self.pick(&rows(logits)).iter().map(top2).collect());
+        Ok(())
+    }
+
+    fn layer(&mut self, _: usize, hidden: &Tensor) -> Result<()> {
+        self.hidden.push(self.pick(&rows(hidden)));
+        Ok(())
+    }
+}
+
+fn rows(tensor: &Tensor) -> Vec<Vec<f32>> {
+    tensor.to_vec2().unwrap()
+}
+
+fn assert_close(what: &str, got: &[Vec<f32>], want: &[Vec<f32>], tolerance: f32) {
+    let difference = largest_difference(got, want);
+    assert!(difference <= tolerance, "{what}: largest difference {difference}, allowed {tolerance}");
+}
+
+fn largest_difference(got: &[Vec<f32>], want: &[Vec<f32>]) -> f32 {
+    assert_eq!(got.len(), want.len());
+    let differences = got.iter().zip(want).flat_map(|(got, want)| {
+        assert_eq!(got.len(), want.len());
+        got.iter().zip(want).map(|(a, b)| (a - b).abs())
+    });
+    differences.fold(0.0, |most: f32, x| if x.is_nan() { f32::INFINITY } else { most.max(x) })
+}
