@@ -2,6 +2,7 @@
 
 pub mod artifact;
 pub mod cli;
+pub mod device;
 pub mod engine;
 pub mod kernel;
 pub mod manifest;

@@ -1,6 +1,7 @@
 //! Typed values that cross the border between stages, and their files. Knows no stage and no store.
 
 pub mod checkpoint;
+pub mod clusters;
 pub mod drops;
 pub mod embeddings;
 pub mod files;

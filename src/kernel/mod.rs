@@ -15,6 +15,7 @@ pub mod gemm;
 pub mod grouped_linear;
 pub mod linear;
 pub mod mxfp4;
+pub mod nearest;
 pub mod rms_norm;
 pub mod rope;
 pub mod sink;

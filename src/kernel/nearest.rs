@@ -1,0 +1,285 @@
+//! Nearest centroid by dot product on the integer grid: the definition, a fast CPU form and the CUDA launch.
+//!
+//! All three give the same integers: norms are below 2¹², so by Cauchy–Schwarz every partial sum is below 2²⁴ and exact in i32 and
+//! in f32, in any order. Knows no document and no clustering.
+
+use rayon::prelude::*;
+
+use crate::{
+    device::Device,
+    kernel::gemm::{Mat, Threads, Write, gemm},
+};
+
+/// Norms stay below this, so that products stay below 2²⁴.
+const MAX_NORM: i64 = 1 << 12;
+
+/// Points per block of the CPU form.
+const BLOCK: usize = 128;
+
+/// A row-major matrix of grid vectors whose products are exact.
+#[derive(Debug, Clone, Copy)]
+pub struct Rows<'a> {
+    dim: usize,
+    data: &'a [i16],
+}
+
+/// For one point: the centroid with the largest product.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Nearest {
+    /// Its index; the smallest of those with that product.
+    pub index: u32,
+    /// The product.
+    pub score: i32,
+    /// The largest product of the other centroids; `i32::MIN` where there is none.
+    pub second: i32,
+}
+
+/// Why products cannot be computed.
+#[derive(Debug, thiserror::Error)]
+pub enum NearestError {
+    /// The matrix is not a whole number of rows.
+    #[error("{len} values are not rows of {dim}")]
+    Shape {
+        /// Values in the matrix.
+        len: usize,
+        /// Values per row.
+        dim: usize,
+    },
+    /// A row is too long for exact f32 sums.
+    #[error(
+        "row {row} has norm² {square}, outside the exact range; vectors must be on the grid of unit vectors"
+    )]
+    Norm {
+        /// The row.
+        row: usize,
+        /// Its squared norm.
+        square: i64,
+    },
+    /// Points and centroids differ in dimension, or there are no centroids.
+    #[error("points have {points} coordinates, {count} centroids have {centroids}")]
+    Mismatch {
+        /// Coordinates per point.
+        points: usize,
+        /// Coordinates per centroid.
+        centroids: usize,
+        /// Number of centroids.
+        count: usize,
+    },
+    /// The device cannot be used.
+    #[error(transparent)]
+    Device(#[from] crate::device::DeviceError),
+    /// The launch failed.
+    #[error("kernel `nearest_i16`: {0}")]
+    Launch(#[from] candle_core::Error),
+}
+
+impl<'a> Rows<'a> {
+    /// Checks shape and norms.
+    pub fn new(dim: usize, data: &'a [i16]) -> Result<Self, NearestError> {
+        if dim == 0 || !data.len().is_multiple_of(dim) {
+            return Err(NearestError::Shape { len: data.len(), dim });
+        }
+        for (row, values) in data.chunks_exact(dim).enumerate() {
+            let square: i64 = values.iter().map(|&q| i64::from(q).pow(2)).sum();
+            if square >= MAX_NORM * MAX_NORM {
+                return Err(NearestError::Norm { row, square });
+            }
+        }
+        Ok(Self { dim, data })
+    }
+
+    fn len(self) -> usize {
+        self.data.len() / self.dim
+    }
+}
+
+/// The nearest centroid of each point, computed on the device.
+pub fn nearest(device: Device, points: Rows<'_>, centroids: Rows<'_>) -> Result<Vec<Nearest>, NearestError> {
+    if points.dim != centroids.dim || centroids.len() == 0 {
+        let (points, count) = (points.dim, centroids.len());
+        return Err(NearestError::Mismatch { points, centroids: centroids.dim, count });
+    }
+    match device {
+        Device::Cpu => Ok(blocked(points, centroids)),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) if points.len() == 0 => Ok(Vec::new()),
+        #[cfg(feature = "cuda")]
+        Device::Cuda(_) => cuda::launch(device, points, centroids),
+        #[cfg(not(feature = "cuda"))]
+        Device::Cuda(_) => Err(crate::device::DeviceError::NoCuda(device).into()),
+    }
+}
+
+/// The definition: integers, one product at a time.
+pub fn definition(points: Rows<'_>, centroids: Rows<'_>) -> Vec<Nearest> {
+    let product =
+        |a: &[i16], b: &[i16]| -> i64 { a.iter().zip(b).map(|(&a, &b)| i64::from(a) * i64::from(b)).sum() };
+    let one = |point| best(centroids.data.chunks_exact(centroids.dim).map(|c| product(point, c) as i32));
+    points.data.chunks_exact(points.dim).map(one).collect()
+}
+
+fn best(products: impl Iterator<Item = i32>) -> Nearest {
+    let mut best = Nearest { index: u32::MAX, score: i32::MIN, second: i32::MIN };
+    for (j, score) in products.enumerate() {
+        if score > best.score || best.index == u32::MAX {
+            best = Nearest { index: j as u32, score, second: best.score };
+        } else {
+            best.second = best.second.max(score);
+        }
+    }
+    best
+}
+
+/// The CPU form: blocks of points in parallel, products by an f32 matrix product.
+fn blocked(points: Rows<'_>, centroids: Rows<'_>) -> Vec<Nearest> {
+    let (dim, k) = (points.dim, centroids.len());
+    let right: Vec<f32> = centroids.data.iter().map(|&q| f32::from(q)).collect();
+    let block = |rows: &[i16]| {
+        let n = rows.len() / dim;
+        let left: Vec<f32> = rows.iter().map(|&q| f32::from(q)).collect();
+        let mut products = vec![0.0_f32; n * k];
+        let factors = (Mat::dense(&left, n, dim), Mat::dense(&right, k, dim).t());
+        gemm((&mut products, k), Write::Set, 1.0, factors, Threads::One);
+        let row = |row: &[f32]| best(row.iter().map(|&x| x as i32));
+        products.chunks_exact(k).map(row).collect::<Vec<_>>()
+    };
+    points.data.par_chunks(BLOCK * dim).flat_map_iter(block).collect()
+}
+
+#[cfg(feature = "cuda")]
+mod cuda {
+    //! The launch of `kernels/nearest.cu`; no arithmetic.
+
+    use candle_core::cuda_backend::{
+        WrapErr,
+        cudarc::driver::{LaunchConfig, PushKernelArg},
+    };
+
+    use super::{Nearest, NearestError, Rows};
+    use crate::device::Device;
+
+    const PTX: &str = include_str!(concat!(env!("OUT_DIR"), "/nearest.ptx"));
+    const TILE: u32 = 64;
+    const SIDE: u32 = 16;
+
+    pub(super) fn launch(
+        device: Device,
+        points: Rows<'_>,
+        centroids: Rows<'_>,
+    ) -> Result<Vec<Nearest>, NearestError> {
+        let device = device.candle()?;
+        let cuda = device.as_cuda_device()?;
+        let size =
+            |n: usize| i32::try_from(n).map_err(|_| candle_core::Error::Msg(format!("{n} exceeds 2^31 - 1")));
+        let (n, k, d) = (size(points.len())?, size(centroids.len())?, size(points.dim)?);
+
+        let p = cuda.clone_htod(points.data)?;
+        let c = cuda.clone_htod(centroids.data)?;
+        let mut index = cuda.alloc_zeros::<u32>(points.len())?;
+        let mut score = cuda.alloc_zeros::<i32>(points.len())?;
+        let mut second = cuda.alloc_zeros::<i32>(points.len())?;
+        let function = cuda.get_or_load_custom_func("nearest_i16", "nearest", PTX)?;
+        let config = LaunchConfig {
+            grid_dim: ((n as u32).div_ceil(TILE), 1, 1),
+            block_dim: (SIDE, SIDE, 1),
+            shared_mem_bytes: 0,
+        };
+        let mut builder = function.builder();
+        builder.arg(&p).arg(&c).arg(&mut index).arg(&mut score).arg(&mut second).arg(&n).arg(&k).arg(&d);
+        // SAFETY: `p` holds n × d and `c` k × d values ([`Rows`] checks), the three outputs hold n each and are distinct
+        // allocations; the kernel guards every row and column against n, k and d.
+        #[expect(unsafe_code, reason = "a kernel launch")]
+        unsafe { builder.launch(config) }.w()?;
+
+        let (index, score, second) =
+            (cuda.clone_dtoh(&index)?, cuda.clone_dtoh(&score)?, cuda.clone_dtoh(&second)?);
+        let row = |((index, score), second)| Nearest { index, score, second };
+        Ok(index.into_iter().zip(score).zip(second).map(row).collect())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rand_chacha::ChaCha8Rng;
+    use rand_core::{Rng, SeedableRng};
+
+    use super::*;
+    use crate::math::grid;
+
+    /// Grid vectors of random directions; `spiky` ones have nearly all their length in one coordinate, `coarse` ones have few
+    /// distinct values, so that products tie.
+    fn rows(n: usize, dim: usize, shape: &str, seed: u64) -> Vec<i16> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut out = vec![0; n * dim];
+        for row in out.chunks_exact_mut(dim) {
+            let mut x: Vec<i64> = (0..dim).map(|_| i64::from(rng.next_u32() % 2001) - 1000).collect();
+            match shape {
+                "spiky" => x[rng.next_u32() as usize % dim] = 10_000_000,
+                "coarse" => x.iter_mut().for_each(|v| *v = v.signum() * i64::from(rng.next_u32() % 4 == 0)),
+                _ => {}
+            }
+            grid::quantise(&x, row);
+        }
+        out
+    }
+
+    fn check(device: Device, [n, k, dim]: [usize; 3], shape: &str) {
+        let (p, c) = (rows(n, dim, shape, 1), rows(k, dim, shape, 2));
+        let (p, c) = (Rows::new(dim, &p).unwrap(), Rows::new(dim, &c).unwrap());
+        assert_eq!(nearest(device, p, c).unwrap(), definition(p, c), "{n} × {k} × {dim}, {shape}");
+    }
+
+    fn check_all(device: Device) {
+        for shape in ["random", "spiky", "coarse"] {
+            for n in [1, BLOCK - 1, BLOCK, BLOCK + 1] {
+                for [k, dim] in [[1, 8], [63, 31], [64, 32], [65, 33], [130, 256]] {
+                    check(device, [n, k, dim], shape);
+                }
+            }
+            check(device, [300, 70, grid::MAX_DIM], shape);
+        }
+    }
+
+    #[test]
+    fn the_fast_form_equals_the_definition() {
+        check_all(Device::Cpu);
+    }
+
+    #[cfg(feature = "cuda")]
+    #[test]
+    #[ignore = "needs a CUDA device"]
+    fn the_cuda_kernel_equals_the_definition() {
+        check_all("cuda:0".parse().unwrap());
+    }
+
+    #[test]
+    fn ties_go_to_the_smallest_index() {
+        let centroids = [0, 5, 3, 4, 5, 0, 3, 4];
+        let rows = |data| Rows::new(2, data).unwrap();
+        let found = nearest(Device::Cpu, rows(&[1, 1, 0, 0, -1, 0]), rows(&centroids)).unwrap();
+        assert_eq!(
+            found,
+            [
+                Nearest { index: 1, score: 7, second: 7 },
+                Nearest { index: 0, score: 0, second: 0 },
+                Nearest { index: 0, score: 0, second: -3 },
+            ]
+        );
+        let alone = nearest(Device::Cpu, rows(&[1, 1]), rows(&[-5, 0])).unwrap();
+        assert_eq!(alone, [Nearest { index: 0, score: -5, second: i32::MIN }]);
+    }
+
+    #[test]
+    fn what_would_not_be_exact_is_refused() {
+        let long = Rows::new(1, &[0, 4096]).map(|_| ()).unwrap_err().to_string();
+        assert!(long.starts_with("row 1 has norm² 16777216"), "{long}");
+        assert!(Rows::new(1, &[4095, -4095]).is_ok());
+        assert!(matches!(Rows::new(2, &[1]), Err(NearestError::Shape { len: 1, dim: 2 })));
+        let (one, two) = (Rows::new(1, &[1]).unwrap(), Rows::new(2, &[1, 1]).unwrap());
+        assert!(matches!(nearest(Device::Cpu, one, two), Err(NearestError::Mismatch { .. })));
+        assert!(matches!(
+            nearest(Device::Cpu, one, Rows::new(1, &[]).unwrap()),
+            Err(NearestError::Mismatch { .. })
+        ));
+    }
+}
