@@ -6,6 +6,7 @@
 pub mod corpus;
 pub mod embed;
 pub mod exec;
+pub mod model;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tokenizer;
@@ -263,5 +264,6 @@ pub const STAGES: &[Entry] = &[
     Entry::of::<corpus::Corpus>(),
     Entry::of::<tokenizer::TrainTokenizer>(),
     Entry::of::<embed::Embed>(),
+    Entry::of::<model::ModelSource>(),
     Entry::of::<exec::Exec>(),
 ];

@@ -1,0 +1,241 @@
+//! The model source: a checkpoint of the user's, checked before anything is computed with it. Knows no conversion.
+
+use std::{fs, path::Path};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    artifact::{Artifact, checkpoint::Checkpoint},
+    engine::action::{Cx, Failure, Numerics, OutputPort},
+    model::{Config, Layer, ModelError, Shell},
+    stage::{Invalid, Read, Stage, UserPath},
+};
+
+/// Gives a model to the stages that need one: a folder in Hugging Face layout (`config.json`, tokenizer, `*.safetensors`).
+/// Every tensor's name, shape and element type is checked here.
+#[derive(Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct ModelSource {
+    /// The model's folder, relative to the manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<UserPath>,
+    /// A model of the hub in place of `path`, such as `openai/gpt-oss-20b`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hub: Option<String>,
+    /// With `hub`: the commit, tag or branch.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revision: Option<String>,
+}
+
+/// Why a model cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum SourceError {
+    #[error(
+        "`{0}` is on the hub, and this version does not download; fetch it yourself and set `path` to its folder in place of `hub`"
+    )]
+    HubUnavailable(String),
+    #[error("cannot copy `{file}`: {source}")]
+    Copy { file: String, source: std::io::Error },
+}
+
+/// What belongs to a model besides its weights and configuration, by the end of the file's name.
+const SIDE_FILES: &[&str] = &[".json", ".jinja", ".txt", ".model", "LICENSE"];
+
+impl Stage for ModelSource {
+    const KIND: &'static str = "model";
+    const VERSION: u32 = 1;
+    const NUMERICS: Numerics = Numerics::Bitwise;
+    const OUTPUTS: &'static [OutputPort] =
+        &[OutputPort { name: "checkpoint", kind: <Checkpoint as Artifact>::KIND }];
+
+    fn check(&self) -> Result<(), Invalid> {
+        match (&self.path, &self.hub) {
+            (Some(_), Some(_)) => Err(Invalid::new("hub", "`hub` and `path` exclude each other")
+                .hint("keep `path` for a folder on this machine")),
+            (None, None) => Err(Invalid::new("path", "a model needs `path` or `hub`")
+                .hint("`path` is a folder with config.json and *.safetensors")),
+            (Some(_), None) if self.revision.is_some() => {
+                Err(Invalid::new("revision", "`revision` goes with `hub`")
+                    .hint("a folder is identified by its content; remove `revision`"))
+            }
+            (None, Some(hub)) if hub.split('/').filter(|part| !part.is_empty()).count() != 2 => {
+                Err(Invalid::new("hub", format!("`{hub}` is not a name of the form owner/model")))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn reads(&self, base: &Path) -> Result<Vec<Read>, Invalid> {
+        self.path.as_ref().map_or_else(|| Ok(Vec::new()), |path| model_files(&base.join(&path.0)))
+    }
+
+    fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
+        if let Some(hub) = &self.hub {
+            return Err(Failure::stage(SourceError::HubUnavailable(hub.clone())));
+        }
+        let checkpoint = Checkpoint::load(&cx.reads).map_err(Failure::stage)?;
+        validate(&checkpoint, cx)?;
+        let out = cx.output("checkpoint");
+        for (file, path) in &cx.reads {
+            cx.check_stop()?;
+            fs::copy(path, out.join(file))
+                .map_err(|source| Failure::stage(SourceError::Copy { file: file.clone(), source }))?;
+        }
+        Ok(())
+    }
+}
+
+/// The files of a model's folder, under their own names.
+fn model_files(folder: &Path) -> Result<Vec<Read>, Invalid> {
+    let fault = |what: &str| Invalid::new("path", format!("{what} `{}`", folder.display()));
+    let hint = "a model's folder holds config.json and *.safetensors; it is relative to the manifest";
+    let entries = fs::read_dir(folder).map_err(|_| fault("there is no folder").hint(hint))?;
+    let mut reads = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|e| fault(&format!("cannot list ({e})")))?.path();
+        let Some(name) = path.file_name().and_then(|name| name.to_str()) else { continue };
+        let wanted = name.ends_with(".safetensors") || SIDE_FILES.iter().any(|end| name.ends_with(end));
+        if wanted && !name.starts_with('.') && path.is_file() {
+            reads.push(Read { name: name.to_owned(), path: path.clone() });
+        }
+    }
+    reads.sort();
+    if !reads.iter().any(|read| read.name == "config.json") {
+        return Err(fault("there is no config.json in").hint(hint));
+    }
+    if !reads.iter().any(|read| read.name.ends_with(".safetensors")) {
+        return Err(fault("there is no *.safetensors in").hint(hint));
+    }
+    Ok(reads)
+}
+
+/// Reads every tensor once, a layer at a time, and reports all that is missing or malformed in one error.
+fn validate(checkpoint: &Checkpoint, cx: &Cx<'_>) -> Result<(), Failure> {
+    let config = Config::parse(&checkpoint.config).map_err(Failure::stage)?;
+    let layers = config.layers.len();
+    cx.progress.phase("checking", Some(layers as u64 + 1), "layers");
+    let mut problems = Vec::new();
+    for part in 0..=layers {
+        cx.check_stop()?;
+        let loaded = match part.checked_sub(1) {
+            None => Shell::load(checkpoint, &config).map(drop),
+            Some(index) => Layer::load(checkpoint, &config, index).map(drop),
+        };
+        match loaded {
+            Ok(()) => {}
+            Err(ModelError::Tensors(found)) => problems.extend(found),
+            Err(error) => return Err(Failure::stage(error)),
+        }
+        cx.progress.advance(1);
+    }
+    if problems.is_empty() { Ok(()) } else { Err(Failure::stage(ModelError::Tensors(problems))) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        artifact::checkpoint::{Draft, Owned, files_in},
+        stage::testing::Bench,
+    };
+
+    const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
+
+    fn source(toml: &str) -> ModelSource {
+        toml::from_str(toml).unwrap()
+    }
+
+    fn broken(change: impl Fn(&mut Draft)) -> (tempfile::TempDir, ModelSource) {
+        let folder = Path::new(GOLDEN).join("gptoss-dense");
+        let mut files = files_in(&folder).unwrap();
+        files.remove("expected.safetensors");
+        let mut draft = Draft::copy_of(&Checkpoint::load(&files).unwrap()).unwrap();
+        change(&mut draft);
+        let dir = tempfile::tempdir().unwrap();
+        draft.save(dir.path()).unwrap();
+        let stage = source(&format!("path = {:?}", dir.path()));
+        (dir, stage)
+    }
+
+    fn run(stage: &ModelSource) -> Result<Bench, Failure> {
+        let bench = Bench::new().reads(stage.reads(Path::new("")).unwrap());
+        bench.run(stage).map(|()| bench)
+    }
+
+    #[test]
+    fn a_sound_model_passes_with_its_side_files() {
+        let (_dir, stage) = broken(|draft| {
+            draft.side_files.insert("tokenizer.json".into(), b"{}".to_vec());
+        });
+        let bench = run(&stage).unwrap();
+        let checkpoint: Checkpoint = bench.load("checkpoint");
+        assert!(checkpoint.raw("model.layers.0.self_attn.sinks").is_some());
+        assert_eq!(
+            bench.files("checkpoint").keys().collect::<Vec<_>>(),
+            ["config.json", "model.safetensors", "tokenizer.json", "tokens.json"]
+        );
+    }
+
+    #[test]
+    fn every_fault_is_reported_in_one_error() {
+        let (_dir, stage) = broken(|draft| {
+            draft.tensors.remove("model.norm.weight");
+            draft.tensors.remove("model.layers.3.self_attn.sinks");
+            draft.tensors.insert("model.layers.1.self_attn.q_proj.bias".into(), Owned::f32(&[1], &[0.0]));
+        });
+        let error = run(&stage).err().unwrap().to_string();
+        for part in [
+            "`model.norm.weight` is missing",
+            "`model.layers.3.self_attn.sinks` is missing",
+            "`model.layers.1.self_attn.q_proj.bias` has shape [1], expected [128]",
+        ] {
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_architecture_is_named() {
+        let (_dir, stage) = broken(|draft| draft.config["model_type"] = "gpt9".into());
+        let error = run(&stage).err().unwrap().to_string();
+        assert!(error.contains("model_type `gpt9` is not supported"), "{error}");
+    }
+
+    #[test]
+    fn folders_that_are_no_model_are_refused_at_path() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("empty")).unwrap();
+        fs::create_dir(dir.path().join("half")).unwrap();
+        fs::write(dir.path().join("half/config.json"), "{}").unwrap();
+        for (folder, message) in [
+            ("missing", "there is no folder `"),
+            ("empty", "there is no config.json in `"),
+            ("half", "there is no *.safetensors in `"),
+        ] {
+            let error = source(&format!("path = {folder:?}")).reads(dir.path()).unwrap_err();
+            assert_eq!(error.param, "path");
+            assert!(error.message.starts_with(message), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_hub_is_planned_but_not_run() {
+        let stage = source("hub = 'openai/gpt-oss-20b'\nrevision = 'main'");
+        assert_eq!(stage.check(), Ok(()));
+        assert_eq!(stage.reads(Path::new("")), Ok(vec![]));
+        let error = Bench::new().run(&stage).unwrap_err().to_string();
+        assert!(error.starts_with("`openai/gpt-oss-20b` is on the hub"), "{error}");
+    }
+
+    #[test]
+    fn combinations_that_make_no_sense() {
+        for (toml, param) in [
+            ("", "path"),
+            ("path = 'a'\nhub = 'b/c'", "hub"),
+            ("path = 'a'\nrevision = 'x'", "revision"),
+            ("hub = 'gpt'", "hub"),
+        ] {
+            assert_eq!(source(toml).check().unwrap_err().param, param, "{toml}");
+        }
+    }
+}
