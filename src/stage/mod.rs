@@ -3,6 +3,7 @@
 //! A stage sees its declared inputs, its parameters, a seed, a device, progress and checkpoints ([`Cx`]); never the store,
 //! the clock, the environment or another stage.
 
+pub mod cluster;
 pub mod corpus;
 pub mod embed;
 pub mod exec;
@@ -264,6 +265,7 @@ pub const STAGES: &[Entry] = &[
     Entry::of::<corpus::Corpus>(),
     Entry::of::<tokenizer::TrainTokenizer>(),
     Entry::of::<embed::Embed>(),
+    Entry::of::<cluster::Cluster>(),
     Entry::of::<model::ModelSource>(),
     Entry::of::<exec::Exec>(),
 ];

@@ -1,0 +1,187 @@
+//! Exact spherical k-means on the integer grid. Knows no document: a point is its index, and lower indices win ties.
+//!
+//! Products are exact integers, sums of members are i64, and a new centroid is the sum scaled to unit length by IEEE square root,
+//! division and rounding. Nothing depends on threads, devices or the order of sums.
+
+use crate::{
+    device::Device,
+    kernel::nearest::{Nearest, NearestError, Rows, nearest},
+    math::grid,
+};
+
+/// A clustering.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Found {
+    /// The nearest centroid of each point.
+    pub(super) nearest: Vec<Nearest>,
+    /// Row-major, `k × dim`.
+    pub(super) centroids: Vec<i16>,
+    /// Sum of all scores after each assignment.
+    pub(super) similarity: Vec<i64>,
+    /// Whether the last update moved no centroid.
+    pub(super) stable: bool,
+}
+
+/// Points and the device that compares them.
+#[derive(Clone, Copy)]
+pub(super) struct Points<'a> {
+    pub(super) dim: usize,
+    pub(super) data: &'a [i16],
+    pub(super) device: Device,
+}
+
+/// Runs Lloyd's iterations from the first `k` points until no centroid moves, at most `max_iterations` times. `each` is called
+/// once per iteration and may end the run with an error.
+pub(super) fn cluster<E: From<NearestError>>(
+    points: Points<'_>,
+    k: usize,
+    max_iterations: u32,
+    mut each: impl FnMut() -> Result<(), E>,
+) -> Result<Found, E> {
+    let mut centroids = points.data[..k * points.dim].to_vec();
+    let mut assigned = points.assign(&centroids)?;
+    let mut similarity = vec![total(&assigned)];
+    for _ in 0..max_iterations {
+        each()?;
+        let next = points.update(&assigned, &centroids);
+        if next == centroids {
+            return Ok(Found { nearest: assigned, centroids, similarity, stable: true });
+        }
+        centroids = next;
+        assigned = points.assign(&centroids)?;
+        similarity.push(total(&assigned));
+    }
+    Ok(Found { nearest: assigned, centroids, similarity, stable: false })
+}
+
+fn total(assigned: &[Nearest]) -> i64 {
+    assigned.iter().map(|n| i64::from(n.score)).sum()
+}
+
+impl Points<'_> {
+    fn assign(&self, centroids: &[i16]) -> Result<Vec<Nearest>, NearestError> {
+        nearest(self.device, Rows::new(self.dim, self.data)?, Rows::new(self.dim, centroids)?)
+    }
+
+    fn row(&self, i: usize) -> &[i16] {
+        &self.data[i * self.dim..][..self.dim]
+    }
+
+    /// The mean direction of each centroid's points. A centroid without points takes the farthest point of a larger cluster; one
+    /// whose points cancel out stays where it is.
+    fn update(&self, assigned: &[Nearest], centroids: &[i16]) -> Vec<i16> {
+        let k = centroids.len() / self.dim;
+        let mut cluster: Vec<usize> = assigned.iter().map(|n| n.index as usize).collect();
+        fill_empty(&mut cluster, assigned, k);
+        let mut sums = vec![0_i64; k * self.dim];
+        for (i, &c) in cluster.iter().enumerate() {
+            grid::add(&mut sums[c * self.dim..][..self.dim], self.row(i));
+        }
+        let mut next = centroids.to_vec();
+        for (sum, centroid) in sums.chunks_exact(self.dim).zip(next.chunks_exact_mut(self.dim)) {
+            if sum.iter().any(|&s| s != 0) {
+                grid::quantise(sum, centroid);
+            }
+        }
+        next
+    }
+}
+
+/// Gives each empty cluster, in order, the point that is farthest from its centroid, then with the lowest index, of those whose
+/// cluster has another point.
+fn fill_empty(cluster: &mut [usize], assigned: &[Nearest], k: usize) {
+    let mut sizes = vec![0_usize; k];
+    for &c in cluster.iter() {
+        sizes[c] += 1;
+    }
+    if sizes.iter().all(|&size| size > 0) {
+        return;
+    }
+    let mut farthest: Vec<usize> = (0..cluster.len()).collect();
+    farthest.sort_unstable_by_key(|&i| (assigned[i].score, i));
+    let mut candidates = farthest.into_iter();
+    for empty in 0..k {
+        if sizes[empty] == 0 {
+            let Some(i) = candidates.by_ref().find(|&i| sizes[cluster[i]] > 1) else { return };
+            sizes[cluster[i]] -= 1;
+            sizes[empty] = 1;
+            cluster[i] = empty;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::kernel::nearest::definition;
+
+    /// Unit vectors in the plane at these angles, in degrees.
+    fn at(degrees: &[i32]) -> Vec<i16> {
+        let mut data = vec![0; degrees.len() * 2];
+        for (row, &d) in data.chunks_exact_mut(2).zip(degrees) {
+            let angle = f64::from(d).to_radians();
+            grid::quantise(&[(angle.cos() * 1e6) as i64, (angle.sin() * 1e6) as i64], row);
+        }
+        data
+    }
+
+    fn run(data: &[i16], k: usize, max: u32) -> Found {
+        cluster(Points { dim: 2, data, device: Device::Cpu }, k, max, || Ok::<_, NearestError>(())).unwrap()
+    }
+
+    fn labels(found: &Found) -> Vec<u32> {
+        found.nearest.iter().map(|n| n.index).collect()
+    }
+
+    #[test]
+    fn separate_groups_are_found_and_stay() {
+        // The first two points, which start the centroids, are of one group.
+        let data = at(&[0, 4, 2, 120, 124, 122, 118]);
+        let found = run(&data, 2, 20);
+        assert!(found.stable);
+        assert_eq!(labels(&found), [0, 0, 0, 1, 1, 1, 1]);
+        assert!(found.similarity.is_sorted(), "{:?}", found.similarity);
+        assert_eq!(found.centroids, at(&[2, 121]));
+    }
+
+    #[test]
+    fn assignments_are_those_of_the_definition() {
+        let data = at(&[3, 50, 170, 200, 290, 13, 88, 271, 143]);
+        let found = run(&data, 3, 50);
+        let exact = definition(Rows::new(2, &data).unwrap(), Rows::new(2, &found.centroids).unwrap());
+        assert_eq!(found.nearest, exact);
+    }
+
+    #[test]
+    fn an_empty_cluster_takes_the_farthest_point() {
+        // The second centroid equals the first, so it gets no point by itself.
+        let data = at(&[0, 0, 5, 90]);
+        let found = run(&data, 2, 20);
+        assert_eq!(labels(&found), [0, 0, 0, 1]);
+
+        let scores = [5, 3, 3, 9].map(|score| Nearest { index: 0, score, second: 0 });
+        let mut cluster = vec![0, 0, 0, 1];
+        fill_empty(&mut cluster, &scores, 4);
+        assert_eq!(
+            cluster,
+            [0, 2, 3, 1],
+            "the lowest score first, then the lowest index; a lone point stays"
+        );
+    }
+
+    #[test]
+    fn points_that_cancel_out_leave_the_centroid() {
+        let found = run(&[4000, 0, -4000, 0], 1, 5);
+        assert_eq!((found.centroids, found.stable), (vec![4000, 0], true));
+    }
+
+    #[test]
+    fn the_limit_and_a_stop_end_the_run() {
+        let data = at(&[0, 4, 2, 120, 124, 122, 118]);
+        let found = run(&data, 2, 1);
+        assert_eq!((found.stable, found.similarity.len()), (false, 2));
+        let points = Points { dim: 2, data: &data, device: Device::Cpu };
+        let stopped = cluster(points, 2, 5, || Err(NearestError::Shape { len: 0, dim: 0 }));
+        assert!(stopped.is_err());
+    }
+}
