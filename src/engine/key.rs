@@ -1,0 +1,183 @@
+//! Keys: everything that can change a stage's bytes, and nothing else. Knows no store layout and no manifest.
+//!
+//! | enters | as |
+//! |---|---|
+//! | the key format | [`FORMAT`] |
+//! | the stage's kind and the version of its code | text, integer |
+//! | its parameters | a tree of values; inputs and paths are `null` in it |
+//! | its inputs | port → tree digest, taken from the producer's record |
+//! | the user's files | logical name → blob digest |
+//! | seed and salt | integer; text, absent unless set |
+//! | numerics class | its name, and for `per-device` the device's fingerprint |
+//!
+//! Never: names of stages, order of the manifest, paths, times, threads, jobs, attempts, run ids, host, user, device index.
+//! The key that is hashed is the key that is stored and shown, and [`diff`](crate::engine::reason::diff) compares two of them.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use super::value::Value;
+use crate::store::Digest;
+
+/// The version of the key's own shape. A changed golden vector needs a new one.
+pub const FORMAT: u32 = 1;
+
+const CONTEXT: &str = "mla-run 2026-11 action key v1";
+
+/// Everything that can change a stage's bytes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Key {
+    /// The version of the key's own shape.
+    pub format: u32,
+    /// The stage kind.
+    pub kind: String,
+    /// The version of the stage's code.
+    pub version: u32,
+    /// The parameters.
+    pub params: serde_json::Value,
+    /// Input port → tree digest.
+    pub inputs: BTreeMap<String, Digest>,
+    /// Logical name of a user's file → blob digest.
+    pub reads: BTreeMap<String, Digest>,
+    /// The stage's seed.
+    pub seed: u64,
+    /// Set by the user to disown earlier results.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub salt: Option<String>,
+    /// The numerics class: `bitwise` or `per-device`.
+    pub numerics: String,
+    /// What identifies the kind of device; only for `per-device`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+}
+
+impl Key {
+    /// The digest that names the key's record.
+    pub fn digest(&self) -> Digest {
+        Digest::derive(CONTEXT, &self.value().encode())
+    }
+
+    fn value(&self) -> Value {
+        let digests = |map: &BTreeMap<String, Digest>| {
+            Value::Map(map.iter().map(|(k, d)| (k.clone(), Value::Bytes(d.as_bytes().to_vec()))).collect())
+        };
+        let Value::Map(mut map) = Value::map([
+            ("format", Value::Int(self.format.into())),
+            ("kind", Value::Text(self.kind.clone())),
+            ("version", Value::Int(self.version.into())),
+            ("params", Value::from(&self.params)),
+            ("inputs", digests(&self.inputs)),
+            ("reads", digests(&self.reads)),
+            ("seed", Value::Int(self.seed.into())),
+            ("numerics", Value::Text(self.numerics.clone())),
+        ]) else {
+            unreachable!("`Value::map` makes a map")
+        };
+        for (name, text) in [("salt", &self.salt), ("fingerprint", &self.fingerprint)] {
+            if let Some(text) = text {
+                map.insert(name.to_owned(), Value::Text(text.clone()));
+            }
+        }
+        Value::Map(map)
+    }
+
+    /// The key as it is stored.
+    pub fn to_json(&self) -> serde_json::Value {
+        serde_json::to_value(self).expect("a key is plain data with string keys")
+    }
+
+    /// A stored key; `None` when an older version wrote it.
+    pub fn from_json(json: &serde_json::Value) -> Option<Self> {
+        Self::deserialize(json).ok()
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    pub(crate) fn sample() -> Key {
+        Key {
+            format: FORMAT,
+            kind: "svd".into(),
+            version: 3,
+            params: json!({ "rank": 96, "energy": 0.99, "layers": [0, 2], "moments": null }),
+            inputs: [("model", "m"), ("moments", "n")]
+                .map(|(p, d)| (p.into(), Digest::of(d.as_bytes())))
+                .into(),
+            reads: [("weights/a".into(), Digest::of(b"a"))].into(),
+            seed: 7,
+            salt: None,
+            numerics: "per-device".into(),
+            fingerprint: Some("cpu avx512".into()),
+        }
+    }
+
+    #[test]
+    fn golden_vectors() {
+        let bare = Key {
+            params: json!({}),
+            inputs: BTreeMap::new(),
+            reads: BTreeMap::new(),
+            numerics: "bitwise".into(),
+            fingerprint: None,
+            ..sample()
+        };
+        let salted = Key { salt: Some(String::new()), ..sample() };
+        let found = [sample(), bare, salted].map(|k| k.digest().to_string());
+        assert_eq!(
+            found,
+            [
+                "2cf55195a4199860eeee88c159463c5275da6fd618820b4561521aacf43d2899",
+                "7c98f4e67b5b52d36129648e4218084b2603c46d67f4221043ea4ff81b4f07d1",
+                "ee5bf3b3a2ec2f5647705c59954dae8f2b50557f0e468ef78d3e835e4c1acdca",
+            ]
+        );
+    }
+
+    #[test]
+    fn every_ingredient_moves_the_digest() {
+        let change: [fn(&mut Key); 14] = [
+            |k| k.format += 1,
+            |k| k.kind = "svd2".into(),
+            |k| k.version += 1,
+            |k| k.params["rank"] = json!(97),
+            |k| k.params["rank"] = json!(96.0),
+            |k| k.params["new"] = json!(null),
+            |k| k.params["layers"] = json!([2, 0]),
+            |k| k.seed += 1,
+            |k| k.salt = Some(String::new()),
+            |k| k.numerics = "bitwise".into(),
+            |k| k.fingerprint = None,
+            |k| k.reads = [("weights/b".into(), Digest::of(b"a"))].into(),
+            |k| {
+                let (a, b) = (k.inputs["model"], k.inputs["moments"]);
+                k.inputs = [("model".into(), b), ("moments".into(), a)].into();
+            },
+            |k| std::mem::swap(&mut k.inputs, &mut k.reads),
+        ];
+        let mut digests = vec![sample().digest()];
+        for change in change {
+            let mut key = sample();
+            change(&mut key);
+            digests.push(key.digest());
+        }
+        let count = digests.len();
+        digests.sort();
+        digests.dedup();
+        assert_eq!(digests.len(), count);
+    }
+
+    #[test]
+    fn the_stored_key_is_the_hashed_key() {
+        let text = serde_json::to_string(&sample().to_json()).unwrap();
+        let back = Key::from_json(&serde_json::from_str(&text).unwrap()).unwrap();
+        assert_eq!(back, sample());
+        assert_eq!(back.digest(), sample().digest());
+        assert_eq!(Key::from_json(&json!({ "format": 0 })), None);
+    }
+}

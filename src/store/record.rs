@@ -1,0 +1,250 @@
+//! Action records: what one key produced. A record is written last, so its presence means that its blobs are on disk.
+//!
+//! A record is one line of JSON and one line with its checksum. Knows nothing of what a key is made of.
+
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+
+use super::{
+    Store,
+    blob::Flaw,
+    clock,
+    digest::Digest,
+    disk,
+    error::{Result, StoreError},
+    tree::Tree,
+};
+
+const CHECKSUM: &str = "mla-run 2026-11 record checksum v1";
+
+/// What one key produced.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// The digest of the key; also the record's name.
+    pub digest: Digest,
+    /// The stage kind, for listings.
+    pub kind: String,
+    /// The key that was hashed, for people and for `why`.
+    pub key: serde_json::Value,
+    /// The artifacts by output port.
+    pub outputs: BTreeMap<String, Tree>,
+    /// How long the stage ran.
+    pub seconds: f64,
+    /// Why it ran, one sentence each.
+    pub why: Vec<String>,
+    /// When it was recorded: seconds since 1970.
+    pub made: i64,
+}
+
+/// What a stage gives to [`Slot::record`].
+#[derive(Debug, Clone)]
+pub struct Made {
+    /// The stage kind.
+    pub kind: String,
+    /// The key that was hashed.
+    pub key: serde_json::Value,
+    /// The output ports; each has a folder of this name in [`Workdir::out`].
+    pub ports: Vec<String>,
+    /// How long it ran.
+    pub seconds: f64,
+    /// Why it ran.
+    pub why: Vec<String>,
+}
+
+/// The answer to [`Store::lookup`].
+pub enum Lookup {
+    /// All bytes are there.
+    Hit(Record),
+    /// Not in the cache; the slot is the only way to put it there.
+    Miss(Slot),
+}
+
+/// The right to record a key that the cache lacks.
+pub struct Slot {
+    store: Store,
+    digest: Digest,
+    /// What the cache lost, when it had the key before: `output `texts` was damaged …`.
+    pub lost: Option<String>,
+    replace: bool,
+}
+
+/// Private folders of one attempt; removed when dropped.
+pub struct Workdir {
+    /// One empty folder per output port.
+    pub out: PathBuf,
+    /// An empty folder for scratch files.
+    pub scratch: PathBuf,
+    root: PathBuf,
+}
+
+impl Drop for Workdir {
+    fn drop(&mut self) {
+        drop(disk::remove(&self.root)); // what stays is swept with the lease
+    }
+}
+
+impl Store {
+    /// Looks a key up. Wrong objects go to `bad/` and make it a miss.
+    pub fn lookup(&self, digest: &Digest) -> Result<Lookup> {
+        let lost = match self.load(digest)? {
+            Loaded::Sound(record) => match self.first_flaw(&record)? {
+                None => return Ok(Lookup::Hit(record)),
+                Some(lost) => Some(lost),
+            },
+            Loaded::Absent => None,
+            Loaded::Damaged => Some("its record was damaged in the cache and moved to bad/".to_owned()),
+        };
+        Ok(Lookup::Miss(Slot { store: self.clone(), digest: *digest, lost, replace: false }))
+    }
+
+    /// A slot that runs the key again and replaces what the cache has.
+    pub fn refresh(&self, digest: &Digest) -> Result<Slot> {
+        self.forget_checkpoints(digest);
+        Ok(Slot { store: self.clone(), digest: *digest, lost: None, replace: true })
+    }
+
+    /// The record of a key, without looking at its blobs.
+    pub fn record(&self, digest: &Digest) -> Result<Option<Record>> {
+        Ok(match self.load(digest)? {
+            Loaded::Sound(record) => Some(record),
+            Loaded::Absent | Loaded::Damaged => None,
+        })
+    }
+
+    fn load(&self, digest: &Digest) -> Result<Loaded> {
+        let path = self.record_path(digest);
+        let Some(bytes) = disk::read_if_present(&path)? else { return Ok(Loaded::Absent) };
+        match unseal::<Record>(&bytes) {
+            Some(record) if record.digest == *digest => Ok(Loaded::Sound(record)),
+            _ => self.quarantine(&path).map(|()| Loaded::Damaged),
+        }
+    }
+
+    fn first_flaw(&self, record: &Record) -> Result<Option<String>> {
+        let mut first = None;
+        for (port, tree) in &record.outputs {
+            for file in &tree.files {
+                // All are checked, so that one run finds all that must be rebuilt.
+                if let Err(flaw) = self.check_blob(&file.blob, file.size)? {
+                    first.get_or_insert(format!("output `{port}` {flaw}"));
+                }
+            }
+        }
+        Ok(first)
+    }
+
+    fn record_path(&self, digest: &Digest) -> PathBuf {
+        self.sharded("act", digest)
+    }
+
+    fn publish_record(&self, record: &Record, replace: bool) -> Result<()> {
+        let path = self.record_path(&record.digest);
+        self.make_shard("act", &record.digest)?;
+        let tmp = self.lease().fresh("record");
+        disk::write_durable(&tmp, &seal(record))?;
+        if replace {
+            fs::rename(&tmp, &path).map_err(StoreError::io("publish", &path))?;
+        } else {
+            create_once(&tmp, &path).map_err(StoreError::io("publish", &path))?;
+        }
+        disk::sync_dir(&self.shard("act", &record.digest))
+    }
+}
+
+enum Loaded {
+    Sound(Record),
+    Absent,
+    Damaged,
+}
+
+/// Gives `tmp` the name `path`, unless that name is taken.
+fn create_once(tmp: &Path, path: &Path) -> io::Result<()> {
+    match fs::hard_link(tmp, path) {
+        Ok(()) => fs::remove_file(tmp),
+        Err(e) if e.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(_) => fs::rename(tmp, path), // a file system without hard links
+    }
+}
+
+impl Slot {
+    /// Makes the private folders of an attempt.
+    pub fn workdir(&self, ports: &[&str]) -> Result<Workdir> {
+        let root = self.store.lease().fresh("work");
+        let dirs = Workdir { out: root.join("out"), scratch: root.join("scratch"), root };
+        disk::make_dir(&dirs.out)?;
+        disk::make_dir(&dirs.scratch)?;
+        for port in ports {
+            disk::make_dir(&dirs.out.join(port))?;
+        }
+        Ok(dirs)
+    }
+
+    /// Publishes the outputs and then the record: the commit point.
+    ///
+    /// When another process recorded the key meanwhile, its record stays and is returned.
+    pub fn record(self, made: Made, work: &Workdir) -> Result<Record> {
+        let mut outputs = BTreeMap::new();
+        for port in made.ports {
+            let files = self.store.put_dir(&work.out.join(&port))?;
+            if files.is_empty() {
+                return Err(StoreError::EmptyOutput { port });
+            }
+            outputs.insert(port, Tree::new(files));
+        }
+        let record = Record {
+            digest: self.digest,
+            kind: made.kind,
+            key: made.key,
+            outputs,
+            seconds: made.seconds,
+            why: made.why,
+            made: clock::now_ns() / 1_000_000_000,
+        };
+        // Whatever lies under the name now is either sound or in the way.
+        let replace = self.replace || !matches!(self.store.lookup(&self.digest)?, Lookup::Hit(_));
+        self.store.publish_record(&record, replace)?;
+        self.store.forget_checkpoints(&self.digest);
+        match self.store.load(&self.digest)? {
+            Loaded::Sound(kept) => Ok(kept),
+            Loaded::Absent | Loaded::Damaged => Ok(record),
+        }
+    }
+
+    /// The digest of the key.
+    pub fn digest(&self) -> &Digest {
+        &self.digest
+    }
+}
+
+/// JSON and a line with its checksum.
+pub(crate) fn seal<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = serde_json::to_vec(value).expect("records are plain data with string keys");
+    let sum = Digest::derive(CHECKSUM, &bytes);
+    bytes.extend_from_slice(format!("\n{sum}\n").as_bytes());
+    bytes
+}
+
+/// The value, if the checksum fits and the JSON is what it should be.
+pub(crate) fn unseal<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Option<T> {
+    let body = bytes.strip_suffix(b"\n")?;
+    let (json, sum) = body.split_at_checked(body.len().checked_sub(64)?)?;
+    let json = json.strip_suffix(b"\n")?;
+    let sum: Digest = std::str::from_utf8(sum).ok()?.parse().ok()?;
+    if Digest::derive(CHECKSUM, json) != sum {
+        return None;
+    }
+    serde_json::from_slice(json).ok()
+}
+
+/// The words for a blob's state, used where a flaw has no port.
+impl From<Flaw> for String {
+    fn from(flaw: Flaw) -> Self {
+        flaw.to_string()
+    }
+}
