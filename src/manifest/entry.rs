@@ -96,7 +96,12 @@ impl<'s> Entry<'s> {
                 }
             }
             "seed" => self.seed = seed(&what, &value, faults).map(|seed| Spanned::new(value.span(), seed)),
-            "salt" => self.salt = string(&what, &value, faults),
+            "salt" => {
+                self.salt = match value.get_ref() {
+                    DeValue::Integer(number) => Some(number.to_string()),
+                    _ => string(&what, &value, faults),
+                };
+            }
             "matrix" => {
                 let axes = table(&what, value, faults).unwrap_or_default();
                 self.matrix = axes.into_iter().map(|(key, values)| Axis::new(key, values, faults)).collect();
@@ -200,7 +205,7 @@ pub(super) fn string(what: &str, value: &Value<'_>, faults: &mut Vec<Fault>) -> 
 }
 
 /// The seed in a value.
-pub(super) fn seed(what: &str, value: &Value<'_>, faults: &mut Vec<Fault>) -> Option<u64> {
+pub(crate) fn seed(what: &str, value: &Value<'_>, faults: &mut Vec<Fault>) -> Option<u64> {
     let number = match value.get_ref() {
         DeValue::Integer(x) => u64::from_str_radix(x.as_str(), x.radix()).ok(),
         _ => None,

@@ -1,1 +1,164 @@
-//! The manifest's meaning: decoded stages joined into a graph.
+//! The manifest's meaning: decoded stages joined into a graph. Knows no store, no terminal, and of a stage only its row in
+//! the table of stages.
+
+mod connect;
+mod decode;
+pub mod error;
+mod expand;
+pub mod manual;
+mod order;
+mod target;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+pub use error::PlanError;
+
+use crate::{
+    engine::action::Action,
+    manifest::{Fault, Manifest, Options, Sources, Span},
+    stage::{self, Read},
+};
+
+/// What is to be done: every node after those that it reads from.
+pub struct Plan {
+    /// The pipeline's name: the manifest's, or that of its file.
+    pub name: String,
+    /// The manifest's folder, to which all paths are relative.
+    pub base: PathBuf,
+    /// The nodes, producers first.
+    pub nodes: Vec<Node>,
+    /// The texts of the manifest, for messages.
+    pub sources: Sources,
+}
+
+/// One stage, or one variant of a stage with a matrix.
+pub struct Node {
+    /// The name: `svd`, `svd[rank=64]`.
+    pub name: String,
+    /// The stage's name without its variant.
+    pub stage: String,
+    /// The runnable stage.
+    pub action: Arc<dyn Action>,
+    /// Where its inputs come from.
+    pub inputs: Vec<Edge>,
+    /// The user's files that it reads, or why they cannot be read: a plan can be shown before the files are there.
+    pub reads: Result<Vec<Read>, Arc<Fault<PlanError>>>,
+    /// Its seed.
+    pub seed: u64,
+    /// A text that sets its key apart.
+    pub salt: Option<String>,
+    /// Where its name stands in the manifest.
+    pub place: Span,
+}
+
+/// An input and the output that it reads.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Edge {
+    /// The input's port: `texts`, `inputs.texts`.
+    pub port: String,
+    /// The producer's place in [`Plan::nodes`].
+    pub node: usize,
+    /// The producer's output.
+    pub output: &'static str,
+}
+
+/// A manifest that cannot be run, with all its faults in the order of the text.
+#[derive(Debug)]
+pub struct Rejected {
+    /// The texts of the manifest.
+    pub sources: Sources,
+    /// What is wrong, at least one.
+    pub faults: Vec<Arc<Fault<PlanError>>>,
+}
+
+impl Rejected {
+    /// Sorts the faults and drops what several variants of a stage say alike.
+    fn new(sources: Sources, mut faults: Vec<Arc<Fault<PlanError>>>) -> Self {
+        let start = |fault: &Fault<PlanError>| fault.place.as_ref().map_or(0, |place| place.start);
+        faults.sort_by_key(|fault| start(fault));
+        let mut seen = BTreeSet::new();
+        faults.retain(|fault| seen.insert((start(fault), fault.error.to_string())));
+        Self { sources, faults }
+    }
+}
+
+impl fmt::Display for Rejected {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let lines: Vec<String> = self.faults.iter().map(|fault| fault.error.to_string()).collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+impl std::error::Error for Rejected {}
+
+/// Reads a manifest and plans it with the stages of `table`.
+pub fn open(path: &Path, options: &Options, table: &'static [stage::Entry]) -> Result<Plan, Rejected> {
+    let (sources, faults) = Sources::read(path, options);
+    plan(path, sources, faults, table)
+}
+
+/// [`open`] with texts that have been read, and the faults of doing so.
+pub fn plan(
+    path: &Path,
+    sources: Sources,
+    faults: Vec<Fault>,
+    table: &'static [stage::Entry],
+) -> Result<Plan, Rejected> {
+    let mut faults: Vec<Fault<PlanError>> = faults.into_iter().map(Fault::from).collect();
+    if !faults.is_empty() {
+        return Err(Rejected::new(sources, faults.into_iter().map(Arc::new).collect()));
+    }
+    let base = path.parent().unwrap_or(Path::new("")).to_owned();
+    let (manifest, mistakes) = Manifest::parse(&sources);
+    faults.extend(mistakes.into_iter().map(Fault::from));
+    let mut name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+    let mut nodes = Vec::new();
+    if let Some(manifest) = manifest {
+        nodes = graph(&manifest, table, &base, &mut faults);
+        name = manifest.name.unwrap_or(name);
+    }
+    if faults.is_empty() {
+        return Ok(Plan { name, base, nodes, sources });
+    }
+    Err(Rejected::new(sources, faults.into_iter().map(Arc::new).collect()))
+}
+
+fn graph(
+    manifest: &Manifest<'_>,
+    table: &'static [stage::Entry],
+    base: &Path,
+    faults: &mut Vec<Fault<PlanError>>,
+) -> Vec<Node> {
+    let rows = decode::rows(manifest, table, faults);
+    let mut stages: Vec<_> = manifest
+        .stages
+        .iter()
+        .zip(rows)
+        .map(|(entry, row)| decode::stage(manifest, entry, row, faults))
+        .collect();
+    let (links, edges) = connect::connect(&mut stages, faults);
+    let order = order::topological(stages.len(), &edges);
+    expand::nodes(stages, &links, &order, base, faults)
+}
+
+impl Plan {
+    /// The nodes by name.
+    pub fn by_name(&self) -> BTreeMap<&str, usize> {
+        self.nodes.iter().enumerate().map(|(i, node)| (node.name.as_str(), i)).collect()
+    }
+
+    /// Refuses to go on if a stage's own files cannot be read.
+    pub fn require_reads(self) -> Result<Self, Rejected> {
+        let faults: Vec<_> =
+            self.nodes.iter().filter_map(|node| node.reads.as_ref().err().cloned()).collect();
+        if faults.is_empty() { Ok(self) } else { Err(Rejected::new(self.sources, faults)) }
+    }
+}
+
+#[cfg(test)]
+mod tests;

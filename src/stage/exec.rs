@@ -68,9 +68,6 @@ pub struct Exec {
     /// Whether its bytes are the same on every machine (`bitwise`) or only on the same kind of device (`per-device`).
     #[serde(default)]
     pub numerics: Portability,
-    /// Change it to run again although nothing that is declared changed.
-    #[serde(default)]
-    pub salt: u32,
 }
 
 /// How far the bytes of a command can be trusted on another machine.

@@ -180,7 +180,7 @@ fn what_enters_the_key() {
     let hash = blake3::hash(b"mla-run").to_hex().to_string();
     let expected = json!({
         "argv": ["x", "{in.texts}"], "inputs": {"texts": null}, "files": [null], "outputs": ["a"], "allow-empty": false,
-        "env": [["CARGO_PKG_NAME", hash], ["NOT_SET_ANYWHERE", null]], "numerics": "bitwise", "salt": 0
+        "env": [["CARGO_PKG_NAME", hash], ["NOT_SET_ANYWHERE", null]], "numerics": "bitwise"
     });
     assert_eq!(serde_json::to_value(exec(toml)).unwrap(), expected);
     let port = InputPort { port: "inputs.texts".into(), kind: "any", from: "corpus".to_owned() };

@@ -1,0 +1,300 @@
+//! From a stage's table to the stage: finds the kind, decodes, checks. All faults of a table are found in one go.
+
+use std::borrow::Cow;
+
+use toml::{
+    Spanned,
+    de::{DeTable, DeValue},
+};
+
+use super::{PlanError, manual};
+use crate::{
+    manifest::{COMMON, Entry, Fault, Manifest, Span, entry, near},
+    stage::{self, InputPort, Invalid, Planned},
+};
+
+/// A stage of the manifest with its decoded variants.
+pub(super) struct Stage<'m, 's> {
+    pub(super) entry: &'m Entry<'s>,
+    pub(super) row: Option<&'static stage::Entry>,
+    /// One for each combination of the stage's own matrix; fewer after faults.
+    pub(super) variants: Vec<Variant>,
+    /// Whether a fault was reported, so that nothing can be built on it.
+    pub(super) broken: bool,
+}
+
+/// A decoded stage with one combination of its matrix.
+pub(super) struct Variant {
+    /// For each axis of the matrix, the number of its value.
+    pub(super) own: Vec<usize>,
+    pub(super) planned: Box<dyn Planned>,
+    pub(super) seed: u64,
+    /// The inputs, each with the place of the text that names it.
+    pub(super) inputs: Vec<(InputPort, Span)>,
+    /// Where parameters stand, for faults found later.
+    pub(super) places: Places,
+}
+
+/// Finds the row of every stage's kind.
+pub(super) fn rows(
+    manifest: &Manifest<'_>,
+    table: &'static [stage::Entry],
+    faults: &mut Vec<Fault<PlanError>>,
+) -> Vec<Option<&'static stage::Entry>> {
+    let mut find = |entry: &Entry<'_>| {
+        let row = table.iter().find(|row| row.kind == entry.kind);
+        if row.is_none() && !entry.broken.iter().any(|key| key == "kind") {
+            let mut hint = near::suggest(&entry.kind, "kinds", table.iter().map(|row| row.kind));
+            if entry.kind_place == entry.place && !hint.starts_with("did") {
+                hint = format!("the kind defaults to the stage's name; give one with `kind = …`; {hint}");
+            }
+            let error = PlanError::UnknownKind(entry.kind.clone());
+            faults.push(Fault::at(entry.kind_place.clone(), error).hint(hint));
+        }
+        row
+    };
+    manifest.stages.iter().map(&mut find).collect()
+}
+
+/// Decodes every variant of a stage.
+pub(super) fn stage<'m, 's>(
+    manifest: &Manifest<'s>,
+    entry: &'m Entry<'s>,
+    row: Option<&'static stage::Entry>,
+    faults: &mut Vec<Fault<PlanError>>,
+) -> Stage<'m, 's> {
+    let mut stage = Stage { entry, row, variants: Vec::new(), broken: row.is_none() };
+    let Some(row) = row else { return stage };
+    for own in combinations(entry) {
+        let mut table = entry.table.clone();
+        let mut seed = entry.seed.as_ref().map_or(manifest.seed, |seed| *seed.get_ref());
+        for (axis, value) in entry.matrix.iter().zip(&own) {
+            let value = &axis.values[*value].1;
+            if axis.key.get_ref() == "seed" {
+                let mut mistakes = Vec::new();
+                seed = entry::seed("`seed`", value, &mut mistakes).unwrap_or_default();
+                stage.broken |= !mistakes.is_empty();
+                faults.extend(mistakes.into_iter().map(Fault::from));
+            } else {
+                table.insert(axis.key.clone(), value.clone());
+            }
+        }
+        match variant(manifest, entry, row, table) {
+            Ok((planned, inputs, places)) => {
+                stage.variants.push(Variant { own, planned, seed, inputs, places });
+            }
+            Err(found) => {
+                stage.broken = true;
+                faults.extend(found);
+            }
+        }
+    }
+    stage
+}
+
+type Decoded = (Box<dyn Planned>, Vec<(InputPort, Span)>, Places);
+
+fn variant<'s>(
+    manifest: &Manifest<'s>,
+    entry: &Entry<'s>,
+    row: &stage::Entry,
+    table: DeTable<'s>,
+) -> Result<Decoded, Vec<Fault<PlanError>>> {
+    let places = Places::of(&table, entry);
+    let planned = decode(manifest, entry, row, table)?;
+    if let Err(invalid) = planned.check() {
+        return Err(vec![places.invalid(invalid)]);
+    }
+    let inputs = planned.inputs().into_iter().map(|input| {
+        let place = places.find(&input.port);
+        (input, place)
+    });
+    let inputs = inputs.collect();
+    Ok((planned, inputs, places))
+}
+
+/// Decodes a table. After a fault the key at fault is left out and the rest decoded again, so that all are found.
+fn decode<'s>(
+    manifest: &Manifest<'s>,
+    entry: &Entry<'s>,
+    row: &stage::Entry,
+    mut table: DeTable<'s>,
+) -> Result<Box<dyn Planned>, Vec<Fault<PlanError>>> {
+    let mut faults = Vec::new();
+    let mut left_out = entry.broken.clone();
+    loop {
+        let input = toml::de::Deserializer::from(Spanned::new(entry.header.clone(), table.clone()));
+        let error = match (row.decode)(input) {
+            Ok(planned) if left_out.is_empty() => return Ok(planned),
+            Ok(_) => return Err(faults),
+            Err(error) => error,
+        };
+        if error.message().starts_with("missing field") {
+            let present = |name: &str| table.contains_key(name) || left_out.iter().any(|key| key == name);
+            let missing = manual::parameters(row).into_iter().filter(|p| p.required && !present(&p.name));
+            let before = faults.len();
+            faults.extend(missing.map(|parameter| lacks(entry, &parameter)));
+            // A field missing deeper in a value, or one that the schema does not call required.
+            let within = key_at(&table, error.span().as_ref());
+            if faults.len() == before && (within.is_some() || left_out.is_empty()) {
+                faults.push(translate(manifest, row, &error, &entry.header));
+            }
+            let Some(key) = within else { return Err(faults) };
+            table.remove(key.as_str());
+            left_out.push(key);
+            continue;
+        }
+        faults.push(translate(manifest, row, &error, &entry.header));
+        let Some(key) = key_at(&table, error.span().as_ref()) else { return Err(faults) };
+        table.remove(key.as_str());
+        left_out.push(key);
+    }
+}
+
+/// The key of the table whose text or value holds a place.
+fn key_at(table: &DeTable<'_>, place: Option<&Span>) -> Option<String> {
+    let place = place?;
+    let holds = |span: Span| span.start <= place.start && place.end <= span.end;
+    let found = table.iter().find(|(key, value)| holds(key.span()) || holds(reach(value)));
+    found.map(|(key, _)| key.get_ref().to_string())
+}
+
+/// The text that a value covers; a table in `[a.b]` form covers more than its header.
+fn reach(value: &Spanned<DeValue<'_>>) -> Span {
+    let own = value.span();
+    let join = |a: Span, b: Span| a.start.min(b.start)..a.end.max(b.end);
+    match value.get_ref() {
+        DeValue::Table(table) => {
+            table.iter().fold(own, |span, (key, value)| join(join(span, key.span()), reach(value)))
+        }
+        DeValue::Array(items) => items.iter().map(reach).fold(own, join),
+        _ => own,
+    }
+}
+
+fn lacks(entry: &Entry<'_>, parameter: &manual::Parameter) -> Fault<PlanError> {
+    let hint = match parameter.summary() {
+        "" => format!("add `{} = …` ({})", parameter.name, parameter.ty),
+        summary => format!("add `{} = …` ({}): {summary}", parameter.name, parameter.ty),
+    };
+    let error = PlanError::MissingParameter { stage: entry.name.clone(), parameter: parameter.name.clone() };
+    Fault::at(entry.header.clone(), error).hint(hint)
+}
+
+/// Puts a decoder's message into the words of the manifest.
+fn translate(
+    manifest: &Manifest<'_>,
+    row: &stage::Entry,
+    error: &toml::de::Error,
+    header: &Span,
+) -> Fault<PlanError> {
+    let place = error.span().unwrap_or_else(|| header.clone());
+    let message = error.message();
+    let quoted: Vec<&str> = message.split('`').skip(1).step_by(2).collect();
+    let mut fault = match quoted.split_first() {
+        Some((word, known)) if message.starts_with("unknown field") => {
+            let common = COMMON.iter().copied().filter(|_| key_of_stage(row, known));
+            let hint = near::suggest(word, "parameters", known.iter().copied().chain(common));
+            let error = PlanError::UnknownParameter { parameter: (*word).to_owned(), kind: row.kind };
+            Fault::at(place, error).hint(hint)
+        }
+        Some((word, known)) if message.starts_with("unknown variant") => {
+            let hint = near::suggest(word, "values", known.iter().copied());
+            Fault::at(place, PlanError::UnknownWord((*word).to_owned())).hint(hint)
+        }
+        _ => Fault::at(place, PlanError::Value(in_words(message).into_owned())),
+    };
+    let written = fault.place.as_ref().map(|place| manifest.sources.text(place)).unwrap_or_default();
+    for (name, origin) in manifest.vars.origins(written) {
+        fault = fault.see(origin, format!("`{name}` is set here"));
+    }
+    fault
+}
+
+/// Whether the known names are those of the stage itself and not of a table inside it.
+fn key_of_stage(row: &stage::Entry, known: &[&str]) -> bool {
+    manual::parameters(row).iter().all(|parameter| known.contains(&parameter.name.as_str()))
+}
+
+/// Names of machine types become plain words: `invalid type: string "x", expected u32`.
+fn in_words(message: &str) -> Cow<'_, str> {
+    let Some((found, expected)) = message.split_once(", expected ") else { return message.into() };
+    let expected = match expected {
+        "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number that is not negative",
+        "i8" | "i16" | "i32" | "i64" | "isize" => "a whole number",
+        "f32" | "f64" => "a number",
+        "a nonzero u8" | "a nonzero u16" | "a nonzero u32" | "a nonzero u64" | "a nonzero usize" => {
+            "a whole number of at least 1"
+        }
+        other => other,
+    };
+    let found =
+        found.strip_prefix("invalid type: ").or(found.strip_prefix("invalid value: ")).unwrap_or(found);
+    format!("expected {expected}, found {found}").into()
+}
+
+/// Every combination of the axes' values; a stage without a matrix has the one empty combination.
+fn combinations(entry: &Entry<'_>) -> Vec<Vec<usize>> {
+    entry.matrix.iter().fold(vec![Vec::new()], |rows, axis| {
+        let extend = |row: Vec<usize>| {
+            (0..axis.values.len()).map(move |value| row.iter().copied().chain([value]).collect::<Vec<_>>())
+        };
+        rows.into_iter().flat_map(extend).collect()
+    })
+}
+
+/// Where the parameters of a stage stand.
+pub(super) struct Places {
+    header: Span,
+    values: Vec<(String, Span)>,
+}
+
+impl Places {
+    fn of(table: &DeTable<'_>, entry: &Entry<'_>) -> Self {
+        let mut values = Vec::new();
+        for (key, value) in table {
+            collect(key.get_ref().to_string(), value, &mut values);
+        }
+        Self { header: entry.header.clone(), values }
+    }
+
+    /// The place of a dotted parameter: of its value, else of the nearest value around it, else of the stage's header.
+    pub(super) fn find(&self, parameter: &str) -> Span {
+        let mut path = parameter;
+        loop {
+            if let Some((_, place)) = self.values.iter().find(|(name, _)| name == path) {
+                return place.clone();
+            }
+            match path.rsplit_once('.') {
+                Some((outer, _)) => path = outer,
+                None => return self.header.clone(),
+            }
+        }
+    }
+
+    /// A fault that a stage found in its own parameters.
+    pub(super) fn invalid(&self, invalid: Invalid) -> Fault<PlanError> {
+        let place = self.find(&invalid.param);
+        let error = PlanError::Invalid { parameter: invalid.param, message: invalid.message };
+        let mut fault = Fault::at(place, error);
+        fault.hint = invalid.hint;
+        fault
+    }
+}
+
+fn collect(path: String, value: &Spanned<DeValue<'_>>, into: &mut Vec<(String, Span)>) {
+    match value.get_ref() {
+        DeValue::Table(table) => {
+            for (key, value) in table {
+                collect(format!("{path}.{}", key.get_ref()), value, into);
+            }
+        }
+        DeValue::Array(items) => {
+            for (i, value) in items.iter().enumerate() {
+                collect(format!("{path}.{i}"), value, into);
+            }
+        }
+        _ => {}
+    }
+    into.push((path, value.span()));
+}

@@ -1,0 +1,225 @@
+//! Multiplies stages along the axes of their own matrices and of those upstream, and makes the nodes.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    path::Path,
+    sync::Arc,
+};
+
+use super::{
+    Edge, Node, PlanError,
+    connect::{Link, Links},
+    decode::{Stage, Variant},
+};
+use crate::{
+    engine::action::Action,
+    manifest::{Fault, Span, near},
+    stage::Read,
+};
+
+/// An axis: the number of the stage that has it, and its number there.
+type AxisId = (usize, usize);
+
+/// A choice of values, by axis.
+type Choice = BTreeMap<AxisId, usize>;
+
+/// A variant of a stage with the nodes that it reads.
+#[derive(Debug, Clone)]
+struct Row {
+    choice: Choice,
+    producers: Vec<usize>,
+}
+
+/// What was made of a stage: a choice and a node for each of its rows.
+type Made = Vec<(Choice, usize)>;
+
+/// Makes the nodes of all sound stages in order. Stages that need an unsound one are left out.
+pub(super) fn nodes(
+    mut stages: Vec<Stage<'_, '_>>,
+    links: &Links,
+    order: &[usize],
+    base: &Path,
+    faults: &mut Vec<Fault<PlanError>>,
+) -> Vec<Node> {
+    let mut nodes: Vec<Node> = Vec::new();
+    let mut made: BTreeMap<usize, Made> = BTreeMap::new();
+    for &number in order {
+        if stages[number].broken {
+            continue;
+        }
+        let variants = std::mem::take(&mut stages[number].variants);
+        let joiner = Joiner { number, stages: &stages, made: &made };
+        let rows: Result<Vec<Vec<Row>>, _> =
+            variants.iter().zip(&links[number]).map(|(variant, links)| joiner.rows(variant, links)).collect();
+        let rows = match rows {
+            Ok(rows) => rows,
+            Err(fault) => {
+                faults.extend(fault.map(|fault| *fault));
+                continue;
+            }
+        };
+        let labels = Labels::new(&stages, rows.iter().flatten().map(|row| &row.choice));
+        let mut done = Made::new();
+        for ((variant, rows), links) in variants.into_iter().zip(rows).zip(&links[number]) {
+            let shared = Shared::new(&stages[number], variant, base);
+            for row in rows {
+                let name = labels.name(&stages[number].entry.name, &row.choice);
+                nodes.push(shared.node(name, &row, links));
+                done.push((row.choice, nodes.len() - 1));
+            }
+        }
+        made.insert(number, done);
+    }
+    nodes
+}
+
+/// Joins the inputs of one stage: rows that agree on every axis they share.
+struct Joiner<'j, 'm, 's> {
+    number: usize,
+    stages: &'j [Stage<'m, 's>],
+    made: &'j BTreeMap<usize, Made>,
+}
+
+impl Joiner<'_, '_, '_> {
+    /// The rows of a variant. `Err(None)` if a producer is unsound, which has been reported.
+    fn rows(&self, variant: &Variant, links: &[Link]) -> Result<Vec<Row>, Option<Box<Fault<PlanError>>>> {
+        let own = variant.own.iter().enumerate().map(|(axis, value)| ((self.number, axis), *value));
+        let mut rows = vec![Row { choice: own.collect(), producers: Vec::new() }];
+        for link in links {
+            let producers = self.selected(link)?;
+            let agree = |row: &Row, (choice, node): &(Choice, usize)| {
+                let clash =
+                    choice.iter().any(|(axis, value)| row.choice.get(axis).is_some_and(|own| own != value));
+                let mut joined = row.clone();
+                joined.choice.extend(choice);
+                joined.producers.push(*node);
+                (!clash).then_some(joined)
+            };
+            rows = rows.iter().flat_map(|row| producers.iter().filter_map(|made| agree(row, made))).collect();
+        }
+        if rows.is_empty() {
+            let entry = self.stages[self.number].entry;
+            let fault = Fault::at(entry.place.clone(), PlanError::NoCombination(entry.name.clone()));
+            return Err(Some(Box::new(fault.hint("name the variants it should read, as in `svd[rank=64]`"))));
+        }
+        Ok(rows)
+    }
+
+    /// The nodes that a link may read. Axes selected by name no longer multiply the reader.
+    fn selected(&self, link: &Link) -> Result<Made, Option<Box<Fault<PlanError>>>> {
+        let made = self.made.get(&link.stage).ok_or(None)?;
+        let mut rows = made.clone();
+        for (axis, value) in &link.select {
+            let is_meant = |id: &AxisId| {
+                let (stage, name) = axis_name(self.stages, *id);
+                axis == name || axis.split_once('.') == Some((stage, name))
+            };
+            rows.retain(|(choice, _)| {
+                choice.iter().any(|(id, chosen)| is_meant(id) && label(self.stages, *id, *chosen) == value)
+            });
+            for (choice, _) in &mut rows {
+                choice.retain(|id, _| !is_meant(id));
+            }
+        }
+        if rows.is_empty() {
+            let stage = &self.stages[link.stage].entry.name;
+            let labels = Labels::new(self.stages, made.iter().map(|(choice, _)| choice));
+            let names: Vec<String> = made.iter().map(|(choice, _)| labels.name(stage, choice)).collect();
+            let hint = match names.as_slice() {
+                [one] if one == stage => format!("`{stage}` has no matrix: write `{stage}`"),
+                many => {
+                    format!("there are {}", near::list(&many.iter().map(String::as_str).collect::<Vec<_>>()))
+                }
+            };
+            let selector: Vec<String> =
+                link.select.iter().map(|(axis, value)| format!("{axis}={value}")).collect();
+            let error =
+                PlanError::NoVariant { stage: stage.clone(), selector: format!("[{}]", selector.join(",")) };
+            return Err(Some(Box::new(Fault::at(link.place.clone(), error).hint(hint))));
+        }
+        Ok(rows)
+    }
+}
+
+/// How the axes of a stage's variants are called: by parameter, and by stage too where two share a parameter's name.
+struct Labels<'j, 'm, 's> {
+    stages: &'j [Stage<'m, 's>],
+    shared: BTreeSet<String>,
+}
+
+impl<'j, 'm, 's> Labels<'j, 'm, 's> {
+    fn new<'c>(stages: &'j [Stage<'m, 's>], choices: impl Iterator<Item = &'c Choice>) -> Self {
+        let axes: BTreeSet<AxisId> = choices.flat_map(|choice| choice.keys().copied()).collect();
+        let mut seen = BTreeSet::new();
+        let names = axes.into_iter().map(|id| axis_name(stages, id).1);
+        let shared = names.filter(|name| !seen.insert(*name)).map(str::to_owned).collect();
+        Self { stages, shared }
+    }
+
+    fn name(&self, stage: &str, choice: &Choice) -> String {
+        if choice.is_empty() {
+            return stage.to_owned();
+        }
+        let parts = choice.iter().map(|(id, value)| {
+            let (owner, axis) = axis_name(self.stages, *id);
+            let value = label(self.stages, *id, *value);
+            if self.shared.contains(axis) {
+                format!("{owner}.{axis}={value}")
+            } else {
+                format!("{axis}={value}")
+            }
+        });
+        format!("{stage}[{}]", parts.collect::<Vec<_>>().join(","))
+    }
+}
+
+fn axis_name<'j>(stages: &'j [Stage<'_, '_>], (stage, axis): AxisId) -> (&'j str, &'j str) {
+    let entry = stages[stage].entry;
+    (&entry.name, entry.matrix[axis].key.get_ref())
+}
+
+fn label<'j>(stages: &'j [Stage<'_, '_>], (stage, axis): AxisId, value: usize) -> &'j str {
+    &stages[stage].entry.matrix[axis].values[value].0
+}
+
+/// What all nodes of one variant have in common.
+struct Shared {
+    stage: String,
+    action: Arc<dyn Action>,
+    reads: Result<Vec<Read>, Arc<Fault<PlanError>>>,
+    seed: u64,
+    salt: Option<String>,
+    place: Span,
+}
+
+impl Shared {
+    fn new(stage: &Stage<'_, '_>, variant: Variant, base: &Path) -> Self {
+        let reads = variant.planned.reads(base).map_err(|invalid| Arc::new(variant.places.invalid(invalid)));
+        Self {
+            stage: stage.entry.name.clone(),
+            action: Arc::from(variant.planned.into_action()),
+            reads,
+            seed: variant.seed,
+            salt: stage.entry.salt.clone(),
+            place: stage.entry.place.clone(),
+        }
+    }
+
+    fn node(&self, name: String, row: &Row, links: &[Link]) -> Node {
+        let edge = |(node, link): (&usize, &Link)| Edge {
+            port: link.port.clone(),
+            node: *node,
+            output: link.output,
+        };
+        Node {
+            name,
+            stage: self.stage.clone(),
+            action: self.action.clone(),
+            inputs: row.producers.iter().zip(links).map(edge).collect(),
+            reads: self.reads.clone(),
+            seed: self.seed,
+            salt: self.salt.clone(),
+            place: self.place.clone(),
+        }
+    }
+}
