@@ -1,5 +1,7 @@
 //! Scores: how far models are from the original one, with the protocol they were measured by. Knows no way to measure.
 
+mod table;
+
 use std::{fs, path::Path};
 
 use serde::{Deserialize, Serialize};
@@ -28,6 +30,8 @@ pub struct Protocol {
     pub tokens: usize,
     /// Documents are cut after this many tokens.
     pub max_tokens: usize,
+    /// The token put before every document, if there is one; it is context, never predicted.
+    pub bos: Option<String>,
     /// Arithmetic of the forward pass, such as `f32, cpu`.
     pub numerics: String,
     /// Bytes per cached element in the KV figures: 2 for BF16.
@@ -50,6 +54,12 @@ pub struct Row {
     pub kv_bytes_per_token: usize,
     /// The same over the sliding-window layers, which stop growing at the window.
     pub kv_bytes_per_token_sliding: usize,
+    /// Cached elements per token in each full-attention (or latent) layer, in order.
+    pub kv_elements_per_layer: Vec<usize>,
+    /// Share of the original's `kv_bytes_per_token` that is saved.
+    pub kv_cut: f64,
+    /// Share of the whole model's cache that is saved at a context of the protocol's `max_tokens`, windows included.
+    pub kv_cut_whole_model: f64,
 }
 
 /// Figures of the positions `from <= position < to`.
@@ -72,18 +82,26 @@ pub struct Figures {
     pub tokens: usize,
     /// Mean KL divergence; 0 for the original itself.
     pub kl_mean: f64,
+    /// Its standard error, tokens of one document taken as dependent; `None` for fewer than two documents.
+    pub kl_mean_se: Option<f64>,
     /// Its median.
     pub kl_median: f64,
     /// Its 95th percentile.
     pub kl_p95: f64,
     /// Its 99th percentile.
     pub kl_p99: f64,
+    /// Its greatest value.
+    pub kl_max: f64,
     /// Share of tokens whose likeliest next token is the original's.
     pub top1: f64,
     /// `exp` of the mean negative log-likelihood.
     pub perplexity: f64,
     /// Perplexity divided by the original's on the same tokens.
     pub perplexity_ratio: f64,
+    /// Natural logarithm of that ratio: the mean difference of the negative log-likelihoods.
+    pub ln_ratio: f64,
+    /// Its standard error, tokens of one document taken as dependent; `None` for fewer than two documents.
+    pub ln_ratio_se: Option<f64>,
 }
 
 /// Accuracy on answers that depend on something stated earlier.
@@ -96,9 +114,30 @@ pub struct Recall {
     pub accuracy: f64,
     /// What guessing among the possible answers gives.
     pub chance: f64,
+    /// Marks left out, because a token reaches over the end of the answer.
+    pub skipped: usize,
+    /// By the number of tokens between statement and answer, ascending; distances without an answer are left out.
+    pub by_distance: Vec<Distance>,
+}
+
+/// Recall of what was stated `from <= distance < to` tokens before the answer.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Distance {
+    /// Least distance.
+    pub from: usize,
+    /// One past the greatest distance; `None` where there is no bound.
+    pub to: Option<usize>,
+    /// Marked answers.
+    pub answers: usize,
+    /// Share of answers of which every token was the likeliest one.
+    pub accuracy: f64,
+    /// What guessing gives.
+    pub chance: f64,
 }
 
 const FILE: &str = "scores.json";
+const TABLE: &str = "scores.md";
 
 impl Artifact for Scores {
     const KIND: &'static str = "scores";
@@ -107,7 +146,9 @@ impl Artifact for Scores {
         let path = dir.join(FILE);
         let mut text = serde_json::to_string_pretty(self).map_err(|e| ArtifactError::io(&path)(e.into()))?;
         text.push('\n');
-        fs::write(&path, text).map_err(ArtifactError::io(&path))
+        fs::write(&path, text).map_err(ArtifactError::io(&path))?;
+        let path = dir.join(TABLE);
+        fs::write(&path, self.markdown()).map_err(ArtifactError::io(&path))
     }
 
     fn load(files: &Files) -> Result<Self, ArtifactError> {
@@ -131,20 +172,34 @@ pub(crate) mod tests {
         let figures = |kl: f64, perplexity: f64| Figures {
             tokens: 1000,
             kl_mean: kl,
+            kl_mean_se: Some(kl / 16.0),
             kl_median: kl / 2.0,
             kl_p95: kl * 4.0,
             kl_p99: kl * 9.0,
+            kl_max: kl * 20.0,
             top1: 1.0 - kl,
             perplexity,
             perplexity_ratio: perplexity / 2.5,
+            ln_ratio: (perplexity / 2.5).ln(),
+            ln_ratio_se: Some(kl / 8.0),
         };
+        let distance = |accuracy| Distance { from: 128, to: Some(512), answers: 40, accuracy, chance: 0.125 };
         let row = |model: &str, kl, perplexity, accuracy, kv| Row {
             model: model.to_owned(),
             all: figures(kl, perplexity),
             buckets: vec![Bucket { from: 0, to: 512, figures: figures(kl, perplexity) }],
-            recall: Some(Recall { answers: 40, accuracy, chance: 0.125 }),
+            recall: Some(Recall {
+                answers: 40,
+                accuracy,
+                chance: 0.125,
+                skipped: 1,
+                by_distance: vec![distance(accuracy)],
+            }),
             kv_bytes_per_token: kv,
             kv_bytes_per_token_sliding: 768,
+            kv_elements_per_layer: vec![kv / 4, kv / 4],
+            kv_cut: 1.0 - kv as f64 / 768.0,
+            kv_cut_whole_model: (1.0 - kv as f64 / 768.0) * 0.875,
         };
         Scores {
             protocol: Protocol {
@@ -152,6 +207,7 @@ pub(crate) mod tests {
                 documents: 12,
                 tokens: 1000,
                 max_tokens: 4096,
+                bos: Some("<|startoftext|>".to_owned()),
                 numerics: "f32, cpu".to_owned(),
                 kv_element_bytes: 2,
             },

@@ -1,0 +1,158 @@
+//! The table of an evaluation as text: one column per model, one row per figure. Knows nothing of how it was measured.
+
+use super::{Figures, Row, Scores};
+
+/// What stands where a model has no such figure.
+const NONE: &str = "–";
+
+impl Scores {
+    /// The table and its protocol in Markdown.
+    pub fn markdown(&self) -> String {
+        let bar = |cells: &Vec<String>| format!("| {} |", cells.join(" | "));
+        let mut lines: Vec<String> = self.rows().iter().map(bar).collect();
+        lines.insert(1, format!("|---|{}", "---:|".repeat(self.models.len())));
+        lines.push(String::new());
+        lines.extend(self.notes());
+        lines.join("\n") + "\n"
+    }
+
+    /// The table and its protocol as lines of plain text, columns aligned.
+    pub fn lines(&self) -> Vec<String> {
+        let rows = self.rows();
+        let chars = |cell: &String| cell.chars().count();
+        let width = |column: usize| rows.iter().map(|row| chars(&row[column])).max().unwrap_or(0);
+        let widths: Vec<usize> = (0..=self.models.len()).map(width).collect();
+        let line = |row: &Vec<String>| {
+            let first = format!("{:<1$}", row[0], widths[0]);
+            row[1..]
+                .iter()
+                .zip(&widths[1..])
+                .fold(first, |line, (cell, width)| format!("{line}  {cell:>width$}"))
+        };
+        rows.iter().map(line).chain(self.notes()).collect()
+    }
+
+    /// The cells, head first; every row has as many.
+    fn rows(&self) -> Vec<Vec<String>> {
+        let row = |name: &str, cell: &dyn Fn(&Row) -> String| {
+            std::iter::once(name.to_owned()).chain(self.models.iter().map(cell)).collect::<Vec<_>>()
+        };
+        let mut rows = vec![
+            row("", &|m| m.model.clone()),
+            row("KL to the original, mean", &|m| with_error(m.all.kl_mean, m.all.kl_mean_se)),
+            row("KL median", &|m| nats(m.all.kl_median)),
+            row("KL 95 %", &|m| nats(m.all.kl_p95)),
+            row("KL 99 %", &|m| nats(m.all.kl_p99)),
+            row("KL max", &|m| nats(m.all.kl_max)),
+            row("same top token", &|m| percent(m.all.top1)),
+            row("perplexity", &|m| format!("{:.3}", m.all.perplexity)),
+            row("perplexity ratio", &|m| nats(m.all.perplexity_ratio)),
+            row("ln ratio", &|m| with_error(m.all.ln_ratio, m.all.ln_ratio_se)),
+        ];
+        let buckets = self.models.first().map_or(&[][..], |first| &first.buckets);
+        for (i, bucket) in buckets.iter().enumerate() {
+            let name = format!("KL, ratio at {}", span(bucket.from, Some(bucket.to)));
+            rows.push(row(&name, &|m| m.buckets.get(i).map_or(NONE.to_owned(), |b| pair(&b.figures))));
+        }
+        if let Some(recall) = self.models.first().and_then(|m| m.recall.as_ref()) {
+            let name = format!("recall, {} answers", recall.answers);
+            rows.push(row(&name, &|m| m.recall.as_ref().map_or(NONE.to_owned(), |r| percent(r.accuracy))));
+            for (i, far) in recall.by_distance.iter().enumerate() {
+                let name = format!("recall {} tokens back", span(far.from, far.to));
+                let accuracy =
+                    |m: &Row| m.recall.as_ref().and_then(|r| r.by_distance.get(i)).map(|d| d.accuracy);
+                rows.push(row(&name, &|m| accuracy(m).map_or(NONE.to_owned(), percent)));
+            }
+            rows.push(row("recall by chance", &|m| {
+                m.recall.as_ref().map_or(NONE.to_owned(), |r| percent(r.chance))
+            }));
+        }
+        rows.push(row("KV elements per token, full layers", &|m| elements(&m.kv_elements_per_layer)));
+        rows.push(row("KV bytes per token, full layers", &|m| m.kv_bytes_per_token.to_string()));
+        rows.push(row("KV cut, full layers", &|m| percent(m.kv_cut)));
+        let name = format!("KV cut, whole model at {} tokens", self.protocol.max_tokens);
+        rows.push(row(&name, &|m| percent(m.kv_cut_whole_model)));
+        rows
+    }
+
+    fn notes(&self) -> Vec<String> {
+        let p = &self.protocol;
+        let bos = p.bos.as_ref().map_or("no token".to_owned(), |token| format!("`{token}`"));
+        vec![
+            format!(
+                "{}: {} documents, each cut after {} tokens, {bos} before each; {} predicted tokens; {}.",
+                p.text, p.documents, p.max_tokens, p.tokens, p.numerics
+            ),
+            format!(
+                "KL(original ‖ model) in nats per token; ± is a standard error over documents; a cached element has {} bytes.",
+                p.kv_element_bytes
+            ),
+        ]
+    }
+}
+
+fn nats(x: f64) -> String {
+    format!("{x:.4}")
+}
+
+fn percent(x: f64) -> String {
+    format!("{:.1} %", 100.0 * x)
+}
+
+fn with_error(x: f64, error: Option<f64>) -> String {
+    error.map_or_else(|| nats(x), |error| format!("{x:.4} ± {error:.4}"))
+}
+
+fn pair(figures: &Figures) -> String {
+    format!("{:.4}, {:.4}", figures.kl_mean, figures.perplexity_ratio)
+}
+
+fn span(from: usize, to: Option<usize>) -> String {
+    to.map_or_else(|| format!("{from} or more"), |to| format!("{from}–{}", to - 1))
+}
+
+/// `288` where all layers agree, else each layer's number.
+fn elements(layers: &[usize]) -> String {
+    match layers {
+        [] => NONE.to_owned(),
+        [first, rest @ ..] if rest.iter().all(|n| n == first) => first.to_string(),
+        layers => layers.iter().map(usize::to_string).collect::<Vec<_>>().join(" "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifact::scores::tests::example;
+
+    #[test]
+    fn one_table_with_its_protocol() {
+        insta::assert_snapshot!(example().lines().join("\n"));
+    }
+
+    #[test]
+    fn markdown_has_a_cell_for_every_model() {
+        let text = example().markdown();
+        let table: Vec<&str> = text.lines().take_while(|line| line.starts_with('|')).collect();
+        assert_eq!(table[1], "|---|---:|---:|");
+        assert!(table.iter().all(|line| line.matches('|').count() == 4), "{text}");
+        assert!(text.ends_with("a cached element has 2 bytes.\n"), "{text}");
+    }
+
+    #[test]
+    fn what_was_not_measured_is_a_dash_or_left_out() {
+        let mut scores = example();
+        scores.protocol.bos = None;
+        scores.models[1].recall = None;
+        scores.models[1].all.ln_ratio_se = None;
+        scores.models[1].kv_elements_per_layer = vec![96, 128];
+        let text = scores.lines().join("\n");
+        assert!(text.contains("no token before each"), "{text}");
+        let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
+        assert!(line("recall, 40").ends_with(NONE), "{text}");
+        assert!(line("ln ratio").ends_with("  0.0488"), "{text}");
+        assert!(line("KV elements").ends_with("  96 128"), "{text}");
+        scores.models[0].recall = None;
+        assert!(!scores.lines().join("\n").contains("recall"));
+    }
+}
