@@ -14,6 +14,7 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use self::synthetic::Synthetic;
 use crate::{
     artifact::{
         Artifact,
@@ -29,7 +30,7 @@ use crate::{
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Corpus {
-    /// Where documents come from; each entry has exactly one of `files` and `jsonl`.
+    /// Where documents come from; each entry has exactly one of `files`, `jsonl` and `synthetic`.
     pub sources: Vec<Source>,
 }
 
@@ -43,6 +44,9 @@ pub struct Source {
     /// Glob of JSONL files, relative to the manifest: one document a line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jsonl: Option<UserPath>,
+    /// Documents made from the stage's seed: `synthetic = { prose = 100 }`. At most one such source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub synthetic: Option<Synthetic>,
     /// With `jsonl`: the field that holds the text. Default: `text`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub text: Option<String>,
@@ -105,6 +109,13 @@ impl Stage for Corpus {
         let mut labels = std::collections::BTreeSet::new();
         for (i, source) in self.sources.iter().enumerate() {
             source.check(i)?;
+            if source.synthetic.is_some() && self.sources[..i].iter().any(|other| other.synthetic.is_some()) {
+                return Err(Invalid::new(
+                    format!("sources.{i}.synthetic"),
+                    "two sources of one corpus are synthetic, and one seed would make the same documents twice",
+                )
+                .hint("ask one source for more documents, or make two corpus stages with different `seed`s"));
+            }
             if !labels.insert(source.label(i)) {
                 return Err(Invalid::new(
                     format!("sources.{i}.name"),
@@ -137,8 +148,18 @@ impl Source {
 
     fn check(&self, i: usize) -> Result<(), Invalid> {
         let invalid = |field: &str, why: &str| Err(Invalid::new(format!("sources.{i}{field}"), why));
-        if usize::from(self.files.is_some()) + usize::from(self.jsonl.is_some()) != 1 {
-            return invalid("", "a source needs exactly one of `files` and `jsonl`");
+        let kinds = [self.files.is_some(), self.jsonl.is_some(), self.synthetic.is_some()];
+        if kinds.into_iter().filter(|given| *given).count() != 1 {
+            return invalid("", "a source needs exactly one of `files`, `jsonl` and `synthetic`");
+        }
+        if let Some(synthetic) = &self.synthetic {
+            synthetic.check(&format!("sources.{i}.synthetic"))?;
+            if self.name.is_some() {
+                return invalid(
+                    ".name",
+                    "a synthetic source names its documents itself: `synthetic/prose` …",
+                );
+            }
         }
         if self.text.is_some() && self.jsonl.is_none() {
             return invalid(".text", "`text` names a field of JSONL rows, and this source has no `jsonl`");
@@ -160,6 +181,9 @@ impl Source {
 
     /// All documents of this source. Files are read in parallel; their order is that of their names.
     fn read(&self, i: usize, cx: &Cx<'_>) -> Result<Found, Failure> {
+        if let Some(params) = &self.synthetic {
+            return Ok(self.make(params, cx.seed));
+        }
         let prefix = self.label(i) + "/";
         let reads: Vec<_> =
             cx.reads.range(prefix.clone()..).take_while(|r| r.0.starts_with(&prefix)).collect();
@@ -175,6 +199,22 @@ impl Source {
         let mut all = Found::default();
         parts?.into_iter().for_each(|part| all.append(part));
         Ok(all)
+    }
+
+    /// Generated documents, which are canonical already. The generator's licence gives way to the user's.
+    fn make(&self, params: &Synthetic, seed: u64) -> Found {
+        let mut found = Found::default();
+        for mut text in synthetic::generate(params, seed) {
+            if let Some(reason) = self.fault(&text.text) {
+                found.drop_row(&text.source, reason);
+                continue;
+            }
+            if !self.licence.is_empty() {
+                text.licence.clone_from(&self.licence);
+            }
+            found.texts.push(text);
+        }
+        found
     }
 
     fn read_file(&self, name: &str, path: &Path) -> Result<Found, Failure> {

@@ -121,3 +121,33 @@ fn the_key_knows_the_format_but_not_the_path() {
     assert_eq!(params("sources = [{ files = 'a/*' }]"), params("sources = [{ files = 'b/*' }]"));
     assert_ne!(params("sources = [{ files = 'a/*' }]"), params("sources = [{ jsonl = 'a/*' }]"));
 }
+
+#[test]
+fn a_synthetic_source_is_canonical_and_follows_the_seed() {
+    let stage =
+        corpus("sources = [{ synthetic = { prose = 3, programs = 2, maths = 1 }, max-chars = 100000 }]");
+    stage.check().unwrap();
+    let bench = Bench::new().seed(9);
+    bench.run(&stage).unwrap();
+    let texts: Texts = bench.load("texts");
+    let params = Synthetic { prose: 3, programs: 2, maths: 1, ..Synthetic::default() };
+    assert_eq!(texts.0, synthetic::generate(&params, 9));
+    for text in &texts.0 {
+        assert_eq!(normalise::canonical_text(&text.text), text.text);
+        assert_eq!(normalise::id(&text.text), text.id);
+    }
+    let drops: Drops = bench.load("drops");
+    assert_eq!(drops.sources["synthetic/programs"].kept, 2);
+}
+
+#[test]
+fn faults_of_synthetic_sources_name_the_place() {
+    let check = |toml: &str, expected: &str| {
+        let error = corpus(toml).check().unwrap_err();
+        assert!(format!("{}: {}", error.param, error.message).starts_with(expected), "{error:?}");
+    };
+    check("sources = [{ synthetic = { min-tokens = 1 } }]", "sources.0.synthetic.min-tokens: is 1");
+    check("sources = [{ synthetic = {} }, { synthetic = {} }]", "sources.1.synthetic: two sources");
+    check("sources = [{ synthetic = {}, files = 'a' }]", "sources.0: a source needs exactly one of");
+    check("sources = [{ synthetic = {}, name = 'a' }]", "sources.0.name: a synthetic source");
+}
