@@ -1,7 +1,5 @@
 //! Fake actions for tests, with a log of what ran.
 
-#![expect(dead_code, reason = "the executor's tests use the rest")]
-
 use std::{
     fs,
     sync::{Arc, Mutex},

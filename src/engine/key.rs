@@ -92,6 +92,13 @@ impl Key {
     pub fn from_json(json: &serde_json::Value) -> Option<Self> {
         Self::deserialize(json).ok()
     }
+
+    /// The key after a trip through its stored text, which may round the last bit of a float.
+    pub(crate) fn as_stored(&self) -> Self {
+        serde_json::to_string(self)
+            .and_then(|text| serde_json::from_str(&text))
+            .unwrap_or_else(|_| self.clone())
+    }
 }
 
 #[cfg(test)]

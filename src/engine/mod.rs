@@ -1,14 +1,26 @@
 //! The graph of actions, their keys and their execution. Knows no tensors and no TOML.
 //!
-//! A [`graph::Graph`] of [`graph::Node`]s goes into an executor. Nodes become ready as their producers finish; a
+//! A [`graph::Graph`] of [`graph::Node`]s goes into an [`executor::Engine`]. Nodes become ready as their producers finish; a
 //! ready node's [`key::Key`] is made from its own declaration and the digests in its producers' records; the store answers
 //! *hit* or *miss*; a miss is queued, runs on the CPU pool or on the device, and is recorded. Because inputs enter keys by
-//! content, a rerun that gives the same bytes makes the stages after it hits.
+//! content, a rerun that gives the same bytes makes the stages after it hits. Every step is
+//! an [`event::Event`].
 
 pub mod action;
+pub mod event;
+pub mod executor;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod graph;
 pub mod key;
+mod latest;
+pub mod options;
+mod preview;
 pub mod reason;
+mod resolve;
+pub mod state;
+pub mod summary;
+#[cfg(test)]
+mod tests;
 pub mod value;
+mod worker;

@@ -10,7 +10,7 @@ pub(crate) fn now_ns() -> i64 {
 }
 
 /// A name for a run that sorts by time: `20261123-152518-3fa9c1`.
-pub fn run_id() -> String {
+pub(crate) fn run_id() -> String {
     let now = now_ns();
     let unique = blake3::hash(format!("{now} {}", std::process::id()).as_bytes()).to_hex();
     format!("{}-{}", utc(now / 1_000_000_000), &unique[..6])

@@ -41,8 +41,9 @@ use std::{
 };
 
 pub use blob::Flaw;
-pub use clock::run_id;
+pub(crate) use clock::run_id;
 pub use digest::{Digest, NotADigest};
+pub(crate) use disk::read_if_present;
 pub use error::{Result, StoreError};
 pub use record::{Lookup, Made, Record, Slot, Workdir};
 pub use stamp::Stamp;
@@ -93,7 +94,7 @@ impl Store {
     }
 
     /// Writes a small file so that readers see the old one or the new one, never a part.
-    pub fn replace_file(&self, path: &Path, bytes: &[u8]) -> Result<()> {
+    pub(crate) fn replace_file(&self, path: &Path, bytes: &[u8]) -> Result<()> {
         let tmp = self.lease().fresh("file");
         let write = || fs::File::create(&tmp)?.write_all(bytes);
         write().map_err(StoreError::io("write", &tmp))?;

@@ -1,0 +1,214 @@
+//! What happens during a run, told to whoever shows or keeps it. Knows no terminal.
+
+use std::{
+    io::{BufWriter, Write},
+    sync::{Mutex, PoisonError},
+    time::Instant,
+};
+
+use serde::Serialize;
+
+use super::{action::Progress, state::Status};
+use crate::store::Digest;
+
+/// One step of a run.
+#[derive(Debug, Clone, Copy, Serialize)]
+#[serde(tag = "event", rename_all = "kebab-case")]
+pub enum Event<'a> {
+    /// The run starts; the stages in the order of the graph.
+    RunStarted {
+        /// The run's name.
+        run: &'a str,
+        /// The names of all stages.
+        stages: &'a [&'a str],
+    },
+    /// A stage starts to run.
+    StageStarted {
+        /// The stage's name.
+        stage: &'a str,
+        /// Its kind.
+        kind: &'a str,
+        /// The digest of its key.
+        key: Digest,
+        /// Why it runs.
+        why: &'a str,
+    },
+    /// A running stage enters a phase.
+    Phase {
+        /// The stage's name.
+        stage: &'a str,
+        /// What it does now.
+        what: &'a str,
+        /// The number of units, if known.
+        total: Option<u64>,
+        /// The unit, such as `docs`.
+        unit: &'a str,
+    },
+    /// More units of the phase are done. Not in the journal.
+    Advance {
+        /// The stage's name.
+        stage: &'a str,
+        /// How many.
+        n: u64,
+    },
+    /// A figure to show beside the bar. Not in the journal.
+    Note {
+        /// The stage's name.
+        stage: &'a str,
+        /// The figure.
+        text: &'a str,
+    },
+    /// A line worth keeping.
+    Say {
+        /// The stage's name.
+        stage: &'a str,
+        /// The line.
+        text: &'a str,
+    },
+    /// A stage is done, whether it ran or not.
+    StageFinished {
+        /// The stage's name.
+        stage: &'a str,
+        /// How it ended.
+        status: Status,
+        /// How long it ran.
+        seconds: f64,
+        /// Why it ran, failed or did not run.
+        why: &'a str,
+    },
+    /// The run is over.
+    RunFinished {
+        /// Whether every selected stage is in the cache now.
+        ok: bool,
+        /// How long it took.
+        seconds: f64,
+    },
+}
+
+/// Shows events. Called from several threads; must be quick.
+pub trait Reporter: Send + Sync {
+    /// Takes one event.
+    fn event(&self, event: &Event<'_>);
+}
+
+/// A reporter that shows nothing.
+pub struct Silent;
+
+impl Reporter for Silent {
+    fn event(&self, _: &Event<'_>) {}
+}
+
+/// Passes events on to a reporter and writes the lasting ones to the run's journal.
+pub(crate) struct Journal<'a> {
+    reporter: &'a dyn Reporter,
+    started: Instant,
+    file: Mutex<BufWriter<Box<dyn Write + Send>>>,
+}
+
+impl<'a> Journal<'a> {
+    pub(crate) fn new(reporter: &'a dyn Reporter, file: Box<dyn Write + Send>) -> Self {
+        Self { reporter, started: Instant::now(), file: Mutex::new(BufWriter::new(file)) }
+    }
+
+    /// Seconds since the run started.
+    pub(crate) fn seconds(&self) -> f64 {
+        self.started.elapsed().as_secs_f64()
+    }
+
+    pub(crate) fn tell(&self, event: &Event<'_>) {
+        if lasts(event) {
+            let line = serde_json::to_vec(&Line { at: self.seconds(), event })
+                .expect("an event is plain data with string keys");
+            let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+            // The journal is for people: a full disk shows itself where it matters, in publishing.
+            drop(file.write_all(&line).and_then(|()| file.write_all(b"\n")).and_then(|()| file.flush()));
+        }
+        self.reporter.event(event);
+    }
+}
+
+#[derive(Serialize)]
+struct Line<'a> {
+    at: f64,
+    #[serde(flatten)]
+    event: &'a Event<'a>,
+}
+
+/// Hits are left out too: the run's summary lists them, and a run of nothing but hits should cost nothing.
+fn lasts(event: &Event<'_>) -> bool {
+    !matches!(
+        event,
+        Event::Advance { .. } | Event::Note { .. } | Event::StageFinished { status: Status::Cached, .. }
+    )
+}
+
+/// The progress handle of one stage.
+pub(crate) struct StageProgress<'a> {
+    pub(crate) stage: &'a str,
+    pub(crate) journal: &'a Journal<'a>,
+}
+
+impl Progress for StageProgress<'_> {
+    fn phase(&self, what: &str, total: Option<u64>, unit: &str) {
+        self.journal.tell(&Event::Phase { stage: self.stage, what, total, unit });
+    }
+    fn advance(&self, n: u64) {
+        self.journal.tell(&Event::Advance { stage: self.stage, n });
+    }
+    fn note(&self, text: &str) {
+        self.journal.tell(&Event::Note { stage: self.stage, text });
+    }
+    fn say(&self, text: &str) {
+        self.journal.tell(&Event::Say { stage: self.stage, text });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+
+    #[derive(Clone, Default)]
+    struct Memory(Arc<Mutex<Vec<u8>>>);
+
+    impl Write for Memory {
+        fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+            self.0.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Ok(())
+        }
+    }
+
+    #[derive(Default)]
+    struct Count(std::sync::atomic::AtomicUsize);
+
+    impl Reporter for Count {
+        fn event(&self, _: &Event<'_>) {
+            self.0.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+
+    #[test]
+    fn all_events_are_shown_and_the_lasting_ones_kept() {
+        let (memory, count) = (Memory::default(), Count::default());
+        let journal = Journal::new(&count, Box::new(memory.clone()));
+        let progress = StageProgress { stage: "svd", journal: &journal };
+        progress.phase("layers", Some(6), "layers");
+        progress.advance(1);
+        progress.note("rank 96");
+        progress.say("layer 0: error 0.01");
+        let finished = |status| Event::StageFinished { stage: "svd", status, seconds: 1.0, why: "" };
+        journal.tell(&finished(Status::Cached));
+        journal.tell(&finished(Status::Ran));
+        assert_eq!(count.0.load(std::sync::atomic::Ordering::Relaxed), 6);
+        let text = String::from_utf8(memory.0.lock().unwrap().clone()).unwrap();
+        let lines: Vec<serde_json::Value> = text.lines().map(|l| serde_json::from_str(l).unwrap()).collect();
+        let kinds: Vec<&str> = lines.iter().map(|l| l["event"].as_str().unwrap()).collect();
+        assert_eq!(kinds, ["phase", "say", "stage-finished"]);
+        assert_eq!(lines[2]["status"], "ran");
+        assert!(lines[0]["at"].is_f64());
+    }
+}

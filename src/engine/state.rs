@@ -1,0 +1,170 @@
+//! The states of nodes during a run: one enum and one setter. Knows no keys and no store.
+
+use super::graph::{Graph, NodeId};
+
+/// Where a node is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum State {
+    /// A producer is not done. Every node starts here.
+    Waiting,
+    /// All producers are `Cached` or `Ran`, so its key can be made.
+    Ready,
+    /// Its key is not in the cache; it waits for a worker.
+    Queued,
+    /// A worker has it.
+    Running,
+    /// Nothing more happens to it.
+    Done(Status),
+}
+
+/// How a node ended, or, in a plan, how it would.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Status {
+    /// Its outputs were in the cache.
+    Cached,
+    /// It ran and its outputs are in the cache.
+    Ran,
+    /// It ended with an error, panicked or was stopped.
+    Failed,
+    /// It was not selected, or the run ended before its turn.
+    Skipped,
+    /// Something that it reads is not there.
+    Blocked,
+    /// In a plan: it will run.
+    Run,
+    /// In a plan: it runs unless its producers give the same bytes as before.
+    Maybe,
+}
+
+impl Status {
+    /// The word used in text, JSON and journals.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Cached => "cached",
+            Self::Ran => "ran",
+            Self::Failed => "failed",
+            Self::Skipped => "skipped",
+            Self::Blocked => "blocked",
+            Self::Run => "run",
+            Self::Maybe => "maybe",
+        }
+    }
+
+    /// Whether its outputs are in the cache.
+    pub fn is_ok(self) -> bool {
+        matches!(self, Self::Cached | Self::Ran)
+    }
+}
+
+/// The states of all nodes of a graph.
+pub(crate) struct States<'a> {
+    graph: &'a Graph,
+    nodes: Vec<State>,
+    missing: Vec<usize>, // producers that are not done well, per node
+}
+
+impl<'a> States<'a> {
+    pub(crate) fn new(graph: &'a Graph) -> Self {
+        let missing = (0..graph.len()).map(|i| graph.producers(NodeId(i)).count()).collect();
+        Self { graph, nodes: vec![State::Waiting; graph.len()], missing }
+    }
+
+    pub(crate) fn get(&self, id: NodeId) -> State {
+        self.nodes[id.0]
+    }
+
+    /// The only way to move a node. Returns the readers that now have all they need.
+    ///
+    /// # Panics
+    /// When the move breaks a state's precondition, which would be a bug of the executor.
+    pub(crate) fn set(&mut self, id: NodeId, to: State) -> Vec<NodeId> {
+        use State::{Done, Queued, Ready, Running, Waiting};
+        let from = self.nodes[id.0];
+        let fits = match from {
+            Waiting if to == Ready => self.missing[id.0] == 0,
+            Waiting => matches!(to, Done(Status::Blocked | Status::Skipped)),
+            Ready => matches!(to, Queued | Done(Status::Cached | Status::Failed | Status::Skipped)),
+            Queued => matches!(to, Running | Done(Status::Skipped)),
+            Running => matches!(to, Done(Status::Ran | Status::Failed)),
+            Done(_) => false,
+        };
+        assert!(fits, "node {} cannot go from {from:?} to {to:?}", id.0);
+        self.nodes[id.0] = to;
+        if !matches!(to, Done(status) if status.is_ok()) {
+            return Vec::new();
+        }
+        let mut freed = Vec::new();
+        for reader in self.graph.readers(id) {
+            self.missing[reader.0] -= 1;
+            if self.missing[reader.0] == 0 && self.nodes[reader.0] == Waiting {
+                freed.push(reader);
+            }
+        }
+        freed.sort_unstable();
+        freed
+    }
+
+    /// The nodes that have all they need from the start.
+    pub(crate) fn roots(&self) -> Vec<NodeId> {
+        let free = |id: &NodeId| self.missing[id.0] == 0 && self.get(*id) == State::Waiting;
+        self.graph.order().iter().copied().filter(free).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::engine::fake::Fake;
+
+    fn diamond() -> Graph {
+        let nodes = vec![
+            Fake::new("top").node(),
+            Fake::new("left").reading(&[0]),
+            Fake::new("right").reading(&[0]),
+            Fake::new("bottom").reading(&[1, 2]),
+        ];
+        Graph::new(nodes).unwrap()
+    }
+
+    fn finish(states: &mut States<'_>, id: usize) -> Vec<NodeId> {
+        states.set(NodeId(id), State::Ready);
+        states.set(NodeId(id), State::Done(Status::Cached))
+    }
+
+    #[test]
+    fn readers_are_freed_once_all_producers_are_done() {
+        let graph = diamond();
+        let mut states = States::new(&graph);
+        assert_eq!(states.roots(), [NodeId(0)]);
+        assert_eq!(finish(&mut states, 0), [NodeId(1), NodeId(2)]);
+        assert_eq!(finish(&mut states, 2), []);
+        assert_eq!(finish(&mut states, 1), [NodeId(3)]);
+    }
+
+    #[test]
+    fn a_node_that_failed_frees_nobody() {
+        let graph = diamond();
+        let mut states = States::new(&graph);
+        for to in [State::Ready, State::Queued, State::Running] {
+            states.set(NodeId(0), to);
+        }
+        assert_eq!(states.set(NodeId(0), State::Done(Status::Failed)), []);
+    }
+
+    #[test]
+    #[should_panic(expected = "cannot go from Waiting to Ready")]
+    fn a_node_is_not_ready_before_its_producers() {
+        let graph = diamond();
+        States::new(&graph).set(NodeId(3), State::Ready);
+    }
+
+    #[test]
+    #[should_panic(expected = "cannot go from Done(Cached) to Ready")]
+    fn nothing_happens_to_a_node_that_is_done() {
+        let graph = diamond();
+        let mut states = States::new(&graph);
+        finish(&mut states, 0);
+        states.set(NodeId(0), State::Ready);
+    }
+}
