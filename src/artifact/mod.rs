@@ -5,6 +5,7 @@ pub mod clusters;
 pub mod drops;
 pub mod embeddings;
 pub mod files;
+pub mod parquet;
 pub mod scores;
 pub mod splits;
 pub mod texts;

@@ -8,6 +8,7 @@ pub mod corpus;
 pub mod embed;
 pub mod exec;
 pub mod model;
+pub mod select;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tokenizer;
@@ -266,6 +267,7 @@ pub const STAGES: &[Entry] = &[
     Entry::of::<tokenizer::TrainTokenizer>(),
     Entry::of::<embed::Embed>(),
     Entry::of::<cluster::Cluster>(),
+    Entry::of::<select::Select>(),
     Entry::of::<model::ModelSource>(),
     Entry::of::<exec::Exec>(),
 ];

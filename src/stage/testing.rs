@@ -92,7 +92,10 @@ impl Bench {
     }
 }
 
+/// Every file below a folder, by its name with `/` between the parts.
 fn listing(dir: &Path) -> Files {
-    let entries = std::fs::read_dir(dir).unwrap().map(|entry| entry.unwrap());
-    entries.map(|entry| (entry.file_name().into_string().unwrap(), entry.path())).collect()
+    let name = |path: &Path| path.strip_prefix(dir).unwrap().to_str().unwrap().to_owned();
+    let entries = walkdir::WalkDir::new(dir).into_iter().map(|entry| entry.unwrap());
+    let files = entries.filter(|entry| entry.file_type().is_file());
+    files.map(|entry| (name(entry.path()), entry.into_path())).collect()
 }

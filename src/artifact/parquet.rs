@@ -1,0 +1,152 @@
+//! Splits as Parquet files, for readers of data sets. Knows no selection; writes only.
+
+use std::{fs::File, path::Path, sync::Arc};
+
+use parquet::{
+    basic::Compression,
+    data_type::{ByteArray, ByteArrayType, DataType, Int32Type, Int64Type},
+    errors::ParquetError,
+    file::{
+        properties::WriterProperties,
+        writer::{SerializedFileWriter, SerializedRowGroupWriter},
+    },
+    schema::parser::parse_message_type,
+};
+
+use super::{ArtifactError, splits::Chosen};
+
+/// The columns, in the order of [`Chosen`]. Marks are JSON text, since few readers need them.
+const SCHEMA: &str = "message split {
+    required binary id (UTF8);
+    required binary text (UTF8);
+    required binary source (UTF8);
+    required binary licence (UTF8);
+    required int64 n_tokens;
+    required binary bucket (UTF8);
+    required int32 cluster;
+    required binary reason (UTF8);
+    required int32 rank;
+    required int64 score;
+    required int64 margin;
+    required binary marks (UTF8);
+}";
+
+/// Rows per row group.
+const GROUP: usize = 4096;
+
+/// Writes the rows as one file. The bytes depend on the rows only: no statistics of the writer, no time.
+pub fn write(path: &Path, rows: &[Chosen]) -> Result<(), ArtifactError> {
+    try_write(path, rows).map_err(|e| ArtifactError::io(path)(std::io::Error::other(e)))
+}
+
+fn try_write(path: &Path, rows: &[Chosen]) -> Result<(), ParquetError> {
+    let schema = Arc::new(parse_message_type(SCHEMA)?);
+    let properties = WriterProperties::builder()
+        .set_compression(Compression::SNAPPY)
+        .set_created_by("mla-run".to_owned())
+        .build();
+    let mut file = SerializedFileWriter::new(File::create(path)?, schema, Arc::new(properties))?;
+    for rows in rows.chunks(GROUP) {
+        let mut group = file.next_row_group()?;
+        write_group(&mut group, rows)?;
+        group.close()?;
+    }
+    file.close()?;
+    Ok(())
+}
+
+fn write_group(group: &mut SerializedRowGroupWriter<'_, File>, rows: &[Chosen]) -> Result<(), ParquetError> {
+    let marks: Result<Vec<String>, _> = rows.iter().map(|row| serde_json::to_string(&row.marks)).collect();
+    let marks = marks.map_err(|e| ParquetError::External(e.into()))?;
+    let text = |of: fn(&Chosen) -> &str| rows.iter().map(|row| ByteArray::from(of(row))).collect::<Vec<_>>();
+    column::<ByteArrayType>(group, &text(|row| &row.id))?;
+    column::<ByteArrayType>(group, &text(|row| &row.text))?;
+    column::<ByteArrayType>(group, &text(|row| &row.source))?;
+    column::<ByteArrayType>(group, &text(|row| &row.licence))?;
+    column::<Int64Type>(group, &rows.iter().map(|row| row.n_tokens as i64).collect::<Vec<_>>())?;
+    column::<ByteArrayType>(group, &text(|row| &row.bucket))?;
+    column::<Int32Type>(group, &rows.iter().map(|row| row.cluster as i32).collect::<Vec<_>>())?;
+    column::<ByteArrayType>(group, &text(|row| &row.reason))?;
+    column::<Int32Type>(group, &rows.iter().map(|row| row.rank as i32).collect::<Vec<_>>())?;
+    column::<Int64Type>(group, &rows.iter().map(|row| row.score).collect::<Vec<_>>())?;
+    column::<Int64Type>(group, &rows.iter().map(|row| row.margin).collect::<Vec<_>>())?;
+    column::<ByteArrayType>(group, &marks.iter().map(|m| ByteArray::from(m.as_str())).collect::<Vec<_>>())
+}
+
+fn column<T: DataType>(
+    group: &mut SerializedRowGroupWriter<'_, File>,
+    values: &[T::T],
+) -> Result<(), ParquetError> {
+    let mut column = group.next_column()?.expect("the schema has a column for each call");
+    column.typed::<T>().write_batch(values, None, None)?;
+    column.close()
+}
+
+#[cfg(test)]
+mod tests {
+    use parquet::{
+        file::reader::{FileReader, SerializedFileReader},
+        record::{Field, RowAccessor},
+    };
+
+    use super::*;
+    use crate::artifact::texts::Mark;
+
+    fn chosen(i: u32) -> Chosen {
+        Chosen {
+            id: format!("{i:064}"),
+            text: format!("text\n{i} with \"signs\" é"),
+            source: "a/b".into(),
+            licence: String::new(),
+            n_tokens: 3000 + i as usize,
+            bucket: "gap".into(),
+            cluster: i % 7,
+            reason: "mix".into(),
+            rank: i,
+            score: -i64::from(i),
+            margin: 1 << 40,
+            marks: if i == 1 { vec![Mark { start: 5, end: 6, stated: 0, choices: 2 }] } else { vec![] },
+        }
+    }
+
+    #[test]
+    fn every_value_comes_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("split.parquet");
+        let rows: Vec<_> = (0..GROUP as u32 + 2).map(chosen).collect();
+        write(&path, &rows).unwrap();
+        let reader = SerializedFileReader::new(File::open(&path).unwrap()).unwrap();
+        assert_eq!(reader.num_row_groups(), 2);
+        let mut n = 0;
+        for (row, expected) in reader.get_row_iter(None).unwrap().map(Result::unwrap).zip(&rows) {
+            assert_eq!(row.get_string(0).unwrap(), &expected.id);
+            assert_eq!(row.get_string(1).unwrap(), &expected.text);
+            assert_eq!(row.get_long(4).unwrap(), expected.n_tokens as i64);
+            assert_eq!(row.get_int(6).unwrap(), expected.cluster as i32);
+            assert_eq!(row.get_int(8).unwrap(), expected.rank as i32);
+            assert_eq!(row.get_long(9).unwrap(), expected.score);
+            let marks = row.get_string(11).unwrap();
+            assert_eq!(serde_json::from_str::<Vec<Mark>>(marks).unwrap(), expected.marks);
+            let names: Vec<_> =
+                row.get_column_iter().map(|(name, _): (&String, &Field)| name.clone()).collect();
+            let json = serde_json::to_value(expected).unwrap();
+            assert!(json.as_object().unwrap().keys().all(|key| names.contains(key)), "{names:?}");
+            n += 1;
+        }
+        assert_eq!(n, rows.len());
+    }
+
+    #[test]
+    fn equal_rows_give_equal_bytes_and_no_rows_give_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let bytes = |name: &str, rows: &[Chosen]| {
+            write(&dir.path().join(name), rows).unwrap();
+            std::fs::read(dir.path().join(name)).unwrap()
+        };
+        let rows = [chosen(1), chosen(2)];
+        assert_eq!(bytes("a", &rows), bytes("b", &rows));
+        bytes("none", &[]);
+        let reader = SerializedFileReader::new(File::open(dir.path().join("none")).unwrap()).unwrap();
+        assert_eq!(reader.metadata().file_metadata().num_rows(), 0);
+    }
+}

@@ -1,0 +1,187 @@
+//! The select stage as a whole: bounds of the strata, order, threads, and what the original toolkit got wrong.
+
+use std::collections::BTreeSet;
+
+use super::*;
+use crate::{
+    artifact::{clusters, drops::Tally, files::FileSet},
+    stage::testing::Bench,
+};
+
+/// A corpus of documents with these numbers of words, in clusters of about `size`.
+struct Corpus {
+    texts: Texts,
+    clusters: Clusters,
+}
+
+fn corpus(lengths: &[usize], k: u32) -> Corpus {
+    let text = |(i, &words): (usize, &usize)| {
+        let text = format!("d{i} ") + &"w ".repeat(words - 1);
+        let id = blake3::hash(text.as_bytes()).to_hex().to_string();
+        let source = format!("sources.{}/{i}", i % 3);
+        Text { id, source, licence: "MIT".into(), text, marks: vec![] }
+    };
+    let mut texts: Vec<_> = lengths.iter().enumerate().map(text).collect();
+    texts.sort_by(|a, b| a.id.cmp(&b.id));
+    let member = |text: &Text| {
+        // Scores that are spread and sometimes equal, a function of the text.
+        let hash = blake3::hash(text.text.as_bytes());
+        let bytes = hash.as_bytes();
+        let score = 10_000_000 + i64::from(bytes[0] % 64) * 50_000;
+        Member {
+            id: text.id.clone(),
+            cluster: u32::from(bytes[1]) % k,
+            score,
+            margin: Some(i64::from(bytes[2])),
+        }
+    };
+    let members = texts.iter().map(member).collect();
+    let about = clusters::About { k: k as usize, dim: 1, scale: 4000, ..Default::default() };
+    Corpus { texts: Texts(texts), clusters: Clusters { about, members, centroids: vec![0; k as usize] } }
+}
+
+fn stage(toml: &str) -> Select {
+    toml::from_str(&format!("texts = 'c'\nclusters = 'k'\ntokenizer = 't'\n{toml}")).unwrap()
+}
+
+fn bench(corpus: &Corpus) -> Bench {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("tokenizer.json");
+    std::fs::write(&path, tokens::tests::WORDS).unwrap();
+    Bench::new()
+        .input("texts", &corpus.texts)
+        .input("clusters", &corpus.clusters)
+        .input("tokenizer", &FileSet([("tokenizer.json".to_owned(), path)].into()))
+}
+
+fn run(corpus: &Corpus, toml: &str) -> Bench {
+    let bench = bench(corpus);
+    bench.run(&stage(toml)).unwrap();
+    bench
+}
+
+fn lengths(bench: &Bench, port: &str) -> BTreeSet<usize> {
+    bench.load::<Split>(port).0.iter().map(|row| row.n_tokens).collect()
+}
+
+#[test]
+fn the_bounds_hold_in_tokens() {
+    // Every document has its own cluster, so that each is the nearest of its stratum.
+    let mut at_the_edges = corpus(&[2047, 2048, 4096, 4097], 4);
+    for (i, member) in at_the_edges.clusters.members.iter_mut().enumerate() {
+        member.cluster = i as u32;
+    }
+    let bench = run(&at_the_edges, "mixed = 4");
+    assert_eq!(lengths(&bench, SWA), [2047].into());
+    assert_eq!(lengths(&bench, FULL), [4097].into());
+    let mixed: Split = bench.load(MIXED);
+    assert_eq!(mixed.0.len(), 2, "never the whole corpus");
+
+    let buckets: BTreeSet<_> = [2047, 2048, 4096, 4097].map(|n| stage("").bucket(n)).into();
+    assert_eq!(buckets, ["swa", "gap", "full"].into());
+    assert_eq!([2048, 4096].map(|n| stage("").bucket(n)), ["gap", "gap"]);
+}
+
+#[test]
+fn the_mixed_split_has_all_lengths_whatever_the_other_splits_do() {
+    let lengths: Vec<usize> = (0..120).map(|i| [100, 3000, 5000, 900][i % 4] + i).collect();
+    let corpus = corpus(&lengths, 5);
+    let bench = run(&corpus, "mixed = 60");
+    let mixed: Split = bench.load(MIXED);
+    let count = |bucket: &str| mixed.0.iter().filter(|row| row.bucket == bucket).count();
+    assert_eq!(["swa", "gap", "full"].map(count), [30, 15, 15], "quotas follow the corpus");
+    let longest = mixed.0.iter().map(|row| row.n_tokens).max().unwrap();
+    assert!(longest > 5060, "not only the shortest of the long ones: {longest}");
+
+    let other = run(&corpus, "mixed = 60\noutlier-percent = 0\nswa-below = 2000");
+    assert_eq!(other.load::<Split>(MIXED), mixed, "it does not depend on the choice of the others");
+}
+
+#[test]
+fn every_row_says_why_it_was_chosen() {
+    let corpus = corpus(&(0..200).map(|i| 100 + i).collect::<Vec<_>>(), 8);
+    let bench = run(&corpus, "");
+    let split: Split = bench.load(SWA);
+    assert!(split.0.is_sorted_by_key(|row| &row.id));
+    let of = |reason: &str| split.0.iter().filter(|row| row.reason == reason).collect::<Vec<_>>();
+    assert_eq!((of("near").len(), of("near").len() + of("outlier").len()), (8, split.0.len()));
+    let ranks: BTreeSet<u32> = of("near").iter().map(|row| row.rank).collect();
+    assert_eq!(ranks, (0..8).collect());
+    let farthest = corpus.clusters.members.iter().map(|m| m.score).min().unwrap();
+    assert!(of("outlier").iter().any(|row| row.rank == 0 && row.score == farthest));
+    assert!(split.0.iter().all(|row| row.margin >= 0));
+    assert!(bench.load::<Split>(FULL).0.is_empty());
+}
+
+#[test]
+fn the_same_bytes_for_any_number_of_threads() {
+    let corpus = corpus(&(0..90).map(|i| 100 + 70 * i).collect::<Vec<_>>(), 4);
+    let bytes = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        pool.install(|| run(&corpus, "mixed = 20")).bytes()
+    };
+    let one = bytes(1);
+    let names: Vec<_> = one.keys().map(String::as_str).collect();
+    assert_eq!(
+        names,
+        [
+            "calib_full_golden/split.jsonl",
+            "calib_mixed_golden/split.jsonl",
+            "calib_swa_golden/split.jsonl",
+            "dataset/README.md",
+            "dataset/calib_full_golden.jsonl",
+            "dataset/calib_mixed_golden.jsonl",
+            "dataset/calib_swa_golden.jsonl",
+            "dataset/data/calib_full_golden-00000-of-00001.parquet",
+            "dataset/data/calib_mixed_golden-00000-of-00001.parquet",
+            "dataset/data/calib_swa_golden-00000-of-00001.parquet",
+            "dataset/stats.json",
+        ]
+    );
+    assert_eq!(bytes(2), one);
+    assert_eq!(bytes(7), one);
+}
+
+#[test]
+fn the_card_lists_drops_where_they_are_given() {
+    let corpus = corpus(&[10, 20, 30], 1);
+    let sources = [("sources.0".to_owned(), Tally { read: 4, kept: 3, ..Tally::default() })].into();
+    let bench = bench(&corpus).input("drops", &Drops { sources, rows: vec![] });
+    bench.run(&stage("drops = 'c'")).unwrap();
+    let card = String::from_utf8(bench.bytes()["dataset/README.md"].clone()).unwrap();
+    assert!(card.contains("| sources.0 | 4 | 3 |"), "{card}");
+}
+
+#[test]
+fn inputs_that_do_not_fit_are_refused() {
+    let right = corpus(&[10, 20, 30], 1);
+    let error = |corpus: &Corpus| bench(corpus).run(&stage("")).unwrap_err().to_string();
+    let clusters = corpus(&[10, 20], 1).clusters;
+    let fewer = Corpus { texts: right.texts.clone(), clusters };
+    assert!(
+        error(&fewer)
+            .starts_with("texts and clusters are of different corpora: 3 documents, 2 cluster members")
+    );
+    let clusters = corpus(&[10, 20, 31], 1).clusters;
+    let other = Corpus { texts: right.texts.clone(), clusters };
+    assert!(error(&other).starts_with("texts and clusters are of different corpora: "));
+
+    let no_file = Bench::new()
+        .input("texts", &right.texts)
+        .input("clusters", &right.clusters)
+        .input("tokenizer", &FileSet::default());
+    let error = no_file.run(&stage("")).unwrap_err().to_string();
+    assert_eq!(error, "the output of `t` has no file `tokenizer.json`");
+}
+
+#[test]
+fn parameters_out_of_range_are_refused() {
+    for (toml, param) in [
+        ("swa-below = 4098", "swa-below"),
+        ("outlier-percent = 51", "outlier-percent"),
+        ("noise = 1.5", "noise"),
+    ] {
+        assert_eq!(stage(toml).check().unwrap_err().param, param);
+    }
+    assert_eq!(stage("swa-below = 4097").check(), Ok(()), "no gap at all");
+}

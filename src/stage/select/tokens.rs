@@ -1,0 +1,120 @@
+//! Lengths in tokens of the target model. Knows no strata.
+
+use std::path::Path;
+
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use tiktoken_rs::CoreBPE;
+use tokenizers::Tokenizer;
+
+/// A tokenizer that needs no file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum Encoding {
+    /// The tokenizer of GPT-OSS.
+    #[default]
+    #[serde(rename = "o200k_harmony")]
+    O200kHarmony,
+}
+
+/// Counts the tokens of texts. Names of special tokens in a text count as text, and none are added.
+pub(super) enum Counter {
+    File(Box<Tokenizer>),
+    Embedded(Box<CoreBPE>),
+}
+
+/// Why tokens could not be counted.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum TokensError {
+    #[error("the tokenizer in `{file}` cannot be read: {why}")]
+    File { file: String, why: String },
+    #[error("the embedded tokenizer cannot be read: {0}")]
+    Embedded(String),
+    #[error("document {id} cannot be tokenized: {why}")]
+    Document { id: String, why: String },
+}
+
+impl Counter {
+    pub(super) fn from_file(path: &Path) -> Result<Self, TokensError> {
+        let fault = |why: String| TokensError::File { file: path.display().to_string(), why };
+        let json = std::fs::read(path).map_err(|e| fault(e.to_string()))?;
+        let mut tokenizer = Tokenizer::from_bytes(json).map_err(|e| fault(e.to_string()))?;
+        tokenizer.set_encode_special_tokens(true);
+        // A file may ask to cut or fill texts; lengths are those of the whole text.
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(|e| fault(e.to_string()))?;
+        Ok(Self::File(Box::new(tokenizer)))
+    }
+
+    pub(super) fn embedded(encoding: Encoding) -> Result<Self, TokensError> {
+        let Encoding::O200kHarmony = encoding;
+        let bpe = tiktoken_rs::o200k_harmony().map_err(|e| TokensError::Embedded(e.to_string()))?;
+        Ok(Self::Embedded(Box::new(bpe)))
+    }
+
+    /// The number of tokens of each document `(id, text)`, in their order. `each` is called once per document and may stop.
+    pub(super) fn count<E: From<TokensError> + Send>(
+        &self,
+        documents: &[(&str, &str)],
+        each: impl Fn() -> Result<(), E> + Sync,
+    ) -> Result<Vec<usize>, E> {
+        let one = |&(id, text): &(&str, &str)| {
+            each()?;
+            let n = self.length(text);
+            n.map_err(|why| TokensError::Document { id: id.to_owned(), why }.into())
+        };
+        documents.par_iter().map(one).collect()
+    }
+
+    fn length(&self, text: &str) -> Result<usize, String> {
+        match self {
+            Self::File(tokenizer) => {
+                tokenizer.encode_fast(text, false).map(|encoding| encoding.len()).map_err(|e| e.to_string())
+            }
+            Self::Embedded(bpe) => Ok(bpe.encode_ordinary(text).len()),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A tokenizer that makes one token of each word.
+    pub(crate) const WORDS: &str = r#"{"version":"1.0","added_tokens":[{"id":1,"content":"<|end|>","special":true,"single_word":false,"lstrip":false,"rstrip":false,"normalized":false}],"pre_tokenizer":{"type":"WhitespaceSplit"},"truncation":{"direction":"Right","max_length":4,"strategy":"LongestFirst","stride":0},"model":{"type":"WordLevel","vocab":{"?":0},"unk_token":"?"}}"#;
+
+    fn counts(counter: &Counter, texts: &[&str]) -> Vec<usize> {
+        let documents: Vec<_> = texts.iter().map(|text| ("id", *text)).collect();
+        counter.count(&documents, || Ok::<_, TokensError>(())).unwrap()
+    }
+
+    #[test]
+    fn a_file_counts_whole_texts_without_special_tokens() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokenizer.json");
+        std::fs::write(&path, WORDS).unwrap();
+        let counter = Counter::from_file(&path).unwrap();
+        assert_eq!(counts(&counter, &["one two three", "", "a b c d e f", "a<|end|>b"]), [3, 0, 6, 1]);
+    }
+
+    #[test]
+    fn the_embedded_tokenizer_is_that_of_gpt_oss() {
+        let counter = Counter::embedded(Encoding::O200kHarmony).unwrap();
+        // "Hello, world!" is [13225, 11, 2375, 0] in o200k.
+        assert_eq!(counts(&counter, &["Hello, world!", "", "<|end|>"])[..2], [4, 0]);
+        assert!(counts(&counter, &["<|end|>"])[0] > 1, "a special token's name is text");
+    }
+
+    #[test]
+    fn a_broken_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokenizer.json");
+        for content in [None, Some("{}")] {
+            if let Some(content) = content {
+                std::fs::write(&path, content).unwrap();
+            }
+            let error = Counter::from_file(&path).map(|_| ()).unwrap_err().to_string();
+            assert!(error.contains("tokenizer.json` cannot be read: "), "{error}");
+        }
+    }
+}
