@@ -6,6 +6,7 @@
 pub mod cluster;
 pub mod corpus;
 pub mod embed;
+pub mod evaluate;
 pub mod exec;
 pub mod model;
 pub mod select;
@@ -269,5 +270,6 @@ pub const STAGES: &[Entry] = &[
     Entry::of::<cluster::Cluster>(),
     Entry::of::<select::Select>(),
     Entry::of::<model::ModelSource>(),
+    Entry::of::<evaluate::Evaluate>(),
     Entry::of::<exec::Exec>(),
 ];

@@ -1,0 +1,161 @@
+//! Forward passes over all documents, a layer at a time, and their logits, a chunk of tokens at a time.
+//!
+//! What lies in memory is one layer, every model's residual stream and the logits of one chunk; nothing of vocabulary size is kept
+//! per token. Knows no marks and no statistics.
+
+use candle_core::Tensor;
+use rayon::prelude::*;
+
+use crate::{
+    artifact::checkpoint::Checkpoint,
+    engine::action::{Cx, Failure},
+    kernel::host,
+    model::{Batch, Config, Layer, ModelError, Shell, probe::NoProbe},
+};
+
+use super::{
+    EvaluateError,
+    compare::{Distribution, Predicted},
+};
+
+/// Tokens that go through a layer at one time, about: whole documents are taken.
+const BATCH_TOKENS: usize = 8192;
+
+/// Documents packed into batches, in order.
+pub(super) fn batches(documents: &[&[u32]]) -> Vec<Batch> {
+    let mut packed: Vec<Vec<&[u32]>> = Vec::new();
+    let mut tokens = usize::MAX;
+    for ids in documents {
+        if tokens.saturating_add(ids.len()) > BATCH_TOKENS {
+            packed.push(Vec::new());
+            tokens = 0;
+        }
+        tokens += ids.len();
+        packed.last_mut().expect("the first document opens a batch").push(ids);
+    }
+    packed.into_iter().map(Batch::new).collect()
+}
+
+/// A model's final states on all batches, and the head that turns them into logits.
+pub(super) struct States {
+    name: &'static str,
+    shell: Shell,
+    /// [t, hidden] for each batch, after the final norm.
+    hidden: Vec<Tensor>,
+}
+
+impl States {
+    /// Runs a model over all batches, layer by layer.
+    pub(super) fn run(
+        name: &'static str,
+        checkpoint: &Checkpoint,
+        config: &Config,
+        batches: &[Batch],
+        cx: &Cx<'_>,
+    ) -> Result<Self, Failure> {
+        let failed = |source| Failure::stage(EvaluateError::Model { name, source });
+        let shell = Shell::load(checkpoint, config).map_err(failed)?;
+        let embed = |batch: &Batch| shell.embed(&batch.ids).map_err(failed);
+        let mut hidden = batches.iter().map(embed).collect::<Result<Vec<_>, _>>()?;
+        for index in 0..config.layers.len() {
+            let layer = Layer::load(checkpoint, config, index).map_err(failed)?;
+            for (x, batch) in hidden.iter_mut().zip(batches) {
+                cx.check_stop()?;
+                *x = layer.forward(x, batch, &mut NoProbe).map_err(failed)?;
+                cx.progress.advance(batch.len() as u64);
+            }
+        }
+        let normed = |x: &Tensor| shell.normed(x).map_err(failed);
+        let hidden = hidden.iter().map(normed).collect::<Result<_, _>>()?;
+        Ok(Self { name, shell, hidden })
+    }
+
+    /// Logits of `n` rows of a batch [n, vocab].
+    fn logits(&self, batch: usize, from: usize, n: usize) -> Result<Tensor, Failure> {
+        let logits = || self.shell.lm_head.forward(&self.hidden[batch].narrow(0, from, n)?.contiguous()?);
+        let failed =
+            |e: candle_core::Error| EvaluateError::Model { name: self.name, source: ModelError::Tensor(e) };
+        logits().map_err(failed).map_err(Failure::stage)
+    }
+}
+
+/// What every model, the first being the original, makes of every token that has one before it in its document.
+pub(super) fn predictions(
+    models: &[States],
+    batches: &[Batch],
+    chunk: usize,
+    cx: &Cx<'_>,
+) -> Result<Vec<Vec<Predicted>>, Failure> {
+    let mut all = vec![Vec::new(); models.len()];
+    for (b, batch) in batches.iter().enumerate() {
+        let (targets, weights) = batch.next_tokens();
+        for from in (0..batch.len()).step_by(chunk) {
+            cx.check_stop()?;
+            let n = chunk.min(batch.len() - from);
+            let logits: Vec<Tensor> =
+                models.iter().map(|model| model.logits(b, from, n)).collect::<Result<_, _>>()?;
+            let names: Vec<&'static str> = models.iter().map(|model| model.name).collect();
+            let chosen: Vec<(usize, usize)> = (0..n)
+                .filter(|row| weights[from + row] > 0.0)
+                .map(|row| (row, targets[from + row] as usize))
+                .collect();
+            for row in compare(&names, &logits, &chosen).map_err(Failure::stage)? {
+                all.iter_mut().zip(row).for_each(|(all, seen)| all.push(seen));
+            }
+            cx.progress.advance(n as u64);
+        }
+    }
+    Ok(all)
+}
+
+/// Every model's prediction of the chosen (row, target), the first model being the original.
+fn compare(
+    names: &[&'static str],
+    logits: &[Tensor],
+    chosen: &[(usize, usize)],
+) -> Result<Vec<Vec<Predicted>>, EvaluateError> {
+    let failed =
+        |e: candle_core::Error| EvaluateError::Model { name: names[0], source: ModelError::Tensor(e) };
+    let views = logits.iter().map(host).collect::<Result<Vec<_>, _>>().map_err(failed)?;
+    let vocab = logits[0].dim(1).map_err(failed)?;
+    let row = |&(row, target): &(usize, usize)| {
+        let of = |model: usize| {
+            Distribution::new(&views[model][row * vocab..(row + 1) * vocab])
+                .ok_or(EvaluateError::NotFinite { name: names[model] })
+        };
+        let original = of(0)?;
+        let others = (1..names.len()).map(|model| Ok(original.against(&of(model)?, target)));
+        std::iter::once(Ok(original.itself(target))).chain(others).collect()
+    };
+    chosen.par_iter().map(row).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn documents_are_packed_whole_and_in_order() {
+        let (small, large) = (vec![1u32; 3000], vec![2u32; 9000]);
+        let packed = batches(&[&small, &small, &small, &large, &small]);
+        let offsets: Vec<&[usize]> = packed.iter().map(|batch| batch.offsets.as_ref()).collect();
+        assert_eq!(offsets, [&[0, 3000, 6000][..], &[0, 3000], &[0, 9000], &[0, 3000]]);
+        assert!(batches(&[]).is_empty());
+    }
+
+    #[test]
+    fn rows_are_compared_with_their_own_targets_and_holes_are_reported() {
+        let rows = |values: [f32; 6]| crate::kernel::tensor(values.to_vec(), (2, 3)).unwrap();
+        let (u, z) = (rows([0.0, 1.0, 2.0, 5.0, 1.0, 0.0]), rows([3.0, 1.0, 2.0, 5.0, 1.0, 0.0]));
+        let seen = compare(&["original", "other"], &[u.clone(), z], &[(0, 2), (1, 1)]).unwrap();
+        assert!(seen[0][0].right && !seen[0][1].agrees && seen[0][1].kl > 0.1);
+        assert!(!seen[1][0].right && seen[1][1] == seen[1][0]);
+        let hole = rows([0.0, f32::NAN, 0.0, 0.0, 0.0, 0.0]);
+        let error = compare(&["original", "other"], &[u.clone(), hole.clone()], &[(0, 2)]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "the model `other` gives logits that are not finite; its weights are damaged"
+        );
+        assert!(compare(&["original", "other"], &[u, hole], &[(1, 2)]).is_ok());
+    }
+}
