@@ -19,11 +19,14 @@ pub(super) fn manifest<'s>(base: DeTable<'s>, over: DeTable<'s>) -> DeTable<'s> 
 }
 
 /// Lays one stage over another of the same name. Another kind replaces it whole; a fixed parameter ends an axis of the
-/// matrix below, and an axis ends a fixed parameter below.
+/// matrix below, and an axis ends a fixed parameter below. `unset = ["path"]` takes parameters of the lower one away.
 pub(super) fn stage<'s>(name: &str, base: Value<'s>, over: Value<'s>) -> Value<'s> {
-    tables(base, over, |mut base, over| {
+    tables(base, over, |mut base, mut over| {
         if over.contains_key("kind") && kind(name, &base) != kind(name, &over) {
             return over;
+        }
+        for key in unset(&base, &mut over) {
+            base.remove(key.as_str());
         }
         for axis in axes(&over) {
             base.remove(axis.as_str());
@@ -87,6 +90,16 @@ fn kind<'t>(name: &'t str, table: &'t DeTable<'_>) -> Option<&'t str> {
     table.get("kind").map_or(Some(name), |kind| kind.get_ref().as_str())
 }
 
+/// Takes `unset` out of `over` if it lists parameters of `base`; anything else stays and is reported as an unknown parameter.
+fn unset(base: &DeTable<'_>, over: &mut DeTable<'_>) -> Vec<String> {
+    let name =
+        |key: &Value<'_>| key.get_ref().as_str().filter(|key| base.contains_key(*key)).map(str::to_owned);
+    let keys = |list: &Value<'_>| list.get_ref().as_array()?.iter().map(name).collect::<Option<Vec<_>>>();
+    let Some(keys) = over.get("unset").and_then(keys) else { return Vec::new() };
+    over.remove("unset");
+    keys
+}
+
 fn axes(table: &DeTable<'_>) -> Vec<String> {
     let matrix = table.get("matrix").and_then(|matrix| matrix.get_ref().as_table());
     matrix.into_iter().flat_map(|m| m.keys().map(|key| key.get_ref().to_string())).collect()
@@ -145,6 +158,18 @@ mod tests {
         assert_eq!(pinned["stage"]["svd"], serde_json::json!({"rank": 7}));
         let varied = merged("[stage.svd]\nrank = 7", "[stage.svd]\nmatrix.rank = [1]");
         assert_eq!(varied["stage"]["svd"], serde_json::json!({"matrix": {"rank": [1]}}));
+    }
+
+    #[test]
+    fn a_parameter_can_be_taken_away() {
+        let base = "[stage.model]\npath = 'tiny'\nrevision = 'a'";
+        let over = merged(base, "[stage.model]\nunset = ['path']\nhub = 'openai/gpt-oss-20b'");
+        assert_eq!(over["stage"]["model"], serde_json::json!({"revision": "a", "hub": "openai/gpt-oss-20b"}));
+        // What is not there to be taken away is left for the decoder to refuse, with its place.
+        for wrong in ["['paht']", "'path'", "['path', 3]"] {
+            let over = merged(base, &format!("[stage.model]\nunset = {wrong}"));
+            assert!(over["stage"]["model"].get("unset").is_some(), "{wrong}");
+        }
     }
 
     #[test]
