@@ -131,9 +131,9 @@ impl Progress for Quiet {
 
 /// Checkpoints of the running key. A checkpoint is a folder of files, published whole or not at all.
 pub trait Checkpoints: Send + Sync {
-    /// The newest checkpoint, if there is one and it is sound.
+    /// The newest checkpoint, if there is one and it is sound. Its files stay until two newer ones are published.
     fn latest(&self) -> std::io::Result<Option<Files>>;
-    /// Publishes the files of a folder as the newest checkpoint.
+    /// Publishes the files of a folder as the newest checkpoint. They are moved: the folder is empty afterwards.
     fn publish(&self, dir: &Path) -> std::io::Result<()>;
 }
 

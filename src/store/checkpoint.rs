@@ -68,7 +68,28 @@ impl Store {
 
     /// Removes all checkpoints of a key: it is recorded, or starts afresh.
     pub(crate) fn forget_checkpoints(&self, key: &Digest) {
-        drop(disk::remove(&self.checkpoint_home(key))); // they only cost space
+        // Renamed first, so that a crash leaves all of them or none; errors leave them for the next sweep.
+        let aside = self.lease().fresh("forget");
+        if fs::rename(self.checkpoint_home(key), &aside).is_ok() {
+            drop(disk::remove(&aside));
+        }
+    }
+
+    /// Removes checkpoints older than their key's record: the process that recorded it died before it could.
+    ///
+    /// Newer ones belong to a forced run that is not done.
+    pub(crate) fn sweep_checkpoints(&self) -> Result<()> {
+        let modified = |path: &Path| fs::metadata(path).and_then(|meta| meta.modified());
+        for entry in disk::list(&self.root().join("ckpt"))? {
+            let Some(key) = entry.file_name().to_str().and_then(|name| name.parse().ok()) else { continue };
+            let times = (modified(&entry.path()), modified(&self.sharded("act", &key)));
+            if let (Ok(checkpoint), Ok(record)) = times
+                && checkpoint <= record
+            {
+                self.forget_checkpoints(&key);
+            }
+        }
+        Ok(())
     }
 
     /// Takes the files out of the stage's hands: a rename, or a copy when they lie on another file system.

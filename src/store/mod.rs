@@ -65,15 +65,18 @@ struct Inner {
 impl Store {
     /// Opens a cache, makes it if there is none, and removes what dead processes left in it.
     pub fn open(root: &Path) -> Result<Self> {
+        check_format(root)?;
         for dir in ["blob", "act", "ckpt", "view", "lease", "tmp", "bad", "root", "run"] {
             disk::make_dir(&root.join(dir))?;
         }
         let root = fs::canonicalize(root).map_err(StoreError::io("open", root))?;
         lease::sweep(&root)?;
         let lease = lease::Lease::take(&root)?;
-        check_format(&root, &lease)?;
+        write_format(&root, &lease)?;
         let stamps = stamp::StampLog::open(root.join("stamps"), lease.tmp())?;
-        Ok(Self(Arc::new(Inner { root, stamps, lease })))
+        let store = Self(Arc::new(Inner { root, stamps, lease }));
+        store.sweep_checkpoints()?;
+        Ok(store)
     }
 
     /// The cache's folder, absolute.
@@ -133,21 +136,26 @@ impl Store {
     }
 }
 
-fn check_format(root: &Path, lease: &lease::Lease) -> Result<()> {
+/// Refuses a cache of another version before anything in it is touched.
+fn check_format(root: &Path) -> Result<()> {
     let path = root.join("FORMAT");
-    match disk::read_if_present(&path)? {
-        Some(bytes) if bytes.strip_suffix(b"\n") == Some(FORMAT.as_bytes()) => Ok(()),
-        Some(bytes) => {
-            let found = String::from_utf8_lossy(&bytes).lines().next().unwrap_or_default().to_owned();
-            Err(StoreError::Format { path, found, expected: FORMAT })
-        }
-        None => {
-            let tmp = lease.fresh("format");
-            disk::write_durable(&tmp, format!("{FORMAT}\n").as_bytes())?;
-            fs::rename(&tmp, &path).map_err(StoreError::io("write", &path))?;
-            disk::sync_dir(root)
-        }
+    let Some(bytes) = disk::read_if_present(&path)? else { return Ok(()) };
+    if bytes.strip_suffix(b"\n") == Some(FORMAT.as_bytes()) {
+        return Ok(());
     }
+    let found = String::from_utf8_lossy(&bytes).lines().next().unwrap_or_default().to_owned();
+    Err(StoreError::Format { path, found, expected: FORMAT })
+}
+
+fn write_format(root: &Path, lease: &lease::Lease) -> Result<()> {
+    let path = root.join("FORMAT");
+    if path.exists() {
+        return Ok(());
+    }
+    let tmp = lease.fresh("format");
+    disk::write_durable(&tmp, format!("{FORMAT}\n").as_bytes())?;
+    fs::rename(&tmp, &path).map_err(StoreError::io("write", &path))?;
+    disk::sync_dir(root)
 }
 
 #[cfg(test)]

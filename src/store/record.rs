@@ -11,9 +11,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Store,
-    blob::Flaw,
-    clock,
+    Store, clock,
     digest::Digest,
     disk,
     error::{Result, StoreError},
@@ -206,8 +204,12 @@ impl Slot {
             why: made.why,
             made: clock::now_ns() / 1_000_000_000,
         };
-        // Whatever lies under the name now is either sound or in the way.
-        let replace = self.replace || !matches!(self.store.lookup(&self.digest)?, Lookup::Hit(_));
+        // A record that names lost blobs is in the way; one that another process made meanwhile is not.
+        let in_the_way = |slot: &Self| match slot.store.lookup(&slot.digest)? {
+            Lookup::Hit(_) => Ok::<_, StoreError>(false),
+            Lookup::Miss(now) => Ok(now.lost.is_some()),
+        };
+        let replace = self.replace || in_the_way(&self)?;
         self.store.publish_record(&record, replace)?;
         self.store.forget_checkpoints(&self.digest);
         match self.store.load(&self.digest)? {
@@ -240,11 +242,4 @@ pub(crate) fn unseal<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Option<T> {
         return None;
     }
     serde_json::from_slice(json).ok()
-}
-
-/// The words for a blob's state, used where a flaw has no port.
-impl From<Flaw> for String {
-    fn from(flaw: Flaw) -> Self {
-        flaw.to_string()
-    }
 }

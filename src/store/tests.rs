@@ -62,7 +62,9 @@ fn an_unknown_format_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     drop(Store::open(dir.path()).unwrap());
     fs::write(dir.path().join("FORMAT"), "mla-run cache 9\n").unwrap();
+    fs::create_dir(dir.path().join("tmp/theirs")).unwrap();
     let Err(error) = Store::open(dir.path()) else { panic!("opened") };
+    assert!(dir.path().join("tmp/theirs").exists(), "a foreign cache is left as it is");
     let message = error.to_string();
     assert!(message.contains("says `mla-run cache 9` but this version reads `mla-run cache 1`"), "{message}");
 }
@@ -148,6 +150,27 @@ fn recording_removes_the_checkpoints() {
     assert!(store.latest_checkpoint(&key()).unwrap().is_some());
     record(slot, "x").unwrap();
     assert!(store.latest_checkpoint(&key()).unwrap().is_none());
+}
+
+#[test]
+fn checkpoints_that_a_dead_process_left_after_recording_are_swept() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = Store::open(dir.path()).unwrap();
+    let slot = miss(&store);
+    let publish = || {
+        let step = store.lease().fresh("step");
+        fs::create_dir(&step).unwrap();
+        fs::write(step.join("state"), "1").unwrap();
+        store.publish_checkpoint(&key(), &step).unwrap();
+    };
+    publish();
+    let (home, aside) = (dir.path().join("ckpt").join(key().to_string()), dir.path().join("aside"));
+    fs::rename(&home, &aside).unwrap();
+    record(slot, "x").unwrap();
+    fs::rename(&aside, &home).unwrap(); // as if the process had died before it removed them
+    assert!(Store::open(dir.path()).unwrap().latest_checkpoint(&key()).unwrap().is_none());
+    publish(); // by a forced run, which is younger than the record
+    assert!(Store::open(dir.path()).unwrap().latest_checkpoint(&key()).unwrap().is_some());
 }
 
 #[test]
