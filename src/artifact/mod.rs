@@ -1,5 +1,6 @@
 //! Typed values that cross the border between stages, and their files. Knows no stage and no store.
 
+pub mod bundle;
 pub mod checkpoint;
 pub mod clusters;
 pub mod drops;

@@ -8,6 +8,7 @@ pub mod corpus;
 pub mod embed;
 pub mod evaluate;
 pub mod exec;
+pub mod export;
 pub mod model;
 pub mod select;
 #[cfg(test)]
@@ -271,5 +272,6 @@ pub const STAGES: &[Entry] = &[
     Entry::of::<select::Select>(),
     Entry::of::<model::ModelSource>(),
     Entry::of::<evaluate::Evaluate>(),
+    Entry::of::<export::Export>(),
     Entry::of::<exec::Exec>(),
 ];

@@ -1,3 +1,4 @@
 //! What a user can count on, one area a file.
 
+mod export;
 mod parity;

@@ -43,6 +43,21 @@ fn logits_hidden_states_sinks_and_routing_equal_transformers() {
 }
 
 #[test]
+fn an_exact_latent_layer_equals_transformers() {
+    let mut golden = Golden::load(DENSE);
+    let all: Vec<usize> = (0..8).collect();
+    for layer in [1, 3] {
+        golden.make_latent(layer, &all);
+    }
+    assert_close("latent", &run(&golden).0, &golden.expected.logits, TOLERANCE);
+    // The seven slower pairs turn more than once in the prompt, so taking one for content must show.
+    let mut content = Golden::load(DENSE);
+    content.make_latent(1, &all[..7]);
+    let difference = largest_difference(&run(&content).0, &content.expected.logits);
+    assert!(difference > TOLERANCE, "{difference}");
+}
+
+#[test]
 fn sequences_packed_into_one_batch_do_not_see_each_other() {
     let golden = Golden::load(DENSE);
     let dir = tempfile::tempdir().unwrap();

@@ -83,6 +83,19 @@ impl Golden {
         t.bytes.chunks_exact(2).map(|pair| bf16::from_le_bytes([pair[0], pair[1]]).to_f32()).collect()
     }
 
+    /// Sets a tensor to float32 values.
+    pub(crate) fn put_f32(&mut self, name: &str, shape: &[usize], values: &[f32]) {
+        let bytes = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+        self.weights.insert(name.to_owned(), Stored { dtype: Dtype::F32, shape: shape.to_vec(), bytes });
+    }
+
+    /// Takes a linear map out, weight and bias.
+    pub(crate) fn remove(&mut self, map: &str) {
+        for part in ["weight", "bias"] {
+            assert!(self.weights.remove(&format!("{map}.{part}")).is_some(), "{map} has no {part}");
+        }
+    }
+
     /// Changes every byte of the U8 tensors whose names end in `suffix`; at least one must.
     pub(crate) fn edit_bytes(&mut self, suffix: &str, change: impl Fn(u8) -> u8) {
         for t in self.matching(suffix) {

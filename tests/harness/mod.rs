@@ -1,3 +1,4 @@
 //! What test cases share.
 
 pub(crate) mod golden;
+mod latent;

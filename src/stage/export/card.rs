@@ -1,0 +1,275 @@
+//! Cards and the conversion report: what a reader of the bundle is told. Knows no tensor.
+
+use std::collections::BTreeMap;
+
+use minijinja::{Environment, UndefinedBehavior, syntax::SyntaxConfig, value::Serde};
+use serde::Serialize;
+
+use crate::{
+    artifact::{scores::Scores, splits::Split},
+    model::config::{Config, LayerKind},
+};
+
+/// `conversion_report.json`: the conversion layer by layer, and the measured figures.
+#[derive(Debug, Serialize)]
+pub(super) struct Report<'a> {
+    tool: Tool,
+    base_model: Option<&'a str>,
+    layers: Vec<Layer>,
+    kv: Kv,
+    sliding_window: usize,
+    scores: &'a Scores,
+}
+
+#[derive(Debug, Serialize)]
+struct Tool {
+    name: &'static str,
+    version: &'static str,
+}
+
+#[derive(Debug, Serialize)]
+struct Layer {
+    index: usize,
+    attention: &'static str,
+    kv_lora_rank: Option<usize>,
+    rope_pairs: Option<Vec<usize>>,
+    /// Elements of rotated keys, over all key/value heads.
+    rotated: Option<usize>,
+    kv_elements_per_token: usize,
+    original_kv_elements_per_token: usize,
+}
+
+/// Cached elements per token, summed over layers.
+#[derive(Debug, Serialize)]
+struct Kv {
+    full: usize,
+    original_full: usize,
+    sliding: usize,
+    /// Share of `original_full` that is saved.
+    cut: f64,
+}
+
+impl<'a> Report<'a> {
+    /// The report of a model with this configuration.
+    pub(super) fn new(config: &Config, base_model: Option<&'a str>, scores: &'a Scores) -> Self {
+        let original = 2 * config.num_key_value_heads * config.head_dim;
+        let layer = |(i, kind): (usize, &LayerKind)| {
+            let latent = if let LayerKind::Latent(latent) = kind { Some(latent) } else { None };
+            Layer {
+                index: i,
+                attention: match kind {
+                    LayerKind::Sliding => "sliding",
+                    LayerKind::Full => "full",
+                    LayerKind::Latent(_) => "latent",
+                },
+                kv_lora_rank: latent.map(|l| l.kv_lora_rank),
+                rope_pairs: latent.map(|l| l.rope_pairs.clone()),
+                rotated: latent.map(|l| 2 * l.rope_pairs.len() * config.num_key_value_heads),
+                kv_elements_per_token: config.kv_elements(i),
+                original_kv_elements_per_token: original,
+            }
+        };
+        let layers: Vec<Layer> = config.layers.iter().enumerate().map(layer).collect();
+        let sum = |sliding: bool, of: fn(&Layer) -> usize| -> usize {
+            layers.iter().filter(|l| (l.attention == "sliding") == sliding).map(of).sum()
+        };
+        let full = sum(false, |l| l.kv_elements_per_token);
+        let original_full = sum(false, |l| l.original_kv_elements_per_token);
+        let cut = if original_full == 0 { 0.0 } else { 1.0 - full as f64 / original_full as f64 };
+        let kv = Kv { full, original_full, sliding: sum(true, |l| l.kv_elements_per_token), cut };
+        let tool = Tool { name: env!("CARGO_PKG_NAME"), version: env!("CARGO_PKG_VERSION") };
+        Self { tool, base_model, layers, kv, sliding_window: config.sliding_window, scores }
+    }
+}
+
+/// What the cards say beside the report.
+#[derive(Debug, Serialize)]
+pub(super) struct Facts<'a> {
+    pub(super) name: &'a str,
+    pub(super) licence: &'a str,
+    pub(super) base_model: Option<&'a str>,
+    /// Which optional parts the bundle has: `code`, `tokenizer`, `check`, `splits`.
+    pub(super) parts: Vec<&'static str>,
+}
+
+/// `README.md`.
+pub(super) fn model_card(facts: &Facts<'_>, report: &Report<'_>) -> Result<String, minijinja::Error> {
+    #[derive(Serialize)]
+    struct Context<'a> {
+        #[serde(flatten)]
+        facts: &'a Facts<'a>,
+        #[serde(flatten)]
+        report: &'a Report<'a>,
+        /// What the model is, as the start of a sentence.
+        origin: String,
+        latent_layers: usize,
+        /// The measured table with its protocol, in Markdown.
+        table: String,
+    }
+    let origin = match report.base_model {
+        Some(base) => format!("[{base}](https://huggingface.co/{base})"),
+        None => "A GPT-OSS model".to_owned(),
+    };
+    let latent_layers = report.layers.iter().filter(|l| l.attention == "latent").count();
+    let context = Context { facts, report, origin, latent_layers, table: report.scores.markdown() };
+    render(include_str!("templates/model_card.md.jinja"), context)
+}
+
+/// `LICENSE`, for a checkpoint that has none.
+pub(super) fn licence(facts: &Facts<'_>) -> Result<String, minijinja::Error> {
+    render(include_str!("templates/licence.txt.jinja"), facts)
+}
+
+/// `data/README.md`.
+pub(super) fn data_card(model: &str, splits: &BTreeMap<String, Split>) -> Result<String, minijinja::Error> {
+    #[derive(Serialize)]
+    struct Context<'a> {
+        model: &'a str,
+        splits: Vec<About<'a>>,
+    }
+    let splits = splits.iter().map(|(name, split)| About::new(name, split)).collect();
+    render(include_str!("templates/data_card.md.jinja"), Context { model, splits })
+}
+
+/// One split in figures.
+#[derive(Debug, Serialize)]
+struct About<'a> {
+    name: &'a str,
+    documents: usize,
+    tokens: usize,
+    shortest: usize,
+    longest: usize,
+    origins: Vec<Origin>,
+}
+
+#[derive(Debug, Serialize)]
+struct Origin {
+    source: String,
+    licence: String,
+    documents: usize,
+}
+
+impl<'a> About<'a> {
+    fn new(name: &'a str, split: &Split) -> Self {
+        let tokens = || split.0.iter().map(|row| row.n_tokens);
+        let mut origins: BTreeMap<(String, String), usize> = BTreeMap::new();
+        for row in &split.0 {
+            let source = row.source.split('/').next().unwrap_or_default().to_owned();
+            *origins.entry((source, row.licence.clone())).or_default() += 1;
+        }
+        Self {
+            name,
+            documents: split.0.len(),
+            tokens: tokens().sum(),
+            shortest: tokens().min().unwrap_or(0),
+            longest: tokens().max().unwrap_or(0),
+            origins: origins
+                .into_iter()
+                .map(|((source, licence), documents)| Origin { source, licence, documents })
+                .collect(),
+        }
+    }
+}
+
+fn render(template: &str, context: impl Serialize) -> Result<String, minijinja::Error> {
+    let mut env = Environment::new();
+    let mut syntax = SyntaxConfig::builder();
+    syntax.trim_blocks(true).lstrip_blocks(true).keep_trailing_newline(true);
+    env.set_syntax(syntax.build()?);
+    env.set_undefined_behavior(UndefinedBehavior::Strict);
+    env.add_filter("fixed", |x: f64, digits: usize| format!("{x:.digits$}"));
+    env.add_filter("percent", |x: f64, digits: usize| format!("{:.digits$} %", 100.0 * x));
+    env.render_str(template, Serde(context))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        artifact::{scores::tests::example, splits::Chosen},
+        model::config::{Config, Latent},
+    };
+    use serde_json::json;
+
+    fn config() -> Config {
+        let mut config = Config::parse(&json!({
+            "model_type": "gpt_oss", "hidden_size": 64, "vocab_size": 512, "num_attention_heads": 8, "num_key_value_heads": 4,
+            "head_dim": 16, "intermediate_size": 64, "num_hidden_layers": 4, "num_local_experts": 8, "num_experts_per_tok": 2,
+            "rms_norm_eps": 1e-5, "sliding_window": 128, "rope_theta": 10000.0
+        }))
+        .unwrap();
+        config.layers[1] = LayerKind::Latent(Latent { kv_lora_rank: 40, rope_pairs: vec![0, 1, 2] });
+        config
+    }
+
+    fn facts() -> Facts<'static> {
+        Facts {
+            name: "owner/model",
+            licence: "apache-2.0",
+            base_model: Some("openai/gpt-oss-20b"),
+            parts: vec!["code", "tokenizer", "check", "splits"],
+        }
+    }
+
+    #[test]
+    fn the_report_counts_what_a_token_costs() {
+        let scores = example();
+        let report = Report::new(&config(), None, &scores);
+        assert_eq!((report.kv.full, report.kv.original_full, report.kv.sliding), (64 + 128, 256, 256));
+        assert!((report.kv.cut - 0.25).abs() < 1e-12);
+        let json = serde_json::to_value(&report).unwrap();
+        assert_eq!(json["layers"][1]["rotated"], 24);
+        assert_eq!(json["layers"][3]["attention"], "full");
+        assert_eq!(json["scores"]["models"][1]["model"], "healed");
+    }
+
+    #[test]
+    fn the_model_card_says_what_was_measured_and_how() {
+        let scores = example();
+        let report = Report::new(&config(), facts().base_model, &scores);
+        insta::assert_snapshot!(model_card(&facts(), &report).unwrap());
+    }
+
+    #[test]
+    fn a_card_promises_only_what_is_there() {
+        let scores = example();
+        let mut config = config();
+        config.layers[1] = LayerKind::Full;
+        let report = Report::new(&config, None, &scores);
+        let bare = Facts { base_model: None, parts: Vec::new(), ..facts() };
+        let card = model_card(&bare, &report).unwrap();
+        for word in ["trust_remote_code", "AutoTokenizer", "check.safetensors", "data/", "base_model"] {
+            assert!(!card.contains(word), "{word}");
+        }
+        assert!(card.contains("No layer has latent attention."));
+        assert_eq!(licence(&bare).unwrap(), "owner/model\n\nWeights: apache-2.0\n");
+    }
+
+    #[test]
+    fn the_data_card_groups_rows_by_source_and_licence() {
+        let row = |source: &str, licence: &str, n_tokens| Chosen {
+            id: String::new(),
+            text: String::new(),
+            source: source.to_owned(),
+            licence: licence.to_owned(),
+            n_tokens,
+            bucket: "full".to_owned(),
+            cluster: 0,
+            reason: "near".to_owned(),
+            rank: 0,
+            score: 0,
+            margin: 0,
+            marks: Vec::new(),
+        };
+        let rows =
+            vec![row("docs/a.md", "MIT", 70), row("docs/b.md", "MIT", 30), row("synthetic/prose", "", 5)];
+        let card = data_card("m", &BTreeMap::from([("calib".to_owned(), Split(rows))])).unwrap();
+        for line in [
+            "- config_name: calib\n  data_files:\n  - split: train\n    path: calib.jsonl\n",
+            "| calib | 3 | 105 | 5 | 70 |",
+            "| calib | docs | MIT | 2 |\n| calib | synthetic | not stated | 1 |",
+        ] {
+            assert!(card.contains(line), "{line}\n---\n{card}");
+        }
+    }
+}
