@@ -49,16 +49,23 @@ def stepwise(model, ids: torch.Tensor):
     return torch.cat(logits, dim=1), cache
 
 
-def padded(model, a: torch.Tensor, b: torch.Tensor) -> float:
-    """Largest difference between two prompts (`b` the shorter) in one batch and alone, at their last position."""
+def padded(model, a: torch.Tensor, b: torch.Tensor, token: torch.Tensor) -> float:
+    """Two prompts (`b` the shorter) in one batch and alone: largest difference after them, and after one more token from the cache."""
     gap = a.shape[1] - b.shape[1]
     ids = torch.cat([a, torch.nn.functional.pad(b, (gap, 0))])
     mask = torch.ones_like(ids)
     mask[1, :gap] = 0
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    both = model(ids, attention_mask=mask, position_ids=positions, use_cache=False).logits[:, -1]
-    alone = torch.cat([model(x, use_cache=False).logits[:, -1] for x in (a, b)])
-    return largest(both, alone)
+    both = model(ids, attention_mask=mask, position_ids=positions, use_cache=True)
+    more = model(
+        token.expand(2, 1),
+        attention_mask=torch.nn.functional.pad(mask, (0, 1), value=1),
+        position_ids=positions[:, -1:] + 1,
+        past_key_values=both.past_key_values,
+        use_cache=True,
+    )
+    alone = [model(torch.cat([x, token], dim=1), use_cache=False).logits[0, -2:] for x in (a, b)]
+    return largest(torch.stack([both.logits[:, -1], more.logits[:, -1]], dim=1), torch.stack(alone))
 
 
 def cached_elements(cache, layer: int, tokens: int) -> float:
@@ -89,7 +96,7 @@ def main(bundle: pathlib.Path, tolerance: float) -> bool:
     greedy = {"max_new_tokens": 24, "min_new_tokens": 24, "do_sample": False, "pad_token_id": 0}
     with_cache, without = (model.generate(**prompt, **greedy, use_cache=use) for use in (True, False))
     ok &= expect("greedy generation with and without a cache", torch.equal(with_cache, without), (with_cache, without))
-    ok &= report("left-padded batch", padded(model, ids[:, :40], ids[:, 50:73]), tolerance)
+    ok &= report("left-padded batch", padded(model, ids[:, :40], ids[:, 50:73], ids[:, 99:100]), tolerance)
 
     layers = json.loads((bundle / "conversion_report.json").read_text())["layers"]
     for layer in layers:
