@@ -96,23 +96,23 @@ class GptOssMlaAttention(GptOssAttention):
     def absorbed(self, q, latent, k_rope, attention_mask):
         """Attends to the latent itself, without rebuilding keys and values: for one new token."""
         batch, heads, length, _ = q.shape
-        q = q.view(batch, self.kv_heads, -1, length, self.head_dim)  # query heads by their key/value head
+        q = q.reshape(batch, self.kv_heads, -1, length, self.head_dim)  # query heads by their key/value head
         q_nope, q_rope = q.split([self.nope_dim, self.rope_dim], dim=-1)
         w = self.kv_b_proj.weight.view(self.kv_heads, self.nope_dim + self.head_dim, self.rank)
         w_k, w_v = w.split([self.nope_dim, self.head_dim], dim=1)
 
         logits = torch.einsum("bghtn,gnr,bsr->bghts", q_nope, w_k, latent[:, 0])
         logits = logits + torch.einsum("bghtp,bgsp->bghts", q_rope, k_rope)
-        logits = (logits * self.scaling).view(batch, heads, length, -1)
+        logits = (logits * self.scaling).reshape(batch, heads, length, -1)
         if attention_mask is not None:
             logits = logits + attention_mask
 
         sinks = self.sinks.view(1, -1, 1, 1).expand(batch, -1, length, 1).to(logits.dtype)
         weights = torch.softmax(torch.cat([logits, sinks], dim=-1), dim=-1)[..., :-1]
 
-        p = weights.view(batch, self.kv_heads, -1, length, weights.shape[-1])
+        p = weights.reshape(batch, self.kv_heads, -1, length, weights.shape[-1])
         out = torch.einsum("bghts,bsr,gdr->bghtd", p, latent[:, 0], w_v)
-        return out.view(batch, heads, length, self.head_dim).transpose(1, 2), weights
+        return out.reshape(batch, heads, length, self.head_dim).transpose(1, 2), weights
 
 
 class GptOssMlaModel(GptOssModel):
