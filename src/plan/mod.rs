@@ -7,6 +7,7 @@ pub mod error;
 mod expand;
 pub mod manual;
 mod order;
+pub mod schema;
 mod target;
 
 use std::{
