@@ -230,6 +230,11 @@ fn wrong<T>(
         DeValue::Datetime(_) => "a date",
         DeValue::Table(_) => "a table",
     };
-    faults.push(Fault::at(place, Mistake::WrongType { what: what.to_owned(), expected, found }));
+    let hint = match expected {
+        "a table" => "write it as a section, or as `{ key = value }`",
+        "a string" => "put it in quotes",
+        _ => "any such number will do; equal seeds give equal results",
+    };
+    faults.push(Fault::at(place, Mistake::WrongType { what: what.to_owned(), expected, found }).hint(hint));
     None
 }

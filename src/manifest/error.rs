@@ -79,6 +79,9 @@ pub enum Mistake {
     /// The text is not TOML.
     #[error("this is not valid TOML: {0}")]
     Syntax(String),
+    /// A name that is used twice in one table.
+    #[error("`{0}` is written twice")]
+    Twice(String),
     /// A chain of `extends` that comes back to itself.
     #[error("`extends` goes in a circle: {0}")]
     ExtendsCycle(String),

@@ -11,6 +11,7 @@ pub mod near;
 mod set;
 mod shift;
 pub mod source;
+mod syntax;
 pub mod vars;
 
 use toml::{
@@ -48,7 +49,7 @@ impl<'s> Manifest<'s> {
         let mut root = DeTable::new();
         for file in sources.files().iter().rev() {
             let (table, errors) = DeTable::parse_recoverable(&file.text);
-            faults.extend(errors.iter().map(|error| syntax(error, file)));
+            faults.extend(syntax::faults(file, &errors));
             root = merge::manifest(root, shift::table(table.into_inner(), file.start));
         }
         if !faults.is_empty() || sources.files().is_empty() {
@@ -127,19 +128,6 @@ fn with_profile<'s>(mut root: DeTable<'s>, sources: &'s Sources, faults: &mut Ve
         }
         _ => root,
     }
-}
-
-fn syntax(error: &toml::de::Error, file: &Source) -> Fault {
-    let message = error.message().to_owned();
-    let hint = match message.as_str() {
-        "duplicate key" => Some("the name is used twice: remove one or rename it"),
-        text if text.contains("string values must be quoted") => Some("put the text in quotes"),
-        _ => None,
-    };
-    let place = error.span().unwrap_or(0..0);
-    let mut fault = Fault::at(place.start + file.start..place.end + file.start, Mistake::Syntax(message));
-    fault.hint = hint.map(str::to_owned);
-    fault
 }
 
 fn check_keys(table: &DeTable<'_>, section: &str, known: &[&str], faults: &mut Vec<Fault>) {

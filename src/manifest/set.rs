@@ -212,8 +212,9 @@ mod tests {
         let form = "`--set` needs the form NAME=VALUE or STAGE.PARAMETER=VALUE";
         assert_eq!(error("rank"), own(form, "rank", "write `rank=96` or `svd.rank=96`"));
         assert_eq!(error("svd.=1").0, form);
-        let hint = "did you mean `rank`?; a parameter is `STAGE.PARAMETER`";
-        assert_eq!(error("rnk=1"), own("unknown variable `rnk`", "rnk", hint));
+        assert_eq!(error("rnk=1"), own("unknown variable `rnk`", "rnk", "did you mean `rank`?"));
+        let hint = "known variables: `rank`; a parameter is `STAGE.PARAMETER`";
+        assert_eq!(error("other=1"), own("unknown variable `other`", "other", hint));
         let hint = "`svd` is a stage: name its parameter, as in `svd.PARAMETER=VALUE`";
         assert_eq!(error("svd=1"), own("unknown variable `svd`", "svd", hint));
         assert_eq!(error("sdv.rank=1"), own("unknown stage `sdv`", "sdv", "did you mean `svd`?"));

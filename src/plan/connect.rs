@@ -4,10 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use super::{PlanError, decode::Stage, order, target::Target};
 use crate::{
-    artifact::files::ANY,
     engine::action::OutputPort,
     manifest::{Fault, Span, near},
-    stage::InputPort,
+    stage::{ANY, InputPort},
 };
 
 /// An input that has found its producer.
@@ -94,9 +93,9 @@ fn link(
                     near::suggest(port, "outputs", outputs.iter().map(|output| output.name))
                 }
                 PlanError::Ambiguous { .. } => {
-                    let fits = outputs.iter().filter(|output| fits(output, input));
+                    let fitting = outputs.iter().filter(|output| input.takes(output.kind));
                     let choices: Vec<String> =
-                        fits.map(|output| format!("`{}.{}`", input.from, output.name)).collect();
+                        fitting.map(|output| format!("`{}.{}`", input.from, output.name)).collect();
                     format!("write {}", choices.join(" or "))
                 }
                 _ => offer(stages, input, Some(reader)),
@@ -124,13 +123,13 @@ fn choose(
             return Err(PlanError::UnknownPort { stage: target.stage.to_owned(), port: port.to_owned() });
         };
         let from = format!("output `{}` of stage `{}`", port, target.stage);
-        return if fits(output, input) {
+        return if input.takes(output.kind) {
             Ok(output.name)
         } else {
             Err(wrong(from, format!("`{}`", output.kind)))
         };
     }
-    let mut fitting = outputs.iter().filter(|output| fits(output, input));
+    let mut fitting = outputs.iter().filter(|output| input.takes(output.kind));
     match (fitting.next(), fitting.next()) {
         (Some(output), None) => Ok(output.name),
         (Some(_), Some(_)) => {
@@ -143,18 +142,17 @@ fn choose(
     }
 }
 
-fn fits(output: &OutputPort, input: &InputPort) -> bool {
-    input.kind == ANY || input.kind == output.kind
-}
-
 /// The stages of the manifest that write what an input takes.
 fn offer(stages: &[Stage<'_, '_>], input: &InputPort, not: Option<usize>) -> String {
     let makers = stages.iter().enumerate().filter(|(i, stage)| {
-        Some(*i) != not && stage.row.is_some_and(|row| row.outputs.iter().any(|output| fits(output, input)))
+        Some(*i) != not
+            && stage.row.is_some_and(|row| row.outputs.iter().any(|output| input.takes(output.kind)))
     });
     let names: Vec<&str> = makers.map(|(_, stage)| stage.entry.name.as_str()).collect();
     match names.as_slice() {
+        [] if input.kind == ANY => "there is no other stage to read from".to_owned(),
         [] => format!("no stage of this manifest writes `{}`", input.kind),
+        many if input.kind == ANY => format!("it may read {}", near::list(many)),
         [one] => format!("`{one}` writes `{}`", input.kind),
         many => format!("stages that write `{}`: {}", input.kind, near::list(many)),
     }

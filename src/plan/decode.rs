@@ -79,54 +79,37 @@ pub(super) fn stage<'m, 's>(
                 table.insert(axis.key.clone(), value.clone());
             }
         }
-        match variant(manifest, entry, row, table) {
-            Ok((planned, inputs, places)) => {
-                stage.variants.push(Variant { own, planned, seed, inputs, places });
-            }
-            Err(found) => {
-                stage.broken = true;
-                faults.extend(found);
-            }
+        let places = Places::of(&table, entry);
+        let (planned, found) = decode(manifest, entry, row, table);
+        let invalid = planned.as_ref().filter(|_| found.is_empty()).and_then(|planned| planned.check().err());
+        stage.broken |= !found.is_empty() || invalid.is_some();
+        faults.extend(found);
+        faults.extend(invalid.map(|invalid| places.invalid(invalid)));
+        if let Some(planned) = planned {
+            let inputs = planned.inputs().into_iter().map(|input| {
+                let place = places.find(&input.port);
+                (input, place)
+            });
+            stage.variants.push(Variant { own, inputs: inputs.collect(), planned, seed, places });
         }
     }
     stage
 }
 
-type Decoded = (Box<dyn Planned>, Vec<(InputPort, Span)>, Places);
-
-fn variant<'s>(
-    manifest: &Manifest<'s>,
-    entry: &Entry<'s>,
-    row: &stage::Entry,
-    table: DeTable<'s>,
-) -> Result<Decoded, Vec<Fault<PlanError>>> {
-    let places = Places::of(&table, entry);
-    let planned = decode(manifest, entry, row, table)?;
-    if let Err(invalid) = planned.check() {
-        return Err(vec![places.invalid(invalid)]);
-    }
-    let inputs = planned.inputs().into_iter().map(|input| {
-        let place = places.find(&input.port);
-        (input, place)
-    });
-    let inputs = inputs.collect();
-    Ok((planned, inputs, places))
-}
-
-/// Decodes a table. After a fault the key at fault is left out and the rest decoded again, so that all are found.
+/// Decodes a table. After a fault the key at fault is left out and the rest decoded again, so that all are found; the stage
+/// that then comes out still tells its inputs.
 fn decode<'s>(
     manifest: &Manifest<'s>,
     entry: &Entry<'s>,
     row: &stage::Entry,
     mut table: DeTable<'s>,
-) -> Result<Box<dyn Planned>, Vec<Fault<PlanError>>> {
+) -> (Option<Box<dyn Planned>>, Vec<Fault<PlanError>>) {
     let mut faults = Vec::new();
     let mut left_out = entry.broken.clone();
     loop {
         let input = toml::de::Deserializer::from(Spanned::new(entry.header.clone(), table.clone()));
         let error = match (row.decode)(input) {
-            Ok(planned) if left_out.is_empty() => return Ok(planned),
-            Ok(_) => return Err(faults),
+            Ok(planned) => return (Some(planned), faults),
             Err(error) => error,
         };
         if error.message().starts_with("missing field") {
@@ -137,15 +120,15 @@ fn decode<'s>(
             // A field missing deeper in a value, or one that the schema does not call required.
             let within = key_at(&table, error.span().as_ref());
             if faults.len() == before && (within.is_some() || left_out.is_empty()) {
-                faults.push(translate(manifest, row, &error, &entry.header));
+                faults.push(translate(manifest, row, &error, (&table, &entry.header)));
             }
-            let Some(key) = within else { return Err(faults) };
+            let Some(key) = within else { return (None, faults) };
             table.remove(key.as_str());
             left_out.push(key);
             continue;
         }
-        faults.push(translate(manifest, row, &error, &entry.header));
-        let Some(key) = key_at(&table, error.span().as_ref()) else { return Err(faults) };
+        faults.push(translate(manifest, row, &error, (&table, &entry.header)));
+        let Some(key) = key_at(&table, error.span().as_ref()) else { return (None, faults) };
         table.remove(key.as_str());
         left_out.push(key);
     }
@@ -186,7 +169,7 @@ fn translate(
     manifest: &Manifest<'_>,
     row: &stage::Entry,
     error: &toml::de::Error,
-    header: &Span,
+    (table, header): (&DeTable<'_>, &Span),
 ) -> Fault<PlanError> {
     let place = error.span().unwrap_or_else(|| header.clone());
     let message = error.message();
@@ -202,13 +185,31 @@ fn translate(
             let hint = near::suggest(word, "values", known.iter().copied());
             Fault::at(place, PlanError::UnknownWord((*word).to_owned())).hint(hint)
         }
-        _ => Fault::at(place, PlanError::Value(in_words(message).into_owned())),
+        _ => {
+            let key = key_at(table, Some(&place));
+            let mut fault = Fault::at(place, PlanError::Value(in_words(message).into_owned()));
+            fault.hint = key.and_then(|key| value_hint(row, &key, message));
+            fault
+        }
     };
     let written = fault.place.as_ref().map(|place| manifest.sources.text(place)).unwrap_or_default();
     for (name, origin) in manifest.vars.origins(written) {
         fault = fault.see(origin, format!("`{name}` is set here"));
     }
     fault
+}
+
+/// What to write in place of a value of the wrong type.
+fn value_hint(row: &stage::Entry, key: &str, message: &str) -> Option<String> {
+    let quoted =
+        message.strip_prefix("invalid type: string \"").and_then(|rest| rest.split_once("\", expected "));
+    if let Some((text, _)) =
+        quoted.filter(|(text, _)| text.parse::<f64>().is_ok() || matches!(*text, "true" | "false"))
+    {
+        return Some(format!("write it without quotes: `{text}`"));
+    }
+    let parameter = manual::parameters(row).into_iter().find(|parameter| parameter.name == key)?;
+    Some(format!("`{key}` ({}): {}", parameter.ty, parameter.summary()))
 }
 
 /// Whether the known names are those of the stage itself and not of a table inside it.
@@ -275,7 +276,12 @@ impl Places {
     /// A fault that a stage found in its own parameters.
     pub(super) fn invalid(&self, invalid: Invalid) -> Fault<PlanError> {
         let place = self.find(&invalid.param);
-        let error = PlanError::Invalid { parameter: invalid.param, message: invalid.message };
+        let named = invalid.message.contains(&format!("`{}`", invalid.param));
+        let error = if named {
+            PlanError::Value(invalid.message)
+        } else {
+            PlanError::Invalid { parameter: invalid.param, message: invalid.message }
+        };
         let mut fault = Fault::at(place, error);
         fault.hint = invalid.hint;
         fault

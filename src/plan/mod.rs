@@ -5,6 +5,7 @@ mod connect;
 mod decode;
 pub mod error;
 mod expand;
+mod graph;
 pub mod manual;
 mod order;
 pub mod schema;
@@ -120,7 +121,7 @@ pub fn plan(
     let mut name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let mut nodes = Vec::new();
     if let Some(manifest) = manifest {
-        nodes = graph(&manifest, table, &base, &mut faults);
+        nodes = self::nodes(&manifest, table, &base, &mut faults);
         name = manifest.name.unwrap_or(name);
     }
     if faults.is_empty() {
@@ -129,7 +130,7 @@ pub fn plan(
     Err(Rejected::new(sources, faults.into_iter().map(Arc::new).collect()))
 }
 
-fn graph(
+fn nodes(
     manifest: &Manifest<'_>,
     table: &'static [stage::Entry],
     base: &Path,

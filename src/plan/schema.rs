@@ -132,6 +132,10 @@ fn common(kind: &str) -> Map<String, Value> {
             "type": ["string", "integer"],
             "description": "Change it to disown earlier results although nothing that is declared changed."
         },
+        "unset": {
+            "type": "array", "items": { "type": "string" },
+            "description": "Parameters of the extended manifest's stage that this one takes away."
+        },
         "matrix": {
             "type": "object", "additionalProperties": false,
             "description": "Parameters with a list of values each: one stage for every combination."

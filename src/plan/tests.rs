@@ -251,7 +251,11 @@ words = 1
             "[stage.take]",
             "add `texts = …` (string): The first texts",
         ),
-        ("expected a whole number that is not negative, found integer `300`", "300", ""),
+        (
+            "expected a whole number that is not negative, found integer `300`",
+            "300",
+            "`rank` (whole number): A number",
+        ),
         ("unknown parameter `rnk` of a stage of kind `take`", "rnk", "did you mean `rank`?"),
         ("unknown kind `tak`", "'tak'", "did you mean `take`?"),
         (
@@ -342,5 +346,39 @@ fn no_stage_names_a_parameter_like_a_common_key() {
                 row.kind
             );
         }
+    }
+}
+
+#[test]
+fn the_engine_gets_the_same_graph() {
+    let text = "[stage.take]\ntexts = 'make'\nsalt = 's'\n[stage.make]\nmatrix.words = [1, 2]\nfile = 'f'";
+    let plan = plan_of(text).unwrap();
+    let graph = plan.graph();
+    assert_eq!(graph.len(), 4);
+    let id = graph.find("take[words=2]").unwrap();
+    let node = graph.node(id);
+    let source = &node.inputs["texts"];
+    assert_eq!((graph.node(source.node).name.as_str(), source.port.as_str()), ("make[words=2]", "texts"));
+    assert_eq!((node.salt.as_deref(), node.action.kind()), (Some("s"), "take"));
+    assert_eq!(graph.node(source.node).reads, [("file".to_owned(), PathBuf::from("dir/f"))]);
+    assert_eq!(graph.node(source.node).action.params()["words"], 2);
+}
+
+#[test]
+fn the_schema_knows_every_kind_and_only_its_keys() {
+    let schema = schema::schema(TABLE);
+    let make = &schema["$defs"]["stage of kind make"];
+    let keys: Vec<&String> = make["properties"].as_object().unwrap().keys().collect();
+    assert_eq!(keys, ["file", "kind", "layout", "matrix", "salt", "seed", "unset", "words"]);
+    assert_eq!(make["additionalProperties"], false);
+    let words = &make["properties"]["words"];
+    assert_eq!(words["description"], "How many. At least one.");
+    assert_eq!(words["anyOf"][0]["type"], "integer");
+    assert_eq!(make["properties"]["matrix"]["additionalProperties"], false);
+    // Every reference leads somewhere.
+    let text = schema.to_string();
+    for reference in text.split("\"#/$defs/").skip(1) {
+        let name = reference.split('"').next().unwrap().replace("%20", " ");
+        assert!(schema["$defs"].get(&name).is_some(), "{name}");
     }
 }

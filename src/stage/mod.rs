@@ -17,6 +17,7 @@ pub mod tokenizer;
 
 use std::{borrow::Cow, marker::PhantomData, path::Path, path::PathBuf};
 
+pub use crate::artifact::files::ANY;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
@@ -74,6 +75,13 @@ pub struct InputPort {
     pub kind: &'static str,
     /// What the user wrote: a stage's name, or `stage.port` where a stage has several outputs of the kind.
     pub from: String,
+}
+
+impl InputPort {
+    /// Whether an artifact of this kind may arrive here.
+    pub fn takes(&self, kind: &str) -> bool {
+        self.kind == ANY || self.kind == kind
+    }
 }
 
 /// A user's file that a stage reads.
