@@ -58,7 +58,7 @@ fn fault(file: &Source, error: &Error, place: Span, twice: bool) -> Fault {
 fn first(text: &str, place: &Span) -> Option<Span> {
     let (start, line) = line_of(text, place.start);
     let name = text.get(place.clone())?;
-    let above = text[..start].split_inclusive('\n').scan(0, |at, line| {
+    let mut above = text[..start].split_inclusive('\n').scan(0, |at, line| {
         *at += line.len();
         Some((*at - line.len(), line))
     });
@@ -67,7 +67,7 @@ fn first(text: &str, place: &Span) -> Option<Span> {
         rest.is_some_and(|rest| rest.starts_with(['=', '.']))
     };
     let found = if line.starts_with('[') {
-        above.filter(|(_, other)| other.trim_end() == line.trim_end()).next()
+        above.find(|(_, other)| other.trim_end() == line.trim_end())
     } else {
         let table: Vec<_> = above.collect();
         let own = table.rsplit(|(_, line)| line.starts_with('[')).next()?;
