@@ -1,3 +1,4 @@
 //! Pure functions on numbers and tensors.
 
 pub mod grid;
+pub mod hash;

@@ -18,7 +18,9 @@ pub(super) fn matching(base: &Path, pattern: &str, param: &str, prefix: &str) ->
             .hint("globs are relative to the manifest"));
     }
     let mut reads = Vec::new();
-    for entry in WalkDir::new(&root).follow_links(false) {
+    // Without `**` a pattern names files at one depth only, so that large folders beside them are not walked.
+    let depth = if rest.contains("**") { usize::MAX } else { rest.split('/').count() };
+    for entry in WalkDir::new(&root).follow_links(false).max_depth(depth) {
         let entry = entry.map_err(|e| Invalid::new(param, format!("cannot list the folder: {e}")))?;
         let below = entry.path().strip_prefix(&root).expect("a walk stays below its root");
         if entry.file_type().is_file() && matcher.is_match(below) {
@@ -86,6 +88,7 @@ mod tests {
         assert_eq!(names(dir.path(), "docs/**/*.md"), ["sources.0/a/z.md", "sources.0/b.md"]);
         assert_eq!(names(dir.path(), "docs/*.md"), ["sources.0/b.md"]);
         assert_eq!(names(dir.path(), "*.md"), ["sources.0/top.md"]);
+        assert_eq!(names(dir.path(), "*/*.md"), ["sources.0/docs/b.md"]);
         assert_eq!(names(dir.path(), "docs/a/z.txt"), ["sources.0/z.txt"]);
         let absolute = format!("{}/docs/{{a,c}}/*", dir.path().display());
         assert_eq!(names(dir.path(), &absolute), ["sources.0/a/z.md", "sources.0/a/z.txt"]);

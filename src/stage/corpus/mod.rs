@@ -5,6 +5,7 @@
 mod dedup;
 mod files;
 mod jsonl;
+mod near;
 mod normalise;
 pub mod synthetic;
 
@@ -14,7 +15,7 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::synthetic::Synthetic;
+use self::{near::NearDuplicates, synthetic::Synthetic};
 use crate::{
     artifact::{
         Artifact,
@@ -32,6 +33,10 @@ use crate::{
 pub struct Corpus {
     /// Where documents come from; each entry has exactly one of `files`, `jsonl` and `synthetic`.
     pub sources: Vec<Source>,
+    /// Also drops near duplicates: of documents that share most of their runs of words, the one with the smallest id stays.
+    /// `near-duplicates = {}` turns it on with the usual figures. Default: off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub near_duplicates: Option<NearDuplicates>,
 }
 
 /// One source of documents.
@@ -106,6 +111,7 @@ impl Stage for Corpus {
             return Err(Invalid::new("sources", "there is no source")
                 .hint("write `sources = [{ files = \"docs/**/*.md\" }]`"));
         }
+        self.near_duplicates.as_ref().map_or(Ok(()), NearDuplicates::check)?;
         let mut labels = std::collections::BTreeSet::new();
         for (i, source) in self.sources.iter().enumerate() {
             source.check(i)?;
@@ -132,7 +138,7 @@ impl Stage for Corpus {
         for (i, source) in self.sources.iter().enumerate() {
             found.append(source.read(i, cx)?);
         }
-        let (texts, drops) = found.finish()?;
+        let (texts, drops) = found.finish(self.near_duplicates.as_ref())?;
         texts.save(&cx.output("texts")).map_err(Failure::stage)?;
         drops.save(&cx.output("drops")).map_err(Failure::stage)?;
         let total = drops.total();
@@ -279,8 +285,11 @@ impl Found {
         self.drops.append(&mut other.drops);
     }
 
-    fn finish(mut self) -> Result<(Texts, Drops), Failure> {
-        let texts = dedup::exact(self.texts, &mut self.drops);
+    fn finish(mut self, near: Option<&NearDuplicates>) -> Result<(Texts, Drops), Failure> {
+        let mut texts = dedup::exact(self.texts, &mut self.drops);
+        if let Some(near) = near {
+            texts = near.remove(texts, &mut self.drops);
+        }
         self.drops.sort();
         let mut sources: BTreeMap<String, Tally> = BTreeMap::new();
         for text in &texts {

@@ -87,6 +87,19 @@ fn order_of_rows_and_place_of_the_folder_do_not_matter() {
 }
 
 #[test]
+fn near_duplicates_go_where_it_is_asked_for() {
+    let words: Vec<String> = (0..100).map(|i| format!("word{i}")).collect();
+    let (a, b) = (words.join(" "), words.join(" ") + " and an end");
+    let dir =
+        space(&[("docs/a.md", a.as_bytes()), ("docs/b.md", b.as_bytes()), ("docs/c.md", b"other text")]);
+    let kept = |toml: &str| run(&corpus(toml), dir.path()).unwrap();
+    assert_eq!(kept("sources = [{ files = 'docs/*' }]").0.0.len(), 3);
+    let (texts, drops) = kept("sources = [{ files = 'docs/*' }]\nnear-duplicates = {}");
+    assert_eq!((texts.0.len(), drops.total().dropped["near-duplicate"]), (2, 1));
+    assert!(texts.0.iter().any(|text| text.id == drops.rows[0].kept));
+}
+
+#[test]
 fn a_bad_row_or_an_empty_corpus_is_an_error() {
     let bad = space(&[("docs/x.md", b"some text"), ("rows/r.jsonl", b"{\"body\": \"ok\"}\n{\"body\": 1}\n")]);
     let error = run(&corpus(SOURCES), bad.path()).unwrap_err().to_string();

@@ -3,7 +3,10 @@
 //! All sums are integers, so a vector depends on the text, the seed and the parameters only. Letters are folded in ASCII only,
 //! so that no Unicode table of a particular release enters the result.
 
-use crate::math::grid;
+use crate::math::{
+    grid,
+    hash::{hash, mix},
+};
 
 /// Which n-grams count, and how many coordinates they are projected to.
 #[derive(Debug, Clone, Copy)]
@@ -63,21 +66,6 @@ fn words(text: &[u8]) -> Vec<&[u8]> {
         }
     }
     words
-}
-
-/// FNV-1a over the parts with a separator, then [`mix`].
-fn hash<'a>(tag: u64, parts: impl Iterator<Item = &'a [u8]>) -> u64 {
-    let step = |h: u64, byte: u64| (h ^ byte).wrapping_mul(0x0000_0100_0000_01b3);
-    let start = step(0xcbf2_9ce4_8422_2325, tag);
-    let all = parts.fold(start, |h, part| step(part.iter().fold(h, |h, &b| step(h, u64::from(b))), 0x1f));
-    mix(all)
-}
-
-/// The finaliser of `SplitMix64`: a bijection that spreads every bit.
-fn mix(mut z: u64) -> u64 {
-    z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    z ^ (z >> 31)
 }
 
 /// `round(64 √count)`: a word that comes a hundred times counts ten times. The count is capped so that sums of [`FLUSH`] weights
