@@ -135,8 +135,8 @@ impl View<'_> {
     fn declared_reasons(&self, id: NodeId) -> store::Result<Vec<Reason>> {
         let name = self.engine.name(id);
         let Some(last) = self.latest.get(name) else { return Ok(vec![Reason::NeverRun]) };
-        let Some(record) = self.engine.store.record(&last)? else { return Ok(vec![Reason::RecordGone]) };
-        let Some(old) = Key::from_json(&record.key) else { return Ok(vec![Reason::Format]) };
+        let Some(old) = self.engine.store.key(&last)? else { return Ok(vec![Reason::RecordGone]) };
+        let Some(old) = Key::from_json(&old) else { return Ok(vec![Reason::Format]) };
         let mut inputs = BTreeMap::new();
         for (port, source) in &self.engine.graph.node(id).inputs {
             let made = self.records[source.node.0].as_ref().and_then(|r| r.outputs.get(&source.port));

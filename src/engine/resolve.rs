@@ -87,8 +87,8 @@ impl Engine<'_> {
     /// The difference between a key and the last one of the stage of this name.
     pub(crate) fn reasons(&self, name: &str, new: &Key, latest: &Latest) -> store::Result<Vec<Reason>> {
         let Some(last) = latest.get(name) else { return Ok(vec![Reason::NeverRun]) };
-        let Some(record) = self.store.record(&last)? else { return Ok(vec![Reason::RecordGone]) };
-        let Some(old) = Key::from_json(&record.key) else { return Ok(vec![Reason::Format]) };
+        let Some(old) = self.store.key(&last)? else { return Ok(vec![Reason::RecordGone]) };
+        let Some(old) = Key::from_json(&old) else { return Ok(vec![Reason::Format]) };
         let reasons = reason::diff(&old, &new.as_stored());
         Ok(if reasons.is_empty() { vec![Reason::RecordGone] } else { reasons })
     }

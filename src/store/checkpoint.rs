@@ -24,7 +24,7 @@ impl Store {
     pub fn latest_checkpoint(&self, key: &Digest) -> Result<Option<BTreeMap<String, PathBuf>>> {
         for number in self.checkpoints(key)?.into_iter().rev() {
             let (listing, files) = self.checkpoint_paths(key, number);
-            let tree = disk::read_if_present(&listing)?.and_then(|bytes| record::unseal::<Tree>(&bytes));
+            let tree = disk::read_if_present(&listing)?.and_then(|bytes| record::first_line::<Tree>(&bytes));
             match tree {
                 Some(tree) if is_sound(&tree, &files)? => {
                     return Ok(Some(
@@ -53,7 +53,7 @@ impl Store {
         }
         disk::sync_dir(&files)?;
         let sealed = self.lease().fresh("checkpoint");
-        disk::write_durable(&sealed, &record::seal(&Tree::new(listed)))?;
+        disk::write_durable(&sealed, &record::seal(&[&record::to_json(&Tree::new(listed))]))?;
 
         let home = self.checkpoint_home(key);
         disk::make_dir(&home)?;

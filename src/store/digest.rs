@@ -8,7 +8,7 @@ use std::{
     str::FromStr,
 };
 
-use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
 /// A 32-byte BLAKE3 digest, written as 64 lower-case hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -113,7 +113,20 @@ impl Serialize for Digest {
 
 impl<'de> Deserialize<'de> for Digest {
     fn deserialize<D: Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        <std::borrow::Cow<'_, str>>::deserialize(d)?.parse().map_err(D::Error::custom)
+        d.deserialize_str(HexVisitor)
+    }
+}
+
+/// Parses without a copy of the text: a run of nothing but hits reads many thousands of digests.
+struct HexVisitor;
+
+impl de::Visitor<'_> for HexVisitor {
+    type Value = Digest;
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("64 lower-case hex digits")
+    }
+    fn visit_str<E: de::Error>(self, text: &str) -> Result<Digest, E> {
+        text.parse().map_err(E::custom)
     }
 }
 

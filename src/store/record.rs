@@ -1,6 +1,7 @@
 //! Action records: what one key produced. A record is written last, so its presence means that its blobs are on disk.
 //!
-//! A record is one line of JSON and one line with its checksum. Knows nothing of what a key is made of.
+//! A record is a line of JSON, a line with the key that was hashed, and a line with the checksum of both. Only `why` needs the
+//! key, so a hit does not parse it. Knows nothing of what a key is made of.
 
 use std::{
     collections::BTreeMap,
@@ -22,14 +23,11 @@ const CHECKSUM: &str = "mla-run 2026-11 record checksum v1";
 
 /// What one key produced.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Record {
     /// The digest of the key; also the record's name.
     pub digest: Digest,
     /// The stage kind, for listings.
     pub kind: String,
-    /// The key that was hashed, for people and for `why`.
-    pub key: serde_json::Value,
     /// The artifacts by output port.
     pub outputs: BTreeMap<String, Tree>,
     /// How long the stage ran.
@@ -115,10 +113,18 @@ impl Store {
         })
     }
 
+    /// The key that was hashed for a record, as JSON.
+    pub fn key(&self, digest: &Digest) -> Result<Option<serde_json::Value>> {
+        let bytes = disk::read_if_present(&self.record_path(digest))?;
+        let key =
+            |bytes: &Vec<u8>| serde_json::from_slice(unseal(bytes)?.split(|&b| b == b'\n').nth(1)?).ok();
+        Ok(bytes.as_ref().and_then(key))
+    }
+
     fn load(&self, digest: &Digest) -> Result<Loaded> {
         let path = self.record_path(digest);
         let Some(bytes) = disk::read_if_present(&path)? else { return Ok(Loaded::Absent) };
-        match unseal::<Record>(&bytes) {
+        match first_line::<Record>(&bytes) {
             Some(record) if record.digest == *digest => Ok(Loaded::Sound(record)),
             _ => self.quarantine(&path).map(|()| Loaded::Damaged),
         }
@@ -141,11 +147,11 @@ impl Store {
         self.sharded("act", digest)
     }
 
-    fn publish_record(&self, record: &Record, replace: bool) -> Result<()> {
+    fn publish_record(&self, record: &Record, key: &serde_json::Value, replace: bool) -> Result<()> {
         let path = self.record_path(&record.digest);
         self.make_shard("act", &record.digest)?;
         let tmp = self.lease().fresh("record");
-        disk::write_durable(&tmp, &seal(record))?;
+        disk::write_durable(&tmp, &seal(&[&to_json(record), &to_json(key)]))?;
         if replace {
             fs::rename(&tmp, &path).map_err(StoreError::io("publish", &path))?;
         } else {
@@ -198,7 +204,6 @@ impl Slot {
         let record = Record {
             digest: self.digest,
             kind: made.kind,
-            key: made.key,
             outputs,
             seconds: made.seconds,
             why: made.why,
@@ -210,7 +215,7 @@ impl Slot {
             Lookup::Miss(now) => Ok(now.lost.is_some()),
         };
         let replace = self.replace || in_the_way(&self)?;
-        self.store.publish_record(&record, replace)?;
+        self.store.publish_record(&record, &made.key, replace)?;
         self.store.forget_checkpoints(&self.digest);
         match self.store.load(&self.digest)? {
             Loaded::Sound(kept) => Ok(kept),
@@ -224,22 +229,29 @@ impl Slot {
     }
 }
 
-/// JSON and a line with its checksum.
-pub(crate) fn seal<T: Serialize>(value: &T) -> Vec<u8> {
-    let mut bytes = serde_json::to_vec(value).expect("records are plain data with string keys");
+/// One line of JSON.
+pub(crate) fn to_json<T: Serialize>(value: &T) -> Vec<u8> {
+    serde_json::to_vec(value).expect("records are plain data with string keys")
+}
+
+/// Lines, and a last one with their checksum.
+pub(crate) fn seal(lines: &[&[u8]]) -> Vec<u8> {
+    let mut bytes = lines.join(&b'\n');
     let sum = Digest::derive(CHECKSUM, &bytes);
     bytes.extend_from_slice(format!("\n{sum}\n").as_bytes());
     bytes
 }
 
-/// The value, if the checksum fits and the JSON is what it should be.
-pub(crate) fn unseal<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Option<T> {
+/// The lines before the checksum, if it fits.
+fn unseal(bytes: &[u8]) -> Option<&[u8]> {
     let body = bytes.strip_suffix(b"\n")?;
-    let (json, sum) = body.split_at_checked(body.len().checked_sub(64)?)?;
-    let json = json.strip_suffix(b"\n")?;
+    let (lines, sum) = body.split_at_checked(body.len().checked_sub(64)?)?;
+    let lines = lines.strip_suffix(b"\n")?;
     let sum: Digest = std::str::from_utf8(sum).ok()?.parse().ok()?;
-    if Digest::derive(CHECKSUM, json) != sum {
-        return None;
-    }
-    serde_json::from_slice(json).ok()
+    (Digest::derive(CHECKSUM, lines) == sum).then_some(lines)
+}
+
+/// The value in the first line, if the checksum fits and the JSON is what it should be.
+pub(crate) fn first_line<T: for<'de> Deserialize<'de>>(bytes: &[u8]) -> Option<T> {
+    serde_json::from_slice(unseal(bytes)?.split(|&b| b == b'\n').next()?).ok()
 }
