@@ -14,6 +14,7 @@ pub mod fake_quant;
 pub mod gemm;
 pub mod grouped_linear;
 pub mod linear;
+pub mod linear_kl;
 pub mod mxfp4;
 pub mod nearest;
 pub mod rms_norm;

@@ -1,0 +1,249 @@
+//! `distill`: heals a converted model by layer-wise matching and KL distillation, or trains one by cross-entropy.
+//!
+//! Knows losses, steps and checkpoints; the forward pass is the model's, the gradients are the kernels'.
+
+mod adamw;
+pub mod curve;
+mod data;
+mod objective;
+mod save;
+mod trainer;
+
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    artifact::{
+        Artifact, ArtifactError,
+        checkpoint::Checkpoint,
+        splits::Split,
+        texts::Texts,
+    },
+    engine::action::{Cx, Failure, OutputPort, Pool},
+    model::{Model, ModelError},
+    stage::{Finite, Input, InputPort, Invalid, Stage},
+};
+
+use objective::Objective;
+use trainer::{Run, TrainError};
+
+/// Heals a converted model against the original one, phase by phase: `layerwise`, then `kl`. With `cross-entropy` it trains a model
+/// without a teacher. Resumes from its checkpoint with the same bytes as a straight run.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Distill {
+    /// The model that trains.
+    pub student: Input<Checkpoint>,
+    /// The model to match; needed by `layerwise` and `kl`.
+    #[serde(default)]
+    pub teacher: Option<Input<Checkpoint>>,
+    /// Calibration splits to train on.
+    #[serde(default)]
+    pub splits: Vec<Input<Split>>,
+    /// A corpus to train on.
+    #[serde(default)]
+    pub texts: Option<Input<Texts>>,
+    /// Which parameters train: the attention of the converted layers, or everything.
+    #[serde(default)]
+    pub train: Train,
+    /// Documents are cut after this many tokens.
+    #[serde(default = "max_length")]
+    pub max_length: usize,
+    /// First phase: each converted layer's attention output is matched on the teacher's inputs; loss is the relative squared error.
+    #[serde(default)]
+    pub layerwise: Option<Phase>,
+    /// Second phase: forward KL from the teacher's to the student's next-token distribution, T = 1.
+    #[serde(default)]
+    pub kl: Option<Phase>,
+    /// Training without a teacher: next-token cross-entropy.
+    #[serde(default)]
+    pub cross_entropy: Option<Phase>,
+    /// Weight of the load-balancing loss of the routers; only with `cross-entropy`.
+    #[serde(default = "zero")]
+    pub balance: Finite,
+    /// Share of the steps after which experts that train are rounded to MXFP4 in the forward pass. They are stored in MXFP4.
+    #[serde(default = "half")]
+    pub round_experts_from: Finite,
+    /// Weight decay of matrices.
+    #[serde(default = "zero")]
+    pub weight_decay: Finite,
+    /// Bound on the norm of the gradient.
+    #[serde(default = "one")]
+    pub clip: Finite,
+    /// Steps between checkpoints.
+    #[serde(default = "checkpoint_every")]
+    pub checkpoint_every: u32,
+}
+
+/// Which parameters train.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Train {
+    /// The attention of latent layers: projections, biases and sinks.
+    #[default]
+    Attention,
+    /// Every parameter.
+    All,
+}
+
+/// One phase of training.
+#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Phase {
+    /// Optimiser steps.
+    pub steps: u32,
+    /// Peak learning rate; warmed up linearly, then lowered along a cosine to a tenth.
+    pub lr: Finite,
+    /// Tokens per step, about: whole documents are taken.
+    #[serde(default = "batch_tokens")]
+    pub batch_tokens: usize,
+    /// Steps of warm-up.
+    #[serde(default = "warmup")]
+    pub warmup: u32,
+}
+
+fn max_length() -> usize {
+    4096
+}
+fn zero() -> Finite {
+    Finite(0.0)
+}
+fn half() -> Finite {
+    Finite(0.5)
+}
+fn one() -> Finite {
+    Finite(1.0)
+}
+fn checkpoint_every() -> u32 {
+    50
+}
+fn batch_tokens() -> usize {
+    4096
+}
+fn warmup() -> u32 {
+    10
+}
+
+impl Phase {
+    /// The learning rate of `step`, counted from 0.
+    fn lr(&self, step: u32) -> f32 {
+        let peak = self.lr.0;
+        if step < self.warmup {
+            return (peak * f64::from(step + 1) / f64::from(self.warmup)) as f32;
+        }
+        let done = f64::from(step - self.warmup) / f64::from((self.steps - self.warmup).max(1));
+        (peak * (0.1 + 0.45 * (1.0 + (std::f64::consts::PI * done).cos()))) as f32
+    }
+}
+
+impl Distill {
+    fn phases(&self) -> Vec<(Objective, Phase)> {
+        let all = [
+            (Objective::Layerwise, &self.layerwise),
+            (Objective::Kl, &self.kl),
+            (Objective::CrossEntropy { balance: self.balance.0 as f32 }, &self.cross_entropy),
+        ];
+        all.into_iter().filter_map(|(objective, phase)| Some((objective, phase.clone()?))).collect()
+    }
+
+    /// All documents as token ids, cut to `max-length`, in the order of their inputs.
+    fn documents(&self, cx: &Cx<'_>, student: &Checkpoint) -> Result<Vec<Vec<u32>>, Failure> {
+        let mut texts = Vec::new();
+        for (i, split) in self.splits.iter().enumerate() {
+            texts.extend(split.load(cx, &format!("splits.{i}"))?.0.into_iter().map(|row| row.text));
+        }
+        if let Some(corpus) = &self.texts {
+            texts.extend(corpus.load(cx, "texts")?.0.into_iter().map(|row| row.text));
+        }
+        let path = student.file("tokenizer.json").map_err(Failure::stage)?;
+        let tokenizer = tokenizers::Tokenizer::from_file(path).map_err(Failure::Stage)?;
+        let end = student.config.get("eos_token_id").and_then(serde_json::Value::as_u64).map(|id| id as u32);
+        cx.progress.phase("tokenise", Some(texts.len() as u64), "docs");
+        let tokenise = |text: &String| {
+            let encoding = tokenizer.encode_fast(text.as_str(), false).map_err(Failure::Stage)?;
+            let mut ids: Vec<u32> = encoding.get_ids().iter().copied().chain(end).collect();
+            ids.truncate(self.max_length);
+            cx.progress.advance(1);
+            Ok(ids)
+        };
+        let documents: Vec<Vec<u32>> = texts.par_iter().map(tokenise).collect::<Result<_, Failure>>()?;
+        let documents: Vec<_> = documents.into_iter().filter(|ids| ids.len() > 1).collect();
+        if documents.is_empty() { Err(Failure::stage(TrainError::NoText)) } else { Ok(documents) }
+    }
+}
+
+impl Stage for Distill {
+    const KIND: &'static str = "distill";
+    const VERSION: u32 = 1;
+    const POOL: Pool = Pool::Device;
+    const OUTPUTS: &'static [OutputPort] = &[
+        OutputPort { name: "checkpoint", kind: Checkpoint::KIND },
+        OutputPort { name: "curve", kind: curve::Curve::KIND },
+    ];
+
+    fn inputs(&self) -> Vec<InputPort> {
+        let splits = self.splits.iter().enumerate().map(|(i, split)| split.port(format!("splits.{i}")));
+        let one = [Some(self.student.port("student")), self.teacher.as_ref().map(|t| t.port("teacher"))];
+        one.into_iter().flatten().chain(splits).chain(self.texts.as_ref().map(|t| t.port("texts"))).collect()
+    }
+
+    fn check(&self) -> Result<(), Invalid> {
+        let needs_teacher = self.layerwise.is_some() || self.kl.is_some();
+        if needs_teacher && self.teacher.is_none() {
+            return Err(Invalid::new("teacher", "`layerwise` and `kl` need a teacher").hint("add `teacher = \"model\"`"));
+        }
+        if self.phases().is_empty() {
+            return Err(Invalid::new("kl", "no phase to run").hint("add `kl = { steps = 100, lr = 1e-3 }`"));
+        }
+        if needs_teacher && self.cross_entropy.is_some() {
+            return Err(Invalid::new("cross-entropy", "does not go with `layerwise` or `kl`"));
+        }
+        if self.splits.is_empty() && self.texts.is_none() {
+            return Err(Invalid::new("splits", "nothing to train on").hint("name splits or `texts`"));
+        }
+        for (objective, phase) in self.phases() {
+            if phase.lr.0 <= 0.0 || phase.steps == 0 || phase.batch_tokens == 0 {
+                return Err(Invalid::new(objective.name(), "steps, lr and batch-tokens must be positive"));
+            }
+        }
+        if self.max_length < 2 {
+            return Err(Invalid::new("max-length", "must be at least 2"));
+        }
+        Ok(())
+    }
+
+    fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
+        let student = self.student.load(cx, "student")?;
+        let teacher = self.teacher.as_ref().map(|teacher| teacher.load(cx, "teacher")).transpose()?;
+        let documents = self.documents(cx, &student)?;
+        let trainable = |name: &str| match self.train {
+            Train::All => true,
+            Train::Attention => save::is_latent_attention(&student.config, name),
+        };
+        let model = Model::load(&student, &trainable).map_err(Failure::stage)?;
+        if model.vars.is_empty() {
+            return Err(Failure::stage(TrainError::NothingTrains));
+        }
+        let teacher = teacher.as_ref().map(Model::frozen).transpose().map_err(Failure::stage)?;
+        let mut run = Run { settings: self, cx, student: model, teacher };
+        let curve = run.train(&documents)?;
+        save::save(&student, &run.student, &cx.output("checkpoint")).map_err(Failure::stage)?;
+        curve.save(&cx.output("curve")).map_err(Failure::stage)
+    }
+}
+
+impl From<ModelError> for Failure {
+    fn from(error: ModelError) -> Self {
+        Self::stage(error)
+    }
+}
+
+impl From<ArtifactError> for Failure {
+    fn from(error: ArtifactError) -> Self {
+        Self::stage(error)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,74 @@
+//! Writes a trained model back into the layout of the checkpoint it came from. Frozen tensors are copied bit for bit.
+
+use std::{collections::BTreeMap, path::Path};
+
+use candle_core::Var;
+use safetensors::Dtype;
+use serde_json::{Value, json};
+
+use crate::{
+    artifact::{
+        ArtifactError,
+        checkpoint::{Checkpoint, Draft, Owned},
+    },
+    kernel::{host, mxfp4},
+    model::{Model, ModelError},
+};
+
+/// Why a trained model could not be written.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum SaveModelError {
+    #[error(transparent)]
+    Artifact(#[from] ArtifactError),
+    #[error(transparent)]
+    Model(#[from] ModelError),
+}
+
+/// Writes `from` with the values of the model's variables. Experts that trained are stored in MXFP4, other tensors in the element
+/// type that they had.
+pub(crate) fn save(from: &Checkpoint, model: &Model, dir: &Path) -> Result<(), SaveModelError> {
+    let mut draft = Draft::copy_of(from)?;
+    for (name, var) in &model.vars {
+        if name.ends_with("experts.gate_up_proj") || name.ends_with("experts.down_proj") {
+            pack_experts(&mut draft, name, var)?;
+        } else {
+            let values = host(var.as_tensor()).map_err(ModelError::from)?;
+            let dtype = from.raw(name).map_or(Dtype::F32, |raw| raw.dtype);
+            let owned = if dtype == Dtype::BF16 { Owned::bf16 } else { Owned::f32 };
+            draft.tensors.insert(name.clone(), owned(var.dims(), &values));
+        }
+    }
+    Ok(draft.save(dir)?)
+}
+
+fn pack_experts(draft: &mut Draft, name: &str, var: &Var) -> Result<(), ModelError> {
+    let values = host(var.as_tensor())?;
+    let (experts, out, inner) = var.dims3()?;
+    let groups = inner / mxfp4::BLOCK;
+    let mut blocks = vec![0u8; values.len() / 2];
+    let mut scales = vec![0u8; values.len() / mxfp4::BLOCK];
+    mxfp4::quantize(&values, &mut blocks, &mut scales);
+    draft.tensors.remove(name);
+    draft.tensors.insert(format!("{name}_blocks"), Owned::u8(&[experts, out, groups, 16], blocks));
+    draft.tensors.insert(format!("{name}_scales"), Owned::u8(&[experts, out, groups], scales));
+    if let Some(config) = draft.config.as_object_mut() {
+        let kept = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"];
+        config.insert("quantization_config".to_owned(), json!({"quant_method": "mxfp4", "modules_to_not_convert": kept}));
+    }
+    Ok(())
+}
+
+/// Whether `name` belongs to the attention of a converted layer.
+pub(crate) fn is_latent_attention(config: &Value, name: &str) -> bool {
+    let Some((layer, part)) = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) else { return false };
+    let index: Option<usize> = layer.parse().ok();
+    let latent = |i: usize| config["layer_types"].get(i).and_then(Value::as_str) == Some("latent_attention");
+    part.starts_with("self_attn.") && index.is_some_and(latent)
+}
+
+/// The values of the variables, for tests and reports.
+#[cfg(test)]
+pub(crate) fn values(vars: &BTreeMap<String, Var>) -> BTreeMap<String, Vec<f32>> {
+    let flat = |var: &Var| var.flatten_all().unwrap().to_vec1().unwrap();
+    vars.iter().map(|(name, var)| (name.clone(), flat(var))).collect()
+}
