@@ -5,12 +5,14 @@
 
 pub mod cluster;
 pub mod corpus;
+pub mod distill;
 pub mod embed;
 pub mod evaluate;
 pub mod exec;
 pub mod export;
 pub mod model;
 pub mod select;
+pub mod init;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tokenizer;
@@ -122,12 +124,32 @@ impl Invalid {
 /// An input parameter: names the stage that makes an artifact of type `T`. The only way to draw an edge.
 ///
 /// Written as a string, kept out of keys (the input's content is in them instead).
-#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Input<T> {
     /// The stage (or `stage.port`) that makes it.
     pub from: String,
     artifact: PhantomData<fn() -> T>,
 }
+
+// By hand: the derived forms would ask the same of the artifact.
+impl<T> Clone for Input<T> {
+    fn clone(&self) -> Self {
+        Self { from: self.from.clone(), artifact: PhantomData }
+    }
+}
+
+impl<T> std::fmt::Debug for Input<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Input({:?})", self.from)
+    }
+}
+
+impl<T> PartialEq for Input<T> {
+    fn eq(&self, other: &Self) -> bool {
+        self.from == other.from
+    }
+}
+
+impl<T> Eq for Input<T> {}
 
 impl<T: Artifact> Input<T> {
     /// An input from the named stage.
@@ -275,11 +297,13 @@ impl<S: Stage> Action for Erased<S> {
 pub const STAGES: &[Entry] = &[
     Entry::of::<corpus::Corpus>(),
     Entry::of::<tokenizer::TrainTokenizer>(),
+    Entry::of::<init::Init>(),
     Entry::of::<embed::Embed>(),
     Entry::of::<cluster::Cluster>(),
     Entry::of::<select::Select>(),
     Entry::of::<model::ModelSource>(),
     Entry::of::<evaluate::Evaluate>(),
     Entry::of::<export::Export>(),
+    Entry::of::<distill::Distill>(),
     Entry::of::<exec::Exec>(),
 ];

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use candle_core::{D, Result, Tensor};
+use candle_core::{D, Tensor};
 
 use crate::{
     kernel::{
@@ -80,7 +80,8 @@ fn kl(student: &Model, teacher: &Model, batch: &Batch) -> Result<(f32, Tensor), 
     let weights: Arc<[f32]> = weights.into();
     let head = &teacher.shell.lm_head.weight.tensor;
     let loss = linear_kl(&hidden, &Teacher { hidden: &target, head, weights: &weights, norm })?;
-    Ok((host(&loss)?[0], loss))
+    let value = host(&loss)?[0];
+    Ok((value, loss))
 }
 
 fn next_token(student: &Model, batch: &Batch, balance: f32) -> Result<(f32, Tensor), ModelError> {
@@ -106,7 +107,7 @@ struct Routers {
 }
 
 impl Probe for Routers {
-    fn router(&mut self, layer: usize, logits: &Tensor) -> Result<()> {
+    fn router(&mut self, layer: usize, logits: &Tensor) -> candle_core::Result<()> {
         let (t, experts) = logits.dims2()?;
         let routing = Routing::new(&host(logits)?, experts, self.per_token);
         let load = routing.offsets.windows(2).map(|w| (w[1] - w[0]) as f32 / (t * self.per_token) as f32);

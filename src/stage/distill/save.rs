@@ -1,6 +1,6 @@
 //! Writes a trained model back into the layout of the checkpoint it came from. Frozen tensors are copied bit for bit.
 
-use std::{collections::BTreeMap, path::Path};
+use std::path::Path;
 
 use candle_core::Var;
 use safetensors::Dtype;
@@ -64,11 +64,4 @@ pub(crate) fn is_latent_attention(config: &Value, name: &str) -> bool {
     let index: Option<usize> = layer.parse().ok();
     let latent = |i: usize| config["layer_types"].get(i).and_then(Value::as_str) == Some("latent_attention");
     part.starts_with("self_attn.") && index.is_some_and(latent)
-}
-
-/// The values of the variables, for tests and reports.
-#[cfg(test)]
-pub(crate) fn values(vars: &BTreeMap<String, Var>) -> BTreeMap<String, Vec<f32>> {
-    let flat = |var: &Var| var.flatten_all().unwrap().to_vec1().unwrap();
-    vars.iter().map(|(name, var)| (name.clone(), flat(var))).collect()
 }
