@@ -11,7 +11,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{
-    exp::exp,
+    exp::{exp_in_place, max},
     f32s,
     gemm::{Mat, Threads, Write, gemm},
     host, tensor,
@@ -267,15 +267,11 @@ fn softmax(row: &mut [f32], seen: Range<usize>) -> f32 {
     row[..seen.start].fill(0.0);
     row[seen.end..].fill(0.0);
     let row = &mut row[seen];
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    for x in row.iter_mut() {
-        *x = exp(*x - max);
-    }
-    let sum: f32 = row.iter().sum();
-    for x in row.iter_mut() {
-        *x /= sum;
-    }
-    max + sum.ln()
+    let top = max(row);
+    let sum = exp_in_place(row, top);
+    let share = 1.0 / sum;
+    row.iter_mut().for_each(|x| *x *= share);
+    top + sum.ln()
 }
 
 /// `p` holds scores and becomes probabilities; `ds` holds `dO · Vᵀ` and becomes the gradient of the scores.
@@ -288,10 +284,9 @@ fn score_gradient(p: &mut [f32], ds: &mut [f32], seen: Range<usize>, (out, grad)
         x[..seen.start].fill(0.0);
         x[seen.end..].fill(0.0);
     }
-    for (p, ds) in p[seen.clone()].iter_mut().zip(&mut ds[seen]) {
-        *p = exp(*p - log_sum_exp);
-        *ds = *p * (*ds + shift);
-    }
+    let (p, ds) = (&mut p[seen.clone()], &mut ds[seen]);
+    exp_in_place(p, log_sum_exp);
+    p.iter().zip(ds).for_each(|(p, ds)| *ds = p * (*ds + shift));
 }
 
 #[cfg(test)]

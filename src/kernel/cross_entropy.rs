@@ -5,7 +5,10 @@ use std::sync::Arc;
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{exp::exp, f32s, host, tensor};
+use super::{
+    exp::{exp_in_place, exp_sum, max},
+    f32s, host, tensor,
+};
 
 /// `Σ weight_i · −log softmax(logits_i)[target_i] / norm` over the rows of `logits` [n, vocab]; a scalar [1].
 ///
@@ -27,9 +30,8 @@ struct CrossEntropy {
 
 /// Natural log of the sum of exponentials of a row, without overflow.
 pub fn log_sum_exp(row: &[f32]) -> f32 {
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
-    let sum: f32 = row.iter().map(|x| exp(x - max)).sum();
-    max + sum.ln()
+    let top = max(row);
+    top + exp_sum(row, top).ln()
 }
 
 impl CustomOp1 for CrossEntropy {
@@ -68,7 +70,9 @@ impl CustomOp1 for CrossEntropy {
                     return;
                 }
                 let lse = log_sum_exp(x);
-                dx.iter_mut().zip(x).for_each(|(dx, x)| *dx = w * exp(x - lse));
+                dx.copy_from_slice(x);
+                exp_in_place(dx, lse);
+                dx.iter_mut().for_each(|dx| *dx *= w);
                 dx[self.targets[i] as usize] -= w;
             },
         );

@@ -35,7 +35,12 @@ pub struct Teacher<'a> {
 /// The loss, a scalar [1], for student states `hidden` [t, hidden].
 pub fn linear_kl(hidden: &Tensor, teacher: &Teacher<'_>) -> Result<Tensor> {
     if hidden.shape() != teacher.hidden.shape() || teacher.weights.len() != hidden.dim(0)? {
-        bail!("linear_kl: student {:?}, teacher {:?}, {} weights", hidden.shape(), teacher.hidden.shape(), teacher.weights.len());
+        bail!(
+            "linear_kl: student {:?}, teacher {:?}, {} weights",
+            hidden.shape(),
+            teacher.hidden.shape(),
+            teacher.weights.len()
+        );
     }
     hidden.apply_op1(LinearKl {
         teacher: teacher.hidden.clone(),
@@ -82,7 +87,8 @@ impl CustomOp1 for LinearKl {
         for from in (0..t).step_by(CHUNK) {
             let n = CHUNK.min(t - from);
             let rows = from * inner..(from + n) * inner;
-            let (student, taught) = (Mat::dense(&h[rows.clone()], n, inner), Mat::dense(&teacher[rows.clone()], n, inner));
+            let (student, taught) =
+                (Mat::dense(&h[rows.clone()], n, inner), Mat::dense(&teacher[rows.clone()], n, inner));
             let (z, u) = (&mut z[..n * vocab], &mut u[..n * vocab]);
             gemm((z, vocab), Write::Set, 1.0, (student, head.t()), Threads::All);
             gemm((u, vocab), Write::Set, 1.0, (taught, head.t()), Threads::All);
@@ -96,9 +102,20 @@ impl CustomOp1 for LinearKl {
                 z.iter_mut().for_each(|z| *z *= weight / self.norm);
                 f64::from(weight) * f64::from(kl)
             };
-            let terms: Vec<f64> = z.par_chunks_exact_mut(vocab).zip(u.par_chunks_exact_mut(vocab)).enumerate().map(row).collect();
+            let terms: Vec<f64> = z
+                .par_chunks_exact_mut(vocab)
+                .zip(u.par_chunks_exact_mut(vocab))
+                .enumerate()
+                .map(row)
+                .collect();
             loss += terms.iter().sum::<f64>();
-            gemm((&mut gradient[rows], inner), Write::Set, 1.0, (Mat::dense(z, n, vocab), head), Threads::All);
+            gemm(
+                (&mut gradient[rows], inner),
+                Write::Set,
+                1.0,
+                (Mat::dense(z, n, vocab), head),
+                Threads::All,
+            );
         }
         *self.gradient.lock().unwrap_or_else(PoisonError::into_inner) = gradient;
         Ok((CpuStorage::F32(vec![(loss / f64::from(self.norm)) as f32]), 1.into()))
@@ -127,14 +144,17 @@ mod tests {
     /// The definition in f64, one token at a time.
     fn reference(h: &[f32], t: &[f32], head: &[f32], weights: &[f32], (inner, vocab): (usize, usize)) -> f64 {
         let logits = |x: &[f32]| -> Vec<f64> {
-            (0..vocab).map(|v| (0..inner).map(|i| f64::from(x[i]) * f64::from(head[v * inner + i])).sum()).collect()
+            (0..vocab)
+                .map(|v| (0..inner).map(|i| f64::from(x[i]) * f64::from(head[v * inner + i])).sum())
+                .collect()
         };
         let softmax = |z: Vec<f64>| -> Vec<f64> {
             let total: f64 = z.iter().map(|z| z.exp()).sum();
             z.iter().map(|z| z.exp() / total).collect()
         };
         let kl = |i: usize| -> f64 {
-            let (q, p) = (softmax(logits(&h[i * inner..][..inner])), softmax(logits(&t[i * inner..][..inner])));
+            let (q, p) =
+                (softmax(logits(&h[i * inner..][..inner])), softmax(logits(&t[i * inner..][..inner])));
             p.iter().zip(&q).map(|(p, q)| p * (p / q).ln()).sum::<f64>() * f64::from(weights[i])
         };
         (0..weights.len()).map(kl).sum::<f64>() / 2.0
@@ -147,7 +167,10 @@ mod tests {
         let weights: Arc<[f32]> = (0..t).map(|i| if i % 5 == 0 { 0.0 } else { 1.0 }).collect();
         let want = reference(&h, &u, &w, &weights, (inner, vocab));
         let (u, w) = (tensor(u, (t, inner)).unwrap(), tensor(w, (vocab, inner)).unwrap());
-        let got = linear_kl(&tensor(h, (t, inner)).unwrap(), &teacher(&u, &w, &weights)).unwrap().to_vec1::<f32>().unwrap()[0];
+        let got = linear_kl(&tensor(h, (t, inner)).unwrap(), &teacher(&u, &w, &weights))
+            .unwrap()
+            .to_vec1::<f32>()
+            .unwrap()[0];
         assert!((f64::from(got) - want).abs() < 1e-4 * want, "{got} {want}");
     }
 
@@ -165,7 +188,8 @@ mod tests {
         let loss = linear_kl(&h, &teacher(&h, &w, &weights)).unwrap();
         assert!(loss.to_vec1::<f32>().unwrap()[0] < 1e-6);
         let grads = loss.backward().unwrap();
-        let largest = grads.get(h.as_tensor()).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        let largest =
+            grads.get(h.as_tensor()).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
         assert!(largest < 1e-6);
     }
 }

@@ -14,12 +14,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    artifact::{
-        Artifact, ArtifactError,
-        checkpoint::Checkpoint,
-        splits::Split,
-        texts::Texts,
-    },
+    artifact::{Artifact, ArtifactError, checkpoint::Checkpoint, splits::Split, texts::Texts},
     engine::action::{Cx, Failure, OutputPort, Pool},
     model::{Model, ModelError},
     stage::{Finite, Input, InputPort, Invalid, Stage},
@@ -191,7 +186,8 @@ impl Stage for Distill {
     fn check(&self) -> Result<(), Invalid> {
         let needs_teacher = self.layerwise.is_some() || self.kl.is_some();
         if needs_teacher && self.teacher.is_none() {
-            return Err(Invalid::new("teacher", "`layerwise` and `kl` need a teacher").hint("add `teacher = \"model\"`"));
+            return Err(Invalid::new("teacher", "`layerwise` and `kl` need a teacher")
+                .hint("add `teacher = \"model\"`"));
         }
         if self.phases().is_empty() {
             return Err(Invalid::new("kl", "no phase to run").hint("add `kl = { steps = 100, lr = 1e-3 }`"));

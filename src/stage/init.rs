@@ -79,12 +79,15 @@ impl Stage for Init {
     }
 
     fn check(&self) -> Result<(), Invalid> {
-        for (param, value) in [("hidden-size", self.hidden_size), ("intermediate-size", self.intermediate_size)] {
+        for (param, value) in
+            [("hidden-size", self.hidden_size), ("intermediate-size", self.intermediate_size)]
+        {
             if value == 0 || !value.is_multiple_of(mxfp4::BLOCK) {
                 return Err(Invalid::new(param, "must be a positive multiple of 32, the block of MXFP4"));
             }
         }
-        if self.num_key_value_heads == 0 || !self.num_attention_heads.is_multiple_of(self.num_key_value_heads) {
+        if self.num_key_value_heads == 0 || !self.num_attention_heads.is_multiple_of(self.num_key_value_heads)
+        {
             return Err(Invalid::new("num-attention-heads", "must be a multiple of num-key-value-heads"));
         }
         if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
@@ -105,11 +108,17 @@ impl Stage for Init {
         self.fill(&mut weights, vocab);
         let mut side_files = BTreeMap::new();
         for (name, path) in cx.input("tokenizer")? {
-            side_files.insert(name.clone(), std::fs::read(path).map_err(ArtifactError::io(path)).map_err(Failure::stage)?);
+            side_files.insert(
+                name.clone(),
+                std::fs::read(path).map_err(ArtifactError::io(path)).map_err(Failure::stage)?,
+            );
         }
-        let generation = json!({"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad, "do_sample": false});
+        let generation =
+            json!({"bos_token_id": bos, "eos_token_id": eos, "pad_token_id": pad, "do_sample": false});
         side_files.insert("generation_config.json".to_owned(), format!("{generation:#}\n").into_bytes());
-        Draft { config, tensors: weights.tensors, side_files }.save(&cx.output("checkpoint")).map_err(Failure::stage)
+        Draft { config, tensors: weights.tensors, side_files }
+            .save(&cx.output("checkpoint"))
+            .map_err(Failure::stage)
     }
 }
 
@@ -180,7 +189,11 @@ impl Init {
             weights.constant(&name("self_attn.sinks"), &[self.num_attention_heads], 0.0);
             weights.normal(&name("mlp.experts.gate_up_proj"), &[experts, hidden, 2 * inner], fan_in(hidden));
             weights.constant(&name("mlp.experts.gate_up_proj_bias"), &[experts, 2 * inner], 0.0);
-            weights.normal(&name("mlp.experts.down_proj"), &[experts, inner, hidden], fan_in(inner) * residual);
+            weights.normal(
+                &name("mlp.experts.down_proj"),
+                &[experts, inner, hidden],
+                fan_in(inner) * residual,
+            );
             weights.constant(&name("mlp.experts.down_proj_bias"), &[experts, hidden], 0.0);
         }
     }
@@ -202,7 +215,8 @@ impl Weights {
     fn normal(&mut self, name: &str, shape: &[usize], std: f32) {
         let n = shape.iter().product();
         let mut uniform = || (self.rng.next_u32() >> 8) as f32 / (1u32 << 24) as f32;
-        let values: Vec<f32> = (0..n).map(|_| ((0..12).map(|_| uniform()).sum::<f32>() - 6.0) * std).collect();
+        let values: Vec<f32> =
+            (0..n).map(|_| ((0..12).map(|_| uniform()).sum::<f32>() - 6.0) * std).collect();
         self.tensors.insert(name.to_owned(), Owned::f32(shape, &values));
     }
 }
@@ -211,13 +225,13 @@ impl Weights {
 mod tests {
     use super::*;
     use crate::{
+        artifact::texts::Texts,
         model::{Batch, Model, probe::NoProbe},
         stage::{
-            corpus::{synthetic::{Synthetic, generate}},
+            corpus::synthetic::{Synthetic, generate},
             testing::Bench,
             tokenizer::TrainTokenizer,
         },
-        artifact::texts::Texts,
     };
 
     pub(crate) fn init() -> Init {
@@ -240,7 +254,10 @@ mod tests {
 
     #[test]
     fn the_model_loads_and_starts_near_uniform() {
-        let texts = Texts(generate(&Synthetic { prose: 4, programs: 4, maths: 4, min_tokens: 64, max_tokens: 200 }, 1));
+        let texts = Texts(generate(
+            &Synthetic { prose: 4, programs: 4, maths: 4, min_tokens: 64, max_tokens: 200 },
+            1,
+        ));
         let trained = Bench::new().input("texts", &texts);
         trained.run(&TrainTokenizer { texts: Input::new("corpus"), vocab_size: 320 }).unwrap();
         let tokenizer: Tokenizer = trained.load("tokenizer");

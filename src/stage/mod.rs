@@ -13,6 +13,7 @@ pub mod export;
 pub mod model;
 pub mod select;
 pub mod init;
+pub mod model;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tokenizer;

@@ -52,7 +52,13 @@ impl AdamW {
                     *v = BETA2 * *v + (1.0 - BETA2) * g * g;
                     w - decay * w - lr * (*m / c1) / ((*v / c2).sqrt() + EPS)
                 };
-                w.par_iter().zip(g.par_iter()).zip(m.par_iter_mut()).zip(v.par_iter_mut()).with_min_len(8192).map(one).collect()
+                w.par_iter()
+                    .zip(g.par_iter())
+                    .zip(m.par_iter_mut())
+                    .zip(v.par_iter_mut())
+                    .with_min_len(8192)
+                    .map(one)
+                    .collect()
             };
             var.set(&Tensor::from_vec(updated, var.shape(), var.device())?)?;
         }
@@ -60,7 +66,11 @@ impl AdamW {
     }
 
     /// Adds the state and the variables' values to a draft, under `m.`, `v.` and `w.`.
-    pub(crate) fn save(&self, vars: &BTreeMap<String, Var>, dir: &Path) -> std::result::Result<(), SaveError> {
+    pub(crate) fn save(
+        &self,
+        vars: &BTreeMap<String, Var>,
+        dir: &Path,
+    ) -> std::result::Result<(), SaveError> {
         let mut draft = Draft { config: serde_json::json!({ "step": self.step }), ..Draft::default() };
         for (name, var) in vars {
             let (m, v) = &self.moments[name];
@@ -73,14 +83,20 @@ impl AdamW {
     }
 
     /// Restores what [`Self::save`] wrote, into `vars` too.
-    pub(crate) fn restore(&mut self, vars: &BTreeMap<String, Var>, saved: &Checkpoint) -> std::result::Result<(), SaveError> {
+    pub(crate) fn restore(
+        &mut self,
+        vars: &BTreeMap<String, Var>,
+        saved: &Checkpoint,
+    ) -> std::result::Result<(), SaveError> {
         let read = |prefix: &str, name: &str, var: &Var| {
             let at = format!("{prefix}.{name}");
             let raw = saved.raw(&at).filter(|raw| raw.shape == var.dims());
             raw.and_then(crate::artifact::checkpoint::Raw::to_f32).ok_or(SaveError::Foreign(at))
         };
         let step = saved.config.get("step").and_then(serde_json::Value::as_i64);
-        self.step = step.and_then(|step| i32::try_from(step).ok()).ok_or_else(|| SaveError::Foreign("step".to_owned()))?;
+        self.step = step
+            .and_then(|step| i32::try_from(step).ok())
+            .ok_or_else(|| SaveError::Foreign("step".to_owned()))?;
         for (name, var) in vars {
             var.set(&Tensor::from_vec(read("w", name, var)?, var.shape(), var.device())?)?;
             self.moments.insert(name.clone(), (read("m", name, var)?, read("v", name, var)?));
@@ -120,7 +136,10 @@ mod tests {
     };
 
     fn vars() -> BTreeMap<String, Var> {
-        BTreeMap::from([("matrix".to_owned(), var(1, &[3, 4], 1.0)), ("vector".to_owned(), var(2, &[5], 1.0))])
+        BTreeMap::from([
+            ("matrix".to_owned(), var(1, &[3, 4], 1.0)),
+            ("vector".to_owned(), var(2, &[5], 1.0)),
+        ])
     }
 
     fn values(vars: &BTreeMap<String, Var>) -> Vec<Vec<f32>> {
@@ -129,7 +148,8 @@ mod tests {
 
     /// Gradients of half the squared distance of every variable from 1.
     fn grads(vars: &BTreeMap<String, Var>) -> GradStore {
-        let loss = |v: &Var| ((v.as_tensor() - 1.0).unwrap().sqr().unwrap().sum_all().unwrap() * 0.5).unwrap();
+        let loss =
+            |v: &Var| ((v.as_tensor() - 1.0).unwrap().sqr().unwrap().sum_all().unwrap() * 0.5).unwrap();
         vars.values().map(loss).reduce(|a, b| (a + b).unwrap()).unwrap().backward().unwrap()
     }
 

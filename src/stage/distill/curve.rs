@@ -38,7 +38,8 @@ impl Artifact for Curve {
     fn save(&self, dir: &Path) -> Result<(), ArtifactError> {
         texts::write_jsonl(&dir.join(FILE), &self.0)?;
         let path = dir.join(PICTURE);
-        draw(&self.0, &path).map_err(|e| ArtifactError::Io { path, source: std::io::Error::other(e.to_string()) })
+        draw(&self.0, &path)
+            .map_err(|e| ArtifactError::Io { path, source: std::io::Error::other(e.to_string()) })
     }
 
     fn load(files: &Files) -> Result<Self, ArtifactError> {

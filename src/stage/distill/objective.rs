@@ -10,12 +10,7 @@ use crate::{
         host,
         linear_kl::{Teacher, linear_kl},
     },
-    model::{
-        Batch, Model, ModelError, Probe,
-        block::moe::Routing,
-        config::LayerKind,
-        probe::NoProbe,
-    },
+    model::{Batch, Model, ModelError, Probe, block::moe::Routing, config::LayerKind, probe::NoProbe},
 };
 
 /// What a phase minimises.
@@ -43,8 +38,14 @@ impl Objective {
     }
 
     /// The value to report and the tensor to differentiate.
-    pub(crate) fn loss(self, student: &Model, teacher: Option<&Model>, batch: &Batch) -> Result<(f32, Tensor), ModelError> {
-        let teacher = teacher.ok_or_else(|| ModelError::Tensor(candle_core::Error::msg("this objective needs a teacher")));
+    pub(crate) fn loss(
+        self,
+        student: &Model,
+        teacher: Option<&Model>,
+        batch: &Batch,
+    ) -> Result<(f32, Tensor), ModelError> {
+        let teacher = teacher
+            .ok_or_else(|| ModelError::Tensor(candle_core::Error::msg("this objective needs a teacher")));
         match self {
             Self::Layerwise => layerwise(student, teacher?, batch),
             Self::Kl => kl(student, teacher?, batch),

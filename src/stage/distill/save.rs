@@ -53,14 +53,19 @@ fn pack_experts(draft: &mut Draft, name: &str, var: &Var) -> Result<(), ModelErr
     draft.tensors.insert(format!("{name}_scales"), Owned::u8(&[experts, out, groups], scales));
     if let Some(config) = draft.config.as_object_mut() {
         let kept = ["model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head"];
-        config.insert("quantization_config".to_owned(), json!({"quant_method": "mxfp4", "modules_to_not_convert": kept}));
+        config.insert(
+            "quantization_config".to_owned(),
+            json!({"quant_method": "mxfp4", "modules_to_not_convert": kept}),
+        );
     }
     Ok(())
 }
 
 /// Whether `name` belongs to the attention of a converted layer.
 pub(crate) fn is_latent_attention(config: &Value, name: &str) -> bool {
-    let Some((layer, part)) = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) else { return false };
+    let Some((layer, part)) = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once('.')) else {
+        return false;
+    };
     let index: Option<usize> = layer.parse().ok();
     let latent = |i: usize| config["layer_types"].get(i).and_then(Value::as_str) == Some("latent_attention");
     part.starts_with("self_attn.") && index.is_some_and(latent)

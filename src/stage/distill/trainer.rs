@@ -23,7 +23,9 @@ use super::{
 pub(crate) enum TrainError {
     #[error("no document has two tokens or more; give `splits` or `texts` with text in them")]
     NoText,
-    #[error("no parameter trains: the student has no converted layer; convert it with `svd`, or set `train = \"all\"`")]
+    #[error(
+        "no parameter trains: the student has no converted layer; convert it with `svd`, or set `train = \"all\"`"
+    )]
     NothingTrains,
     #[error("{phase} step {step}: the loss is {loss}; lower `lr` or check the student")]
     Diverged { phase: &'static str, step: u32, loss: f32 },
@@ -85,20 +87,37 @@ impl Run<'_> {
         AdamW::new(&self.student.vars, self.settings.weight_decay.0 as f32, self.settings.clip.0 as f32)
     }
 
-    fn step(&mut self, adam: &mut AdamW, feed: &mut Feed, (objective, phase): (Objective, &Phase), step: u32) -> Result<Point, Failure> {
+    fn step(
+        &mut self,
+        adam: &mut AdamW,
+        feed: &mut Feed,
+        (objective, phase): (Objective, &Phase),
+        step: u32,
+    ) -> Result<Point, Failure> {
         let rounding = f64::from(step) >= self.settings.round_experts_from.0 * f64::from(phase.steps);
         self.student.layers.iter_mut().for_each(|layer| layer.moe.round_experts = rounding);
         let batch = feed.next();
         let (loss, total) = objective.loss(&self.student, self.teacher.as_ref(), &batch)?;
         if !loss.is_finite() {
-            return Err(Failure::stage(TrainError::Diverged { phase: objective.name(), step: step + 1, loss }));
+            return Err(Failure::stage(TrainError::Diverged {
+                phase: objective.name(),
+                step: step + 1,
+                loss,
+            }));
         }
         let lr = phase.lr(step);
         let grads = total.backward().map_err(Failure::stage)?;
         let grad_norm = adam.step(&self.student.vars, &grads, lr).map_err(Failure::stage)?;
         self.cx.progress.advance(1);
         self.cx.progress.note(&format!("loss {loss:.4}"));
-        Ok(Point { phase: objective.name().to_owned(), step: step + 1, loss, grad_norm, lr, tokens: batch.len() })
+        Ok(Point {
+            phase: objective.name().to_owned(),
+            step: step + 1,
+            loss,
+            grad_norm,
+            lr,
+            tokens: batch.len(),
+        })
     }
 
     fn publish(&self, adam: &AdamW, place: Place, points: &[Point]) -> Result<(), Failure> {
@@ -126,7 +145,8 @@ impl Run<'_> {
 
 fn read_place(path: &Path) -> Result<Place, Failure> {
     let text = fs::read(path).map_err(Failure::stage)?;
-    let damaged = |e: serde_json::Error| Failure::stage(TrainError::Damaged { file: PLACE, why: e.to_string() });
+    let damaged =
+        |e: serde_json::Error| Failure::stage(TrainError::Damaged { file: PLACE, why: e.to_string() });
     serde_json::from_slice(&text).map_err(damaged)
 }
 
