@@ -270,7 +270,9 @@ fn softmax(row: &mut [f32], seen: Range<usize>) -> f32 {
     let top = max(row);
     let sum = exp_in_place(row, top);
     let share = 1.0 / sum;
-    row.iter_mut().for_each(|x| *x *= share);
+    for x in row {
+        *x *= share;
+    }
     top + sum.ln()
 }
 

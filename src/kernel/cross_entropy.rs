@@ -72,7 +72,9 @@ impl CustomOp1 for CrossEntropy {
                 let lse = log_sum_exp(x);
                 dx.copy_from_slice(x);
                 exp_in_place(dx, lse);
-                dx.iter_mut().for_each(|dx| *dx *= w);
+                for dx in dx.iter_mut() {
+                    *dx *= w;
+                }
                 dx[self.targets[i] as usize] -= w;
             },
         );

@@ -6,7 +6,7 @@
 /// `e^x`, relative error below 2 ulp on `[-87, 88]`; below −87 it is 0, above 88 it is `e^88`.
 ///
 /// Range reduction by multiples of ln 2 in two parts, then a degree-6 polynomial (Cody and Waite; coefficients of the Cephes library).
-#[inline(always)]
+#[inline]
 pub fn exp(x: f32) -> f32 {
     const ROUND: f32 = 12_582_912.0; // 1.5 · 2^23: adding and taking it away rounds to the nearest integer
     let y = x.clamp(-87.0, 88.0);
@@ -88,7 +88,7 @@ pub fn exp_sum(row: &[f32], shift: f32) -> f32 {
 }
 
 /// `max` without the care for NaN that keeps it from being vectorised.
-#[inline(always)]
+#[inline]
 fn larger(a: f32, b: f32) -> f32 {
     if b > a { b } else { a }
 }

@@ -99,7 +99,9 @@ impl CustomOp1 for LinearKl {
                     return 0.0;
                 }
                 let kl = divergence(z, u);
-                z.iter_mut().for_each(|z| *z *= weight / self.norm);
+                for z in z.iter_mut() {
+                    *z *= weight / self.norm;
+                }
                 f64::from(weight) * f64::from(kl)
             };
             let terms: Vec<f64> = z
@@ -127,7 +129,9 @@ impl CustomOp1 for LinearKl {
         if gradient.len() != h.elem_count() {
             bail!("linear_kl: its gradient was already taken");
         }
-        gradient.iter_mut().for_each(|g| *g *= factor);
+        for g in &mut gradient {
+            *g *= factor;
+        }
         Ok(Some(tensor(gradient, h.shape())?))
     }
 }

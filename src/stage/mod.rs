@@ -10,10 +10,9 @@ pub mod embed;
 pub mod evaluate;
 pub mod exec;
 pub mod export;
-pub mod model;
-pub mod select;
 pub mod init;
 pub mod model;
+pub mod select;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tokenizer;
@@ -303,8 +302,8 @@ pub const STAGES: &[Entry] = &[
     Entry::of::<cluster::Cluster>(),
     Entry::of::<select::Select>(),
     Entry::of::<model::ModelSource>(),
+    Entry::of::<distill::Distill>(),
     Entry::of::<evaluate::Evaluate>(),
     Entry::of::<export::Export>(),
-    Entry::of::<distill::Distill>(),
     Entry::of::<exec::Exec>(),
 ];

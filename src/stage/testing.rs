@@ -6,7 +6,7 @@ use tempfile::TempDir;
 
 use crate::{
     artifact::{Artifact, Files},
-    engine::action::{Cx, Failure, NoCheckpoints, Quiet, Stop},
+    engine::action::{Checkpoints, Cx, Failure, NoCheckpoints, Progress, Quiet, Stop},
     stage::{Read, Stage},
 };
 
@@ -47,6 +47,17 @@ impl Bench {
 
     /// Runs the stage on the CPU.
     pub(crate) fn run<S: Stage>(&self, stage: &S) -> Result<(), Failure> {
+        self.run_with(stage, &Quiet, &NoCheckpoints, &Stop::default())
+    }
+
+    /// Runs the stage with handles of the test's own.
+    pub(crate) fn run_with<S: Stage>(
+        &self,
+        stage: &S,
+        progress: &dyn Progress,
+        checkpoints: &dyn Checkpoints,
+        stop: &Stop,
+    ) -> Result<(), Failure> {
         for port in S::OUTPUTS {
             std::fs::create_dir_all(self.out().join(port.name)).unwrap();
         }
@@ -59,9 +70,9 @@ impl Bench {
             scratch,
             seed: self.seed,
             device: "cpu".to_owned(),
-            progress: &Quiet,
-            checkpoints: &NoCheckpoints,
-            stop: &Stop::default(),
+            progress,
+            checkpoints,
+            stop,
         })
     }
 

@@ -1,1 +1,294 @@
+//! The stage on a tiny model: each phase learns, frozen tensors stay, and a resumed run ends with the same bytes.
 
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::{
+        Mutex,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use serde_json::json;
+
+use super::*;
+use crate::{
+    artifact::{
+        Files,
+        checkpoint::{Draft, Owned, files_in},
+        texts::Text,
+    },
+    engine::action::{Checkpoints, Progress, Stop},
+    kernel::testing::noise,
+    stage::testing::Bench,
+};
+
+/// A random model of the given kind over the 96 bytes of printable ASCII.
+fn checkpoint(dir: &Path, latent: bool, seed: u64) -> Checkpoint {
+    let (hidden, inner, heads, kv, d, experts) = (32, 32, 4, 2, 8, 4);
+    let mut tensors = BTreeMap::new();
+    let mut add = |name: String, shape: &[usize], scale: f32| {
+        let bytes = name.bytes().fold(seed, |a, b| a.wrapping_mul(31).wrapping_add(u64::from(b)));
+        tensors.insert(name, Owned::f32(shape, &noise(bytes, shape.iter().product(), scale)));
+    };
+    add("model.embed_tokens.weight".into(), &[128, hidden], 1.0);
+    add("lm_head.weight".into(), &[128, hidden], 0.4);
+    add("model.norm.weight".into(), &[hidden], 1.0);
+    for layer in 0..2 {
+        let mut part = |name: &str, shape: &[usize]| {
+            add(format!("model.layers.{layer}.{name}.weight"), shape, 0.3);
+            add(format!("model.layers.{layer}.{name}.bias"), &shape[..1], 0.1);
+        };
+        part("self_attn.q_proj", &[heads * d, hidden]);
+        part("self_attn.o_proj", &[hidden, heads * d]);
+        part("mlp.router", &[experts, hidden]);
+        if latent && layer == 1 {
+            part("self_attn.k_rope_proj", &[kv * 4, hidden]);
+            part("self_attn.kv_a_proj", &[10, hidden]);
+            add("model.layers.1.self_attn.kv_b_proj.weight".into(), &[kv * (4 + d), 10], 0.3);
+        } else {
+            part("self_attn.k_proj", &[kv * d, hidden]);
+            part("self_attn.v_proj", &[kv * d, hidden]);
+        }
+        let name = |part: &str| format!("model.layers.{layer}.{part}");
+        for (part, shape) in [
+            ("input_layernorm.weight", &[hidden][..]),
+            ("post_attention_layernorm.weight", &[hidden]),
+            ("self_attn.sinks", &[heads]),
+            ("mlp.experts.gate_up_proj", &[experts, hidden, 2 * inner]),
+            ("mlp.experts.gate_up_proj_bias", &[experts, 2 * inner]),
+            ("mlp.experts.down_proj", &[experts, inner, hidden]),
+            ("mlp.experts.down_proj_bias", &[experts, hidden]),
+        ] {
+            add(name(part), shape, 0.5);
+        }
+    }
+    let side_files = BTreeMap::from([("tokenizer.json".to_owned(), byte_tokenizer())]);
+    let mut config = json!({"model_type": "gpt_oss", "hidden_size": hidden, "vocab_size": 128, "num_attention_heads": heads,
+        "num_key_value_heads": kv, "head_dim": d, "intermediate_size": inner, "num_hidden_layers": 2,
+        "num_local_experts": experts, "num_experts_per_tok": 2, "rms_norm_eps": 1e-5, "sliding_window": 8, "rope_theta": 1e4});
+    if latent {
+        config["model_type"] = "gpt_oss_mla".into();
+        config["layer_types"] = json!(["sliding_attention", "latent_attention"]);
+        config["mla"] = json!([null, {"kv_lora_rank": 10, "rope_pairs": [0, 1]}]);
+    }
+    Draft { config, tensors, side_files }.save(dir).unwrap();
+    Checkpoint::load(&files_in(dir).unwrap()).unwrap()
+}
+
+/// One token a printable character.
+fn byte_tokenizer() -> Vec<u8> {
+    let vocab: BTreeMap<String, u32> =
+        (32u8..127).map(|b| (char::from(b).to_string(), u32::from(b))).collect();
+    json!({"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null, "pre_tokenizer": null,
+        "post_processor": null, "decoder": null,
+        "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null,
+            "end_of_word_suffix": null, "fuse_unk": false, "byte_fallback": false, "ignore_merges": false,
+            "vocab": vocab, "merges": []}})
+    .to_string()
+    .into_bytes()
+}
+
+fn texts() -> Texts {
+    let text = |i: usize| Text {
+        id: format!("{i:064}"),
+        source: "test".into(),
+        licence: String::new(),
+        text: format!("{i} plus {i} is {} and so on. ", 2 * i).repeat(2 + i % 3),
+        marks: vec![],
+    };
+    Texts((0..12).map(text).collect())
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "as the field that it fills")]
+fn phase(steps: u32, lr: f64) -> Option<Phase> {
+    Some(Phase { steps, lr: Finite(lr), batch_tokens: 150, warmup: 2 })
+}
+
+fn healing() -> Distill {
+    Distill {
+        student: Input::new("svd"),
+        teacher: Some(Input::new("model")),
+        splits: vec![],
+        texts: Some(Input::new("corpus")),
+        train: Train::Attention,
+        max_length: 64,
+        layerwise: phase(20, 1e-2),
+        kl: phase(20, 1e-2),
+        cross_entropy: None,
+        balance: zero(),
+        round_experts_from: half(),
+        weight_decay: zero(),
+        clip: one(),
+        checkpoint_every: 7,
+    }
+}
+
+fn training() -> Distill {
+    Distill {
+        teacher: None,
+        train: Train::All,
+        layerwise: None,
+        kl: None,
+        cross_entropy: phase(20, 1e-2),
+        balance: Finite(0.01),
+        ..healing()
+    }
+}
+
+fn bench() -> Bench {
+    let (student, teacher) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    Bench::new()
+        .input("student", &checkpoint(student.path(), true, 1))
+        .input("teacher", &checkpoint(teacher.path(), false, 1))
+        .input("texts", &texts())
+}
+
+/// Mean loss of the first and of the last five steps of a phase.
+fn ends(curve: &curve::Curve, phase: &str) -> (f32, f32) {
+    let losses: Vec<f32> = curve.0.iter().filter(|p| p.phase == phase).map(|p| p.loss).collect();
+    let mean = |part: &[f32]| part.iter().sum::<f32>() / part.len() as f32;
+    (mean(&losses[..5]), mean(&losses[losses.len() - 5..]))
+}
+
+#[test]
+fn healing_lowers_both_losses_and_touches_converted_attention_only() {
+    let bench = bench();
+    bench.run(&healing()).unwrap();
+    let curve: curve::Curve = bench.load("curve");
+    for name in ["layerwise", "kl"] {
+        let (first, last) = ends(&curve, name);
+        assert!(last < 0.9 * first, "{name}: {first} -> {last}");
+    }
+    let before = tempfile::tempdir().unwrap();
+    let (before, after): (_, Checkpoint) = (checkpoint(before.path(), true, 1), bench.load("checkpoint"));
+    for name in before.names() {
+        let same = before.raw(name).unwrap().bytes == after.raw(name).unwrap().bytes;
+        assert_eq!(same, !name.starts_with("model.layers.1.self_attn."), "{name}");
+    }
+}
+
+#[test]
+fn training_lowers_the_cross_entropy_and_stores_experts_in_mxfp4() {
+    let student = tempfile::tempdir().unwrap();
+    let bench = Bench::new().input("student", &checkpoint(student.path(), false, 5)).input("texts", &texts());
+    bench.run(&training()).unwrap();
+    let (first, last) = ends(&bench.load("curve"), "cross-entropy");
+    assert!(last < 0.8 * first, "{first} -> {last}");
+    let trained: Checkpoint = bench.load("checkpoint");
+    assert!(trained.raw("model.layers.0.mlp.experts.gate_up_proj").is_none());
+    assert_eq!(trained.raw("model.layers.0.mlp.experts.gate_up_proj_blocks").unwrap().shape, [4, 64, 1, 16]);
+    assert_eq!(trained.config["quantization_config"]["quant_method"], "mxfp4");
+    Model::frozen(&trained).unwrap();
+}
+
+/// Checkpoints in a folder, and a stop after some steps.
+struct Interrupted {
+    dir: PathBuf,
+    steps: AtomicU64,
+    stop_after: u64,
+    stop: Stop,
+    published: Mutex<u32>,
+}
+
+impl Checkpoints for Interrupted {
+    fn latest(&self) -> std::io::Result<Option<Files>> {
+        Ok(self.dir.exists().then(|| files_in(&self.dir).unwrap()))
+    }
+    fn publish(&self, dir: &Path) -> std::io::Result<()> {
+        *self.published.lock().unwrap() += 1;
+        std::fs::create_dir_all(&self.dir)?;
+        files_in(dir)
+            .unwrap()
+            .iter()
+            .try_for_each(|(name, path)| std::fs::copy(path, self.dir.join(name)).map(|_| ()))
+    }
+}
+
+impl Progress for Interrupted {
+    fn phase(&self, _: &str, _: Option<u64>, _: &str) {}
+    fn advance(&self, _: u64) {}
+    fn say(&self, _: &str) {}
+    fn note(&self, _: &str) {
+        if self.steps.fetch_add(1, Ordering::SeqCst) + 1 == self.stop_after {
+            self.stop.raise();
+        }
+    }
+}
+
+#[test]
+fn stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
+    let straight = bench();
+    straight.run(&healing()).unwrap();
+    for stop_after in [3, 14, 20, 33] {
+        let dir = tempfile::tempdir().unwrap();
+        let resumed = bench();
+        let state = |stop_after| Interrupted {
+            dir: dir.path().join("checkpoint"),
+            steps: AtomicU64::new(0),
+            stop_after,
+            stop: Stop::default(),
+            published: Mutex::default(),
+        };
+        let first = state(stop_after);
+        let error = resumed.run_with(&healing(), &first, &first, &first.stop).unwrap_err();
+        assert!(matches!(error, Failure::Stopped), "{error}");
+        assert!(*first.published.lock().unwrap() > 0);
+        let second = state(u64::MAX);
+        resumed.run_with(&healing(), &second, &second, &second.stop).unwrap();
+        assert_eq!(second.steps.load(Ordering::SeqCst), 40 - stop_after, "only the missing steps run");
+        assert!(straight.bytes() == resumed.bytes(), "stopped after {stop_after}");
+    }
+}
+
+#[test]
+fn a_damaged_training_checkpoint_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::write(dir.path().join("place.json"), "{").unwrap();
+    let state = Interrupted {
+        dir: dir.path().to_owned(),
+        steps: AtomicU64::new(0),
+        stop_after: u64::MAX,
+        stop: Stop::default(),
+        published: Mutex::default(),
+    };
+    let error = bench().run_with(&healing(), &state, &state, &state.stop).unwrap_err().to_string();
+    assert!(error.contains("`place.json` is damaged"), "{error}");
+}
+
+#[test]
+fn a_student_without_converted_layers_is_refused() {
+    let (student, teacher) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let bench = Bench::new()
+        .input("student", &checkpoint(student.path(), false, 1))
+        .input("teacher", &checkpoint(teacher.path(), false, 1))
+        .input("texts", &texts());
+    let error = bench.run(&healing()).unwrap_err().to_string();
+    assert!(error.contains("no converted layer"), "{error}");
+}
+
+#[test]
+fn parameters_that_do_not_fit_are_refused_before_anything_runs() {
+    assert!(healing().check().is_ok() && training().check().is_ok());
+    for (wrong, param) in [
+        (Distill { teacher: None, ..healing() }, "teacher"),
+        (Distill { layerwise: None, kl: None, ..healing() }, "kl"),
+        (Distill { cross_entropy: phase(1, 0.1), ..healing() }, "cross-entropy"),
+        (Distill { texts: None, ..healing() }, "splits"),
+        (Distill { kl: phase(0, 0.1), ..healing() }, "kl"),
+        (Distill { max_length: 1, ..healing() }, "max-length"),
+    ] {
+        assert_eq!(wrong.check().unwrap_err().param, param);
+    }
+}
+
+#[test]
+fn the_learning_rate_warms_up_and_ends_at_a_tenth() {
+    let phase = Phase { steps: 110, lr: Finite(1.0), batch_tokens: 1, warmup: 10 };
+    let close =
+        |step: u32, want: f32| assert!((phase.lr(step) - want).abs() < 1e-3, "{step}: {}", phase.lr(step));
+    close(0, 0.1);
+    close(9, 1.0);
+    close(60, 0.55);
+    close(109, 0.1);
+}
