@@ -1,11 +1,14 @@
 //! Typed values that cross the border between stages, and their files. Knows no stage and no store.
 
+pub mod analysis;
 pub mod bundle;
 pub mod checkpoint;
 pub mod clusters;
+pub mod conversion;
 pub mod drops;
 pub mod embeddings;
 pub mod files;
+pub mod moments;
 pub mod parquet;
 pub mod scores;
 pub mod splits;

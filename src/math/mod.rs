@@ -2,3 +2,6 @@
 
 pub mod grid;
 pub mod hash;
+pub mod linalg;
+pub mod low_rank;
+pub mod moments;

@@ -3,6 +3,7 @@
 //! A stage sees its declared inputs, its parameters, a seed, a device, progress and checkpoints ([`Cx`]); never the store,
 //! the clock, the environment or another stage.
 
+pub mod analyze;
 pub mod cluster;
 pub mod corpus;
 pub mod distill;
@@ -13,9 +14,11 @@ pub mod export;
 pub mod init;
 pub mod model;
 pub mod select;
+pub mod svd;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tokenizer;
+pub(crate) mod weights;
 
 use std::{borrow::Cow, marker::PhantomData, path::Path, path::PathBuf};
 
@@ -302,6 +305,8 @@ pub const STAGES: &[Entry] = &[
     Entry::of::<cluster::Cluster>(),
     Entry::of::<select::Select>(),
     Entry::of::<model::ModelSource>(),
+    Entry::of::<analyze::Analyze>(),
+    Entry::of::<svd::Svd>(),
     Entry::of::<distill::Distill>(),
     Entry::of::<evaluate::Evaluate>(),
     Entry::of::<export::Export>(),

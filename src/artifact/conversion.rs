@@ -1,0 +1,141 @@
+//! Conversion report: what a conversion to latent attention kept, dropped and measured. Knows no way to convert.
+
+use std::{fs, path::Path};
+
+use serde::{Deserialize, Serialize};
+
+use super::{Artifact, ArtifactError, Files, file};
+
+/// What a conversion did.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Conversion {
+    /// `a` (all keys rotated) or `b` (slow pairs in the latent).
+    pub layout: String,
+    /// How the calibration was done, in words.
+    pub method: String,
+    /// The gate that was passed first.
+    pub parity: Parity,
+    /// One entry per converted layer.
+    pub layers: Vec<Converted>,
+    /// The splits between rotated pairs and rank that were compared; empty when both were given.
+    pub candidates: Vec<Candidate>,
+    /// What the whole model caches.
+    pub cache: Cache,
+}
+
+/// The lossless factorisation against the original.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Parity {
+    /// Largest difference of a logit over the largest logit, both absolute.
+    pub relative_difference: f64,
+    /// The most that was allowed.
+    pub tolerance: f64,
+    /// The largest absolute logit of the original.
+    pub largest_logit: f64,
+    /// Tokens compared.
+    pub tokens: usize,
+}
+
+/// One converted layer.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Converted {
+    /// Its index.
+    pub layer: usize,
+    /// Rotary pairs that stay rotated.
+    pub rope_pairs: Vec<usize>,
+    /// Width of the latent.
+    pub kv_lora_rank: usize,
+    /// Share of the weighted energy of un-rotated keys and values that the latent drops.
+    pub latent_error: f64,
+    /// Predicted squared error of the attention output from not rotating, over that from dropping keys and values altogether.
+    pub rope_error: f64,
+    /// Cached elements per token before.
+    pub kv_elements_before: usize,
+    /// Cached elements per token now.
+    pub kv_elements_after: usize,
+}
+
+/// One split of the budget.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Candidate {
+    /// Rotated pairs per key/value head.
+    pub rope_pairs: usize,
+    /// Width of the latent.
+    pub kv_lora_rank: usize,
+    /// Cached elements per token of a converted layer.
+    pub kv_elements: usize,
+    /// Predicted squared output error, summed over layers, over that from dropping keys and values altogether.
+    pub predicted: f64,
+    /// Mean KL divergence (nats per token) from the original on held-out sequences, where it was measured.
+    pub kl: Option<f64>,
+    /// Whether it was taken.
+    pub chosen: bool,
+}
+
+/// Cached bytes at the served context.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Cache {
+    /// The served context in tokens.
+    pub context: usize,
+    /// Bytes per cached element in the figures below.
+    pub element_bytes: usize,
+    /// Elements per token of all layers that see the whole context, before.
+    pub growing_elements_before: usize,
+    /// The same now.
+    pub growing_elements_after: usize,
+    /// Share of the growing cache that was cut, 0 to 1.
+    pub growing_cut: f64,
+    /// Bytes of the sliding layers, which stop growing at the window.
+    pub sliding_bytes: u64,
+    /// Bytes of all layers at the served context, before.
+    pub bytes_before: u64,
+    /// The same now.
+    pub bytes_after: u64,
+}
+
+const FILE: &str = "conversion_report.json";
+
+impl Artifact for Conversion {
+    const KIND: &'static str = "conversion";
+
+    fn save(&self, dir: &Path) -> Result<(), ArtifactError> {
+        let path = dir.join(FILE);
+        let text = serde_json::to_string_pretty(self).expect("plain data serialises") + "\n";
+        fs::write(&path, text).map_err(ArtifactError::io(&path))
+    }
+
+    fn load(files: &Files) -> Result<Self, ArtifactError> {
+        let path = file(Self::KIND, files, FILE)?;
+        let text = fs::read(path).map_err(ArtifactError::io(path))?;
+        serde_json::from_slice(&text).map_err(|e| ArtifactError::Malformed {
+            kind: Self::KIND,
+            file: FILE.to_owned(),
+            place: format!("line {}", e.line()),
+            why: e.to_string(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::artifact::checkpoint::files_in;
+
+    #[test]
+    fn round_trip() {
+        let report = Conversion {
+            layout: "b".into(),
+            layers: vec![Converted { layer: 1, rope_pairs: vec![0, 2], ..Converted::default() }],
+            candidates: vec![Candidate { kl: Some(0.25), chosen: true, ..Candidate::default() }],
+            ..Conversion::default()
+        };
+        let dir = tempfile::tempdir().unwrap();
+        report.save(dir.path()).unwrap();
+        assert_eq!(Conversion::load(&files_in(dir.path()).unwrap()).unwrap(), report);
+    }
+}

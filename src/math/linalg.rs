@@ -1,0 +1,234 @@
+//! Dense linear algebra in f64 over `faer`, always on the caller's thread: the same bits for any number of threads.
+//!
+//! Knows matrices, no model.
+
+use faer::{
+    Accum, Mat, MatRef, Par, Spec,
+    diag::Diag,
+    dyn_stack::{MemBuffer, MemStack},
+    linalg::{
+        evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch},
+        matmul::matmul,
+        svd::{ComputeSvdVectors, svd, svd_scratch},
+    },
+};
+
+/// Why a matrix could not be decomposed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LinalgError {
+    /// Values that are not finite, or no convergence.
+    #[error("a {0} of size {1} did not converge; does the model give finite activations?")]
+    Convergence(&'static str, usize),
+    /// A matrix that should be positive definite is not.
+    #[error(
+        "a matrix of size {0} is not positive definite; raise the damping or give more calibration tokens"
+    )]
+    NotPositive(usize),
+}
+
+/// Eigenvalues, largest first, and the orthonormal eigenvectors as columns in the same order.
+#[derive(Debug, Clone)]
+pub struct Eigen {
+    /// Largest first.
+    pub values: Vec<f64>,
+    /// Column `i` belongs to `values[i]`.
+    pub vectors: Mat<f64>,
+}
+
+/// The eigendecomposition of a symmetric matrix; only its lower triangle is read.
+pub fn eigh(a: MatRef<'_, f64>) -> Result<Eigen, LinalgError> {
+    let n = a.nrows();
+    let mut values = Diag::<f64>::zeros(n);
+    let mut vectors = Mat::<f64>::zeros(n, n);
+    let scratch = self_adjoint_evd_scratch::<f64>(n, ComputeEigenvectors::Yes, Par::Seq, Spec::default());
+    let mut memory = MemBuffer::new(scratch);
+    self_adjoint_evd(
+        a,
+        values.as_mut(),
+        Some(vectors.as_mut()),
+        Par::Seq,
+        MemStack::new(&mut memory),
+        Spec::default(),
+    )
+    .map_err(|_| LinalgError::Convergence("symmetric eigenproblem", n))?;
+    let ascending: Vec<f64> = values.column_vector().iter().copied().collect();
+    Ok(Eigen {
+        values: ascending.into_iter().rev().collect(),
+        vectors: Mat::from_fn(n, n, |i, j| vectors[(i, n - 1 - j)]),
+    })
+}
+
+/// The thin singular value decomposition `a = left · diag(values) · rightᵀ`, largest value first.
+#[derive(Debug, Clone)]
+pub struct Svd {
+    /// [rows, min(rows, cols)], orthonormal columns.
+    pub left: Mat<f64>,
+    /// Largest first.
+    pub values: Vec<f64>,
+    /// [cols, min(rows, cols)], orthonormal columns.
+    pub right: Mat<f64>,
+}
+
+/// Decomposes `a`.
+pub fn thin_svd(a: MatRef<'_, f64>) -> Result<Svd, LinalgError> {
+    let ((m, n), size) = ((a.nrows(), a.ncols()), a.nrows().min(a.ncols()));
+    let (mut left, mut right) = (Mat::<f64>::zeros(m, size), Mat::<f64>::zeros(n, size));
+    let mut values = Diag::<f64>::zeros(size);
+    let thin = ComputeSvdVectors::Thin;
+    let mut memory = MemBuffer::new(svd_scratch::<f64>(m, n, thin, thin, Par::Seq, Spec::default()));
+    svd(
+        a,
+        values.as_mut(),
+        Some(left.as_mut()),
+        Some(right.as_mut()),
+        Par::Seq,
+        MemStack::new(&mut memory),
+        Spec::default(),
+    )
+    .map_err(|_| LinalgError::Convergence("singular value decomposition", m.max(n)))?;
+    Ok(Svd { left, values: values.column_vector().iter().copied().collect(), right })
+}
+
+/// The lower triangular `l` with `l · lᵀ = a`.
+pub fn cholesky(a: MatRef<'_, f64>) -> Result<Mat<f64>, LinalgError> {
+    let n = a.nrows();
+    let mut l = Mat::<f64>::zeros(n, n);
+    for j in 0..n {
+        let below: f64 = (0..j).map(|k| l[(j, k)] * l[(j, k)]).sum();
+        let square = a[(j, j)] - below;
+        if square.is_nan() || square <= 0.0 {
+            return Err(LinalgError::NotPositive(n));
+        }
+        l[(j, j)] = square.sqrt();
+        for i in j + 1..n {
+            let dot: f64 = (0..j).map(|k| l[(i, k)] * l[(j, k)]).sum();
+            l[(i, j)] = (a[(i, j)] - dot) / l[(j, j)];
+        }
+    }
+    Ok(l)
+}
+
+/// `a · b`.
+pub fn product(a: MatRef<'_, f64>, b: MatRef<'_, f64>) -> Mat<f64> {
+    let mut out = Mat::<f64>::zeros(a.nrows(), b.ncols());
+    matmul(out.as_mut(), Accum::Replace, a, b, 1.0, Par::Seq);
+    out
+}
+
+/// `w · s · wᵀ`, made exactly symmetric.
+pub fn congruence(w: MatRef<'_, f64>, s: MatRef<'_, f64>) -> Mat<f64> {
+    let full = product(product(w, s).as_ref(), w.transpose());
+    Mat::from_fn(full.nrows(), full.ncols(), |i, j| 0.5 * (full[(i, j)] + full[(j, i)]))
+}
+
+/// A symmetric positive definite matrix's square root and its inverse.
+#[derive(Debug, Clone)]
+pub struct Roots {
+    /// `m^½`.
+    pub root: Mat<f64>,
+    /// `m^−½`.
+    pub inverse: Mat<f64>,
+}
+
+/// The roots of `m` with every eigenvalue raised by `damping` (absolute; negative eigenvalues of rounding count as 0).
+pub fn roots(m: MatRef<'_, f64>, damping: f64) -> Result<Roots, LinalgError> {
+    let eigen = eigh(m)?;
+    let n = m.nrows();
+    let values: Vec<f64> = eigen.values.iter().map(|&x| x.max(0.0) + damping).collect();
+    if values.last().is_some_and(|&x| x.is_nan() || x <= 0.0) {
+        return Err(LinalgError::NotPositive(n));
+    }
+    let power = |exponent: f64| {
+        let scaled = Mat::from_fn(n, n, |i, j| eigen.vectors[(i, j)] * values[j].powf(exponent));
+        product(scaled.as_ref(), eigen.vectors.transpose())
+    };
+    Ok(Roots { root: power(0.5), inverse: power(-0.5) })
+}
+
+/// `exp` of the entropy of the non-negative `values` taken as a distribution: how many directions carry the energy.
+pub fn effective_rank(values: &[f64]) -> f64 {
+    let total: f64 = values.iter().map(|x| x.max(0.0)).sum();
+    if total <= 0.0 {
+        return 0.0;
+    }
+    let terms = values.iter().map(|x| x / total).filter(|&p| p > 0.0);
+    terms.map(|p| -p * p.ln()).sum::<f64>().exp()
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! Seeded matrices.
+
+    use faer::Mat;
+
+    use crate::kernel::testing::noise;
+
+    pub(crate) fn random(seed: u64, rows: usize, cols: usize) -> Mat<f64> {
+        let values = noise(seed, rows * cols, 1.0);
+        Mat::from_fn(rows, cols, |i, j| f64::from(values[i * cols + j]))
+    }
+
+    pub(crate) fn distance(a: &Mat<f64>, b: &Mat<f64>) -> f64 {
+        assert_eq!((a.nrows(), a.ncols()), (b.nrows(), b.ncols()));
+        let cells = (0..a.nrows()).flat_map(|i| (0..a.ncols()).map(move |j| (i, j)));
+        cells.map(|at| (a[at] - b[at]).abs()).fold(0.0, f64::max)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        testing::{distance, random},
+        *,
+    };
+
+    fn gram(seed: u64, n: usize) -> Mat<f64> {
+        congruence(random(seed, n, 2 * n).as_ref(), Mat::<f64>::identity(2 * n, 2 * n).as_ref())
+    }
+
+    #[test]
+    fn eigenvectors_rebuild_the_matrix_and_are_sorted() {
+        for n in [1, 2, 7, 40] {
+            let a = gram(n as u64, n);
+            let eigen = eigh(a.as_ref()).unwrap();
+            assert!(eigen.values.windows(2).all(|pair| pair[0] >= pair[1]));
+            let scaled = Mat::from_fn(n, n, |i, j| eigen.vectors[(i, j)] * eigen.values[j]);
+            assert!(distance(&product(scaled.as_ref(), eigen.vectors.transpose()), &a) < 1e-12 * n as f64);
+        }
+    }
+
+    #[test]
+    fn singular_values_rebuild_tall_and_wide_matrices() {
+        for (m, n) in [(5, 3), (3, 5), (30, 30)] {
+            let a = random(3, m, n);
+            let Svd { left, values, right } = thin_svd(a.as_ref()).unwrap();
+            let scaled = Mat::from_fn(m, values.len(), |i, j| left[(i, j)] * values[j]);
+            assert!(distance(&product(scaled.as_ref(), right.transpose()), &a) < 1e-12);
+        }
+    }
+
+    #[test]
+    fn cholesky_rebuilds_and_refuses() {
+        let a = gram(5, 12);
+        let l = cholesky(a.as_ref()).unwrap();
+        assert!(distance(&product(l.as_ref(), l.transpose()), &a) < 1e-12);
+        assert_eq!(cholesky(Mat::<f64>::zeros(3, 3).as_ref()).err(), Some(LinalgError::NotPositive(3)));
+    }
+
+    #[test]
+    fn roots_are_roots_and_inverse_to_each_other() {
+        let a = gram(6, 9);
+        let Roots { root, inverse } = roots(a.as_ref(), 0.0).unwrap();
+        assert!(distance(&product(root.as_ref(), root.as_ref()), &a) < 1e-11);
+        assert!(distance(&product(root.as_ref(), inverse.as_ref()), &Mat::identity(9, 9)) < 1e-11);
+        assert!(roots(Mat::<f64>::zeros(2, 2).as_ref(), 0.0).is_err());
+        assert!(roots(Mat::<f64>::zeros(2, 2).as_ref(), 1e-3).is_ok());
+    }
+
+    #[test]
+    fn effective_rank_of_known_spectra() {
+        assert!((effective_rank(&[2.0, 2.0, 2.0, 0.0]) - 3.0).abs() < 1e-12);
+        assert!((effective_rank(&[5.0]) - 1.0).abs() < 1e-12);
+        assert!(effective_rank(&[0.0, 0.0]).abs() < 1e-12);
+    }
+}

@@ -1,0 +1,128 @@
+//! Texts as token sequences: encoded with the model's tokenizer, cut, and packed into batches. Knows no model weights.
+
+use rayon::prelude::*;
+
+use crate::{
+    artifact::checkpoint::Checkpoint,
+    engine::action::{Cx, Failure},
+    model::Batch,
+};
+
+/// How texts become sequences.
+pub(super) struct Limits {
+    /// Tokens in all sequences together.
+    pub(super) max_tokens: usize,
+    /// Tokens of one sequence.
+    pub(super) max_length: usize,
+    /// Tokens set aside for measuring.
+    pub(super) held_out: usize,
+}
+
+/// The calibration sequences and those kept out of them.
+#[derive(Debug, PartialEq, Eq, Default)]
+pub(super) struct Sequences {
+    pub(super) calibration: Vec<Vec<u32>>,
+    pub(super) held_out: Vec<Vec<u32>>,
+}
+
+/// Tokens that go through a layer at once, unless one sequence is longer.
+const BATCH: usize = 4096;
+
+impl Sequences {
+    /// Sets sequences aside until `held_out` tokens are reached, then takes `max_tokens` for calibration. The first text always
+    /// goes to calibration.
+    pub(super) fn divide(ids: Vec<Vec<u32>>, limits: &Limits) -> Self {
+        let mut sequences = Self::default();
+        let (mut kept, mut aside) = (0, 0);
+        for mut ids in ids {
+            ids.truncate(limits.max_length);
+            if ids.is_empty() {
+                continue;
+            }
+            if kept > 0 && aside + ids.len() <= limits.held_out {
+                aside += ids.len();
+                sequences.held_out.push(ids);
+                continue;
+            }
+            ids.truncate(limits.max_tokens - kept);
+            kept += ids.len();
+            sequences.calibration.push(ids);
+            if kept == limits.max_tokens {
+                break;
+            }
+        }
+        sequences
+    }
+
+    /// Batches of whole sequences, in order.
+    pub(super) fn batches(&self) -> Vec<Batch> {
+        let mut batches = Vec::new();
+        let (mut from, mut tokens) = (0, 0);
+        for (i, ids) in self.calibration.iter().enumerate() {
+            if tokens > 0 && tokens + ids.len() > BATCH {
+                batches.push(Batch::new(self.calibration[from..i].iter().map(Vec::as_slice)));
+                (from, tokens) = (i, 0);
+            }
+            tokens += ids.len();
+        }
+        if tokens > 0 {
+            batches.push(Batch::new(self.calibration[from..].iter().map(Vec::as_slice)));
+        }
+        batches
+    }
+}
+
+/// Encodes texts with the checkpoint's tokenizer, each with the end token behind it. Names of special tokens are text.
+pub(super) fn encode(
+    cx: &Cx<'_>,
+    checkpoint: &Checkpoint,
+    texts: &[String],
+) -> Result<Vec<Vec<u32>>, Failure> {
+    let path = checkpoint.file("tokenizer.json").map_err(Failure::stage)?;
+    let mut tokenizer = tokenizers::Tokenizer::from_file(path).map_err(Failure::Stage)?;
+    tokenizer.set_encode_special_tokens(true);
+    let end = checkpoint.config.get("eos_token_id").and_then(serde_json::Value::as_u64).map(|id| id as u32);
+    cx.progress.phase("tokenising", Some(texts.len() as u64), "docs");
+    let encode = |text: &String| {
+        cx.check_stop()?;
+        let encoding = tokenizer.encode_fast(text.as_str(), false).map_err(Failure::Stage)?;
+        cx.progress.advance(1);
+        Ok(encoding.get_ids().iter().copied().chain(end).collect())
+    };
+    texts.par_iter().map(encode).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ids(lengths: &[usize]) -> Vec<Vec<u32>> {
+        lengths.iter().enumerate().map(|(i, &n)| vec![i as u32; n]).collect()
+    }
+
+    fn lengths(sequences: &[Vec<u32>]) -> Vec<(u32, usize)> {
+        sequences.iter().map(|ids| (ids[0], ids.len())).collect()
+    }
+
+    #[test]
+    fn nothing_is_in_both_parts_and_limits_hold() {
+        let limits = Limits { max_tokens: 25, max_length: 10, held_out: 12 };
+        let sequences = Sequences::divide(ids(&[8, 30, 0, 5, 2, 9, 9, 9]), &limits);
+        assert_eq!(lengths(&sequences.held_out), [(1, 10), (4, 2)]);
+        assert_eq!(lengths(&sequences.calibration), [(0, 8), (3, 5), (5, 9), (6, 3)]);
+    }
+
+    #[test]
+    fn the_first_text_always_calibrates() {
+        let limits = Limits { max_tokens: 25, max_length: 10, held_out: 100 };
+        let sequences = Sequences::divide(ids(&[4]), &limits);
+        assert_eq!((lengths(&sequences.calibration), sequences.held_out.len()), (vec![(0, 4)], 0));
+    }
+
+    #[test]
+    fn batches_hold_whole_sequences() {
+        let sequences = Sequences { calibration: ids(&[3000, 1096, 1, 9000, 10]), held_out: vec![] };
+        let sizes: Vec<usize> = sequences.batches().iter().map(Batch::len).collect();
+        assert_eq!(sizes, [4096, 1, 9000, 10]);
+    }
+}

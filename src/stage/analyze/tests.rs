@@ -1,0 +1,171 @@
+//! Tests of the analyze stage on the golden models.
+
+use std::path::Path;
+
+use faer::MatRef;
+
+use super::{observe::unrotated, *};
+use crate::{
+    artifact::{
+        checkpoint::{Draft, files_in},
+        texts::Text,
+    },
+    kernel::host,
+    math::linalg::congruence,
+    model::{Model, Probe, probe::AttentionSeen},
+    stage::testing::Bench,
+};
+
+/// A golden model with a tokenizer that knows the words `w0` to `w95`.
+pub(crate) fn golden(name: &str) -> (tempfile::TempDir, Checkpoint) {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden").join(name);
+    let mut files = files_in(&folder).unwrap();
+    files.retain(|name, _| ["config.json", "model.safetensors"].contains(&name.as_str()));
+    let mut draft = Draft::copy_of(&Checkpoint::load(&files).unwrap()).unwrap();
+    let vocab: serde_json::Map<_, _> = (0..96).map(|i| (format!("w{i}"), i.into())).collect();
+    let tokenizer = serde_json::json!({"version": "1.0", "added_tokens": [], "normalizer": null,
+        "pre_tokenizer": {"type": "WhitespaceSplit"}, "post_processor": null, "decoder": null,
+        "model": {"type": "WordLevel", "vocab": vocab, "unk_token": "w0"}});
+    draft.side_files.insert("tokenizer.json".into(), tokenizer.to_string().into_bytes());
+    let dir = tempfile::tempdir().unwrap();
+    draft.save(dir.path()).unwrap();
+    let checkpoint = Checkpoint::load(&files_in(dir.path()).unwrap()).unwrap();
+    (dir, checkpoint)
+}
+
+/// Texts of the given numbers of words.
+pub(crate) fn texts(lengths: &[usize]) -> Texts {
+    let mut state = 12_345_u32;
+    let mut word = |_| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        format!("w{}", (state >> 16) % 96)
+    };
+    let mut text = |(i, &n): (usize, &usize)| Text {
+        id: format!("{i:064}"),
+        source: "a".into(),
+        licence: String::new(),
+        text: (0..n).map(&mut word).collect::<Vec<_>>().join(" "),
+        marks: vec![],
+    };
+    Texts(lengths.iter().enumerate().map(&mut text).collect())
+}
+
+fn stage(toml: &str) -> Analyze {
+    toml::from_str(&format!("model = 'model'\ntexts = 'corpus'\n{toml}")).unwrap()
+}
+
+fn bench(name: &str, lengths: &[usize]) -> (tempfile::TempDir, Bench) {
+    let (dir, checkpoint) = golden(name);
+    (dir, Bench::new().input("model", &checkpoint).input("texts", &texts(lengths)))
+}
+
+#[test]
+fn every_share_is_accounted_for() {
+    let (_dir, bench) = bench("gptoss-dense", &[60, 9, 70, 40]);
+    bench.run(&stage("max-tokens = 150\nmax-length = 64\nheld-out-tokens = 10")).unwrap();
+    let analysis: Analysis = bench.load("analysis");
+    let moments: Moments = bench.load("moments");
+    assert_eq!(analysis.figures.protocol, Protocol { sequences: 3, tokens: 150, max_length: 64 });
+    assert_eq!(moments.held_out.iter().map(Vec::len).collect::<Vec<_>>(), [9]);
+    assert_eq!(moments.layers.keys().copied().collect::<Vec<_>>(), [1, 3]);
+    for layer in &analysis.figures.layers {
+        for head in &layer.heads {
+            let total = head.sink_mass + head.distance.iter().sum::<f64>();
+            assert!((total - 1.0).abs() < 1e-5, "layer {}: {total}", layer.layer);
+            assert!(head.sink_mass > 1e-4 && head.first_token_mass > 1e-4);
+        }
+        assert!((layer.routing.load.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        let keys: f64 = layer.pairs.iter().map(|pair| pair.key_energy).sum();
+        let norms: f64 = layer.kv_heads.iter().map(|head| head.key_norm.powi(2)).sum();
+        assert!((keys / norms - 1.0).abs() < 1e-9);
+    }
+    let sliding = &analysis.figures.layers[0];
+    assert!(sliding.spectra.is_none() && sliding.heads[0].distance.len() <= 4, "the window is 8");
+    let full = &analysis.figures.layers[1];
+    let spectra = full.spectra.as_ref().unwrap();
+    assert_eq!((spectra.values.len(), spectra.joint.len()), (32, 64));
+    assert!(spectra.joint_effective_rank <= 33.0, "33 inputs, the bias included");
+    assert!(analysis.summary.contains("| 1 | full |") && analysis.picture.starts_with("<svg"));
+}
+
+#[test]
+fn key_energy_from_the_moments_equals_the_observed_one() {
+    let (_dir, bench) = bench("gptoss-mxfp4", &[80, 80]);
+    bench.run(&stage("held-out-tokens = 0")).unwrap();
+    let (analysis, moments): (Analysis, Moments) = (bench.load("analysis"), bench.load("moments"));
+    let (_dir, checkpoint) = golden("gptoss-mxfp4");
+    let config = Config::parse(&checkpoint.config).unwrap();
+    let projections = Projections::read(&checkpoint, &config, 1).unwrap();
+    let dim = config.hidden_size + 1;
+    let moment = MatRef::from_row_major_slice(&moments.layers[&1].plain, dim, dim);
+    let keys = congruence(projections.k.as_ref(), moment);
+    let trace: f64 = (0..keys.nrows()).map(|i| keys[(i, i)]).sum();
+    let seen: f64 = analysis.figures.layers[1].pairs.iter().map(|pair| pair.key_energy).sum();
+    assert!((trace / 160.0 / seen - 1.0).abs() < 1e-5, "biases and YaRN's factor are right: {trace} {seen}");
+    let shares = analysis.figures.layers[1].pairs.iter().map(|pair| pair.sharing.unwrap());
+    assert!(shares.into_iter().all(|share| (0.25 - 1e-9..=1.0 + 1e-9).contains(&share)));
+}
+
+/// Compares queries turned back with the projection of the input.
+struct Check<'a>(&'a Config, &'a [u32], Vec<Option<Projections>>);
+
+impl Probe for Check<'_> {
+    fn attention(&mut self, seen: &AttentionSeen<'_>) -> candle_core::Result<()> {
+        let Some(projections) = &self.2[seen.layer] else { return Ok(()) };
+        let plain = unrotated(self.0, self.1, seen.q)?;
+        let (plain, input) = (host(&plain)?, host(seen.input)?);
+        let (width, hidden) = (projections.q.nrows(), self.0.hidden_size);
+        for (got, x) in plain.chunks_exact(width).zip(input.chunks_exact(hidden)) {
+            for (i, got) in got.iter().enumerate() {
+                let dot = (0..hidden).map(|j| projections.q[(i, j)] * f64::from(x[j])).sum::<f64>();
+                let want = dot + projections.q[(i, hidden)];
+                assert!((f64::from(*got) - want).abs() < 1e-4 * (1.0 + want.abs()), "{got} {want}");
+            }
+        }
+        Ok(())
+    }
+}
+
+#[test]
+fn queries_turn_back_exactly() {
+    let (_dir, checkpoint) = golden("gptoss-dense");
+    let model = Model::frozen(&checkpoint).unwrap();
+    let ids: Vec<u32> = (0..90).map(|i| i * 31 % 96).collect();
+    let batch = Batch::new([&ids[..50], &ids[50..]]);
+    let read = |i| Projections::read(&checkpoint, &model.config, i).ok();
+    let projections = (0..model.layers.len()).map(read).collect();
+    model.hidden(&batch, &mut Check(&model.config, &batch.positions, projections)).unwrap();
+}
+
+#[test]
+fn threads_do_not_change_a_byte_and_layers_can_be_chosen() {
+    let run = |threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let (_dir, bench) = bench("gptoss-dense", &[150, 60]);
+        pool.install(|| bench.run(&stage("layers = [1, 2]"))).unwrap();
+        bench
+    };
+    let one = run(1);
+    assert_eq!(one.bytes(), run(2).bytes());
+    assert_eq!(one.bytes(), run(5).bytes());
+    let analysis: Analysis = one.load("analysis");
+    assert_eq!(analysis.figures.layers.iter().map(|l| l.layer).collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn mistakes_are_named() {
+    for (toml, param) in [
+        ("split = 'a'", "texts"),
+        ("max-tokens = 0", "max-tokens"),
+        ("max-length = 1", "max-length"),
+        ("layers = []", "layers"),
+    ] {
+        assert_eq!(stage(toml).check().unwrap_err().param, param, "{toml}");
+    }
+    let (_dir, bench) = bench("gptoss-dense", &[]);
+    let error = bench.run(&stage("")).unwrap_err().to_string();
+    assert!(error.contains("the 0 documents hold no token"), "{error}");
+    let (_dir, bench) = self::bench("gptoss-dense", &[5]);
+    let error = bench.run(&stage("layers = [9]")).unwrap_err().to_string();
+    assert!(error.contains("layer 9, but the model has 4 layers"), "{error}");
+}

@@ -1,0 +1,95 @@
+//! Splits a cache budget between rotated pairs and latent width: every split's predicted error, and measured divergence for the
+//! best of them. Knows no tensor of the checkpoint.
+
+use crate::{
+    artifact::conversion::Candidate,
+    math::{linalg::LinalgError, low_rank::Components},
+};
+
+use super::source::Source;
+
+/// One layer's share of a split.
+pub(super) struct Part {
+    /// Rotated pairs, ascending.
+    pub(super) rotated: Vec<usize>,
+    pub(super) components: Components,
+    /// Latent error at the split's rank, summed over tokens.
+    pub(super) latent_error: f64,
+    /// Error of the pairs that are not rotated.
+    pub(super) rope_error: f64,
+}
+
+/// One split for all layers.
+pub(super) struct Split {
+    pub(super) rank: usize,
+    /// One per source, in their order.
+    pub(super) parts: Vec<Part>,
+    pub(super) candidate: Candidate,
+}
+
+/// Which pairs a layer would keep rotated, best first: those that turn within the context before those that hardly do, and by what
+/// un-rotating them costs.
+pub(super) fn ranking(source: &Source, frequencies: &[f64], least_turn: f64) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..frequencies.len()).collect();
+    let turns = |pair: usize| frequencies[pair] > least_turn;
+    order.sort_by(|&a, &b| {
+        turns(b).cmp(&turns(a)).then(source.turning[b].total_cmp(&source.turning[a])).then(a.cmp(&b))
+    });
+    order
+}
+
+/// What a split of `pairs` rotated pairs and at most `rank` latent channels does to every layer.
+pub(super) fn split(
+    sources: &[Source],
+    rankings: &[Vec<usize>],
+    (pairs, rank): (usize, usize),
+) -> Result<Split, LinalgError> {
+    let mut parts = Vec::new();
+    let (mut predicted, mut everything) = (0.0, 0.0);
+    let mut useful = 0;
+    for (source, ranking) in sources.iter().zip(rankings) {
+        let mut rotated = ranking[..pairs].to_vec();
+        rotated.sort_unstable();
+        useful = useful.max(source.useful_rank(&rotated));
+        let rank = rank.min(useful);
+        let components = source.components(&rotated)?;
+        let still = source.sizes.others(&rotated);
+        let part = Part {
+            latent_error: components.error(rank),
+            rope_error: still.iter().map(|&pair| source.turning[pair]).sum(),
+            components,
+            rotated,
+        };
+        predicted += part.latent_error + part.rope_error;
+        everything += source.everything;
+        parts.push(part);
+    }
+    let rank = rank.min(useful);
+    let kv_elements = rank + sources.first().map_or(0, |s| 2 * s.sizes.kv_heads * pairs);
+    let predicted = predicted / everything.max(f64::MIN_POSITIVE);
+    let candidate =
+        Candidate { rope_pairs: pairs, kv_lora_rank: rank, kv_elements, predicted, kl: None, chosen: false };
+    Ok(Split { rank, parts, candidate })
+}
+
+/// Marks and returns the best of `splits`: the least measured divergence, or the least predicted error where none was measured.
+pub(super) fn choose(splits: &mut [Split]) -> usize {
+    let key = |split: &Split| (split.candidate.kl.unwrap_or(f64::INFINITY), split.candidate.predicted);
+    let best = (0..splits.len())
+        .min_by(|&a, &b| {
+            let (a, b) = (key(&splits[a]), key(&splits[b]));
+            a.0.total_cmp(&b.0).then(a.1.total_cmp(&b.1))
+        })
+        .expect("at least one split is feasible");
+    splits[best].candidate.chosen = true;
+    best
+}
+
+/// The indices of the `count` splits with the least predicted error, ascending.
+pub(super) fn promising(splits: &[Split], count: usize) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..splits.len()).collect();
+    order.sort_by(|&a, &b| splits[a].candidate.predicted.total_cmp(&splits[b].candidate.predicted));
+    order.truncate(count);
+    order.sort_unstable();
+    order
+}

@@ -1,0 +1,130 @@
+//! Folds a choice of rotated pairs and a low-rank map into the tensors of a latent attention layer. Knows no error.
+//!
+//! Query and key heads become `[un-rotated; rotated]`. Un-rotated queries and keys no longer pass through the rotary table, so each
+//! carries YaRN's factor itself. `kv_b_proj` holds, per key/value head, the key rows and then the value rows.
+
+use std::collections::BTreeMap;
+
+use faer::Mat;
+
+use crate::{
+    artifact::checkpoint::{Checkpoint, Owned},
+    math::{linalg::product, low_rank::LowRank},
+};
+
+use super::{
+    Dtype,
+    source::{Sizes, Source},
+};
+
+/// The attention tensors of a converted layer by their name after `self_attn.`; what is not here stays as it was.
+pub(super) fn fold(
+    source: &Source,
+    rotated: &[usize],
+    map: &LowRank,
+    dtype: Dtype,
+) -> BTreeMap<String, Owned> {
+    let mut tensors = BTreeMap::new();
+    let mut put = |name: &str, with_bias: &Mat<f64>| {
+        let hidden = with_bias.ncols() - 1;
+        let weight = Mat::from_fn(with_bias.nrows(), hidden, |i, j| with_bias[(i, j)]);
+        tensors.insert(format!("{name}.weight"), owned(&weight, dtype));
+        tensors.insert(format!("{name}.bias"), vector(with_bias, hidden, dtype));
+    };
+    put("q_proj", &queries(source, rotated));
+    if !rotated.is_empty() {
+        put("k_rope_proj", &rotated_keys(source, rotated));
+    }
+    let (down, up) = latent(source, rotated, map);
+    put("kv_a_proj", &down);
+    tensors.insert("kv_b_proj.weight".to_owned(), owned(&up, dtype));
+    tensors
+}
+
+/// All tensors of layer `source.layer` with `attention` in place of its dense projections of keys and values.
+pub(super) fn layer_tensors(
+    checkpoint: &Checkpoint,
+    layer: usize,
+    attention: &BTreeMap<String, Owned>,
+) -> BTreeMap<String, Owned> {
+    let prefix = format!("model.layers.{layer}.");
+    let mut tensors = BTreeMap::new();
+    for name in checkpoint.names().filter(|name| name.starts_with(&prefix)) {
+        if !is_dense_key_value(name) {
+            let raw = checkpoint.raw(name).expect("listed by the checkpoint itself");
+            let owned = Owned { dtype: raw.dtype, shape: raw.shape.to_vec(), bytes: raw.bytes.to_vec() };
+            tensors.insert(name.to_owned(), owned);
+        }
+    }
+    for (name, tensor) in attention {
+        tensors.insert(format!("{prefix}self_attn.{name}"), tensor.clone());
+    }
+    tensors
+}
+
+/// Whether a converted layer no longer has this tensor.
+pub(super) fn is_dense_key_value(name: &str) -> bool {
+    name.contains(".self_attn.k_proj.") || name.contains(".self_attn.v_proj.")
+}
+
+/// Query rows per head: un-rotated with multiplier and YaRN's factor, then rotated as they are.
+fn queries(source: &Source, rotated: &[usize]) -> Mat<f64> {
+    let Sizes { heads, d, concentration, .. } = source.sizes;
+    let q = &source.projections.q;
+    let half = d / 2;
+    let still = source.sizes.others(rotated);
+    let turned = source.sizes.dims(rotated);
+    Mat::from_fn(heads * d, q.ncols(), |i, j| {
+        let (h, at) = (i / d, i % d);
+        if at >= 2 * still.len() {
+            return q[(h * d + turned[at - 2 * still.len()], j)];
+        }
+        let pair = still[at % still.len()];
+        let (a, b) = (q[(h * d + pair, j)], q[(h * d + pair + half, j)]);
+        let (c, s) = source.multipliers[h][pair];
+        concentration * if at < still.len() { c * a - s * b } else { s * a + c * b }
+    })
+}
+
+/// Rotated key rows per key/value head.
+fn rotated_keys(source: &Source, rotated: &[usize]) -> Mat<f64> {
+    let Sizes { kv_heads, d, .. } = source.sizes;
+    let dims = source.sizes.dims(rotated);
+    let k = &source.projections.k;
+    Mat::from_fn(kv_heads * dims.len(), k.ncols(), |i, j| k[(i / dims.len() * d + dims[i % dims.len()], j)])
+}
+
+/// `kv_a_proj` with its bias as last column, and `kv_b_proj` with its rows in the order of the heads.
+///
+/// Any invertible map between the two is free; each latent channel is scaled so that its row and its column have equal norms.
+fn latent(source: &Source, rotated: &[usize], map: &LowRank) -> (Mat<f64>, Mat<f64>) {
+    let Sizes { kv_heads, d, hidden, .. } = source.sizes;
+    let mut down = product(map.down.as_ref(), source.content(rotated).as_ref());
+    let nope = d - 2 * rotated.len();
+    let (keys, width) = (kv_heads * nope, nope + d);
+    let mut up = Mat::from_fn(kv_heads * width, map.up.ncols(), |i, j| {
+        let (g, at) = (i / width, i % width);
+        map.up[(if at < nope { g * nope + at } else { keys + g * d + at - nope }, j)]
+    });
+    for channel in 0..down.nrows() {
+        let row = (0..hidden).map(|j| down[(channel, j)].powi(2)).sum::<f64>().sqrt();
+        let column = (0..up.nrows()).map(|i| up[(i, channel)].powi(2)).sum::<f64>().sqrt();
+        if row > 0.0 && column > 0.0 {
+            let scale = (column / row).sqrt();
+            (0..=hidden).for_each(|j| down[(channel, j)] *= scale);
+            (0..up.nrows()).for_each(|i| up[(i, channel)] /= scale);
+        }
+    }
+    (down, up)
+}
+
+fn owned(matrix: &Mat<f64>, dtype: Dtype) -> Owned {
+    let (rows, cols) = (matrix.nrows(), matrix.ncols());
+    let values: Vec<f32> = (0..rows * cols).map(|at| matrix[(at / cols, at % cols)] as f32).collect();
+    dtype.store(&[rows, cols], &values)
+}
+
+fn vector(matrix: &Mat<f64>, column: usize, dtype: Dtype) -> Owned {
+    let values: Vec<f32> = (0..matrix.nrows()).map(|i| matrix[(i, column)] as f32).collect();
+    dtype.store(&[values.len()], &values)
+}

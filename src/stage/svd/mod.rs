@@ -1,0 +1,482 @@
+//! The svd stage: turns grouped-query attention into latent attention, after proving that the factorisation itself is lossless.
+//!
+//! Rotated keys stay exact; keys whose rotation is given up share one latent with the values. What the latent keeps is decided by
+//! calibration moments in the metric of the attention output. Knows no text and no training.
+
+mod budget;
+mod fold;
+mod measure;
+mod report;
+mod source;
+
+use std::collections::BTreeMap;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use self::{
+    budget::Split,
+    measure::Variant,
+    source::{Options, Source},
+};
+use crate::{
+    artifact::{
+        Artifact,
+        checkpoint::{Checkpoint, Draft, Owned},
+        conversion::{Conversion, Parity},
+        moments::Moments,
+    },
+    engine::action::{Cx, Failure, OutputPort, Pool},
+    math::{linalg::LinalgError, low_rank::LowRank},
+    model::{Batch, Config, ModelError, config::LayerKind},
+    stage::{Finite, Input, InputPort, Invalid, Stage},
+};
+
+/// Converts full-attention layers to Multi-Head Latent Attention without training. Sliding-window layers stay as they are: they
+/// never hold more than their window.
+#[derive(Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Svd {
+    /// The original model.
+    pub model: Input<Checkpoint>,
+    /// Its moments, from `analyze`.
+    pub moments: Input<Moments>,
+    /// `a` keeps every key rotated and exact, only values go through the latent; `b` puts keys that hardly turn, or whose turning
+    /// matters least, into the latent too.
+    #[serde(default = "layout_b")]
+    pub layout: Layout,
+    /// Cached elements per token of a converted layer: rotated keys and latent together. The split between the two is chosen.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_budget: Option<usize>,
+    /// In place of `kv-budget`: the width of the latent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kv_lora_rank: Option<usize>,
+    /// With `kv-lora-rank` and layout `b`: rotary pairs that stay rotated, per key/value head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rope_pairs: Option<usize>,
+    /// The context in tokens that the model will serve.
+    #[serde(default = "context")]
+    pub context: usize,
+    /// A pair that turns less than this over the whole context, in radians, is the first to go into the latent.
+    #[serde(default = "angle")]
+    pub angle: Finite,
+    /// What stands in for a rotation that is given up: `one` (nothing), or the mean `real` or `complex` factor seen in calibration,
+    /// folded into the queries.
+    #[serde(default)]
+    pub multiplier: Multiplier,
+    /// How much a token counts: by the squared `attention` that it receives, equally (`none`), or the mean of `both`.
+    #[serde(default)]
+    pub token_weights: TokenWeights,
+    /// What an error of keys and values costs: the change of the attention `output`, or `plain` squares.
+    #[serde(default)]
+    pub metric: Metric,
+    /// Added to the metric's eigenvalues, as a share of their mean.
+    #[serde(default = "damping")]
+    pub damping: Finite,
+    /// How many of the budget's splits are measured on held-out text; 0 trusts the prediction.
+    #[serde(default = "measure")]
+    pub measure: usize,
+    /// Held-out tokens for that.
+    #[serde(default = "measure_tokens")]
+    pub measure_tokens: usize,
+    /// Element type of the new tensors; all others are copied bit for bit.
+    #[serde(default)]
+    pub dtype: Dtype,
+    /// Largest difference of a logit between the original and its lossless factorisation, as a share of the largest logit.
+    #[serde(default = "parity_tolerance")]
+    pub parity_tolerance: Finite,
+    /// Converts sliding-window layers too.
+    #[serde(default)]
+    pub convert_swa: bool,
+}
+
+/// Which keys stay rotated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Layout {
+    /// All of them.
+    A,
+    /// Those whose rotation matters.
+    B,
+}
+
+/// What stands in for a rotation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Multiplier {
+    /// Nothing.
+    One,
+    /// The mean cosine of its angle.
+    Real,
+    /// The mean of cosine and sine.
+    #[default]
+    Complex,
+}
+
+/// How much a token counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum TokenWeights {
+    /// By the squared attention that it receives.
+    #[default]
+    Attention,
+    /// All the same.
+    None,
+    /// The mean of the two.
+    Both,
+}
+
+/// What an error costs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Metric {
+    /// The squared change of the attention output.
+    #[default]
+    Output,
+    /// Its own square.
+    Plain,
+}
+
+/// Element type of new tensors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Dtype {
+    /// 32 bits.
+    #[default]
+    F32,
+    /// 16 bits, rounded to nearest even.
+    Bf16,
+}
+
+impl Dtype {
+    fn store(self, shape: &[usize], values: &[f32]) -> Owned {
+        match self {
+            Self::F32 => Owned::f32(shape, values),
+            Self::Bf16 => Owned::bf16(shape, values),
+        }
+    }
+}
+
+fn layout_b() -> Layout {
+    Layout::B
+}
+fn context() -> usize {
+    8192
+}
+fn angle() -> Finite {
+    Finite(0.3)
+}
+fn damping() -> Finite {
+    Finite(1e-3)
+}
+fn measure() -> usize {
+    8
+}
+fn measure_tokens() -> usize {
+    4096
+}
+fn parity_tolerance() -> Finite {
+    Finite(1e-5)
+}
+
+/// Why a model could not be converted.
+#[derive(Debug, thiserror::Error)]
+enum SvdError {
+    #[error("layer {layer}: the moments have other sizes than the model; run `analyze` on this model")]
+    OtherModel { layer: usize },
+    #[error("the moments lack the full-attention layers {0:?}; run `analyze` on all layers")]
+    NoMoments(Vec<usize>),
+    #[error("the model has no full-attention layer to convert")]
+    NothingToConvert,
+    #[error(
+        "the lossless factorisation differs from the original by {measured:.3e} of the largest logit, more than `parity-tolerance` {tolerance:.0e}; this model has a part that the conversion does not know"
+    )]
+    Parity { measured: f64, tolerance: f64 },
+    #[error(
+        "`kv-budget` {budget} leaves no latent: {pairs} rotated pairs of {kv_heads} heads take {needed} elements"
+    )]
+    Budget { budget: usize, pairs: usize, kv_heads: usize, needed: usize },
+    #[error("`rope-pairs` is {wanted}, but a head has {has} pairs")]
+    Pairs { wanted: usize, has: usize },
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Linalg(#[from] LinalgError),
+    #[error("tensor operation failed: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
+
+impl Stage for Svd {
+    const KIND: &'static str = "svd";
+    const VERSION: u32 = 1;
+    const POOL: Pool = Pool::Device;
+    const OUTPUTS: &'static [OutputPort] = &[
+        OutputPort { name: "checkpoint", kind: <Checkpoint as Artifact>::KIND },
+        OutputPort { name: "report", kind: Conversion::KIND },
+    ];
+
+    fn inputs(&self) -> Vec<InputPort> {
+        vec![self.model.port("model"), self.moments.port("moments")]
+    }
+
+    fn check(&self) -> Result<(), Invalid> {
+        match (self.kv_budget, self.kv_lora_rank) {
+            (Some(_), Some(_)) => {
+                return Err(Invalid::new(
+                    "kv-lora-rank",
+                    "`kv-lora-rank` and `kv-budget` exclude each other",
+                )
+                .hint("a budget chooses the rank"));
+            }
+            (None, None) => {
+                return Err(Invalid::new("kv-budget", "the size of the cache is missing")
+                    .hint("give `kv-budget`, or `kv-lora-rank` with `rope-pairs`"));
+            }
+            (Some(0), _) | (_, Some(0)) => {
+                return Err(Invalid::new("kv-budget", "the latent needs a width above 0"));
+            }
+            _ => {}
+        }
+        let explicit = self.layout == Layout::B && self.kv_lora_rank.is_some();
+        if explicit != self.rope_pairs.is_some() {
+            return Err(Invalid::new("rope-pairs", "`rope-pairs` goes with `kv-lora-rank` and layout `b`")
+                .hint("layout `a` rotates all pairs, and `kv-budget` chooses their number"));
+        }
+        if self.convert_swa {
+            return Err(Invalid::new(
+                "convert-swa",
+                "sliding-window layers cannot be converted in this version",
+            )
+            .hint("they hold at most their window, so they stay as they are"));
+        }
+        if self.damping.0 <= 0.0 || self.parity_tolerance.0 <= 0.0 {
+            return Err(Invalid::new("damping", "`damping` and `parity-tolerance` must be positive"));
+        }
+        if self.angle.0 < 0.0 || self.context == 0 {
+            return Err(Invalid::new("angle", "`angle` must not be negative, and `context` not 0"));
+        }
+        Ok(())
+    }
+
+    fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
+        let checkpoint = self.model.load(cx, "model")?;
+        let moments = self.moments.load(cx, "moments")?;
+        let config = Config::parse(&checkpoint.config).map_err(Failure::stage)?;
+        let sources = self.sources(cx, &checkpoint, &config, &moments)?;
+        let job = Job { svd: self, cx, checkpoint: &checkpoint, config: &config, sources: &sources };
+        let parity = job.parity()?;
+        let mut splits = job.splits()?;
+        if splits.len() > 1 {
+            job.measure(&mut splits, &moments.held_out)?;
+        }
+        let best = budget::choose(&mut splits);
+        let report = report::write(&job, &moments, parity, (&splits, best));
+        report::say(cx, &report);
+        job.save(&splits[best])?;
+        report.save(&cx.output("report")).map_err(Failure::stage)
+    }
+}
+
+impl Svd {
+    fn sources(
+        &self,
+        cx: &Cx<'_>,
+        checkpoint: &Checkpoint,
+        config: &Config,
+        moments: &Moments,
+    ) -> Result<Vec<Source>, Failure> {
+        let full = (0..config.layers.len()).filter(|&i| config.layers[i] == LayerKind::Full);
+        let full: Vec<usize> = full.collect();
+        let missing: Vec<usize> = full.iter().copied().filter(|i| !moments.layers.contains_key(i)).collect();
+        if full.is_empty() {
+            return Err(Failure::stage(SvdError::NothingToConvert));
+        }
+        if !missing.is_empty() {
+            return Err(Failure::stage(SvdError::NoMoments(missing)));
+        }
+        let options = Options {
+            metric: self.metric,
+            tokens: self.token_weights,
+            multiplier: self.multiplier,
+            damping: self.damping.0,
+        };
+        cx.progress.phase("reading moments", Some(full.len() as u64), "layers");
+        let read = |layer: usize| {
+            cx.check_stop()?;
+            let source = Source::read(checkpoint, config, (layer, &moments.layers[&layer]), options);
+            cx.progress.advance(1);
+            source.map_err(Failure::stage)
+        };
+        full.into_iter().map(read).collect()
+    }
+}
+
+/// A conversion under way.
+struct Job<'a> {
+    svd: &'a Svd,
+    cx: &'a Cx<'a>,
+    checkpoint: &'a Checkpoint,
+    config: &'a Config,
+    sources: &'a [Source],
+}
+
+impl Job<'_> {
+    /// Factorises without loss (all pairs rotated, the latent as wide as the values) and compares logits.
+    fn parity(&self) -> Result<Parity, Failure> {
+        self.cx.progress.phase("parity", None, "tokens");
+        let all: Vec<usize> = (0..self.config.head_dim / 2).collect();
+        let width = self.config.num_key_value_heads * self.config.head_dim;
+        let lossless = LowRank::identity(width);
+        let fold = |source: &Source| (source.layer, fold::fold(source, &all, &lossless, Dtype::F32));
+        let kinds = vec![(all.clone(), width); self.sources.len()];
+        let variant =
+            Variant { config: self.config_json(&kinds), attention: self.sources.iter().map(fold).collect() };
+        let batch = self.prompt();
+        let outcome = measure::run(self.cx, self.checkpoint, &[variant], &batch)?;
+        let (difference, largest) = outcome.largest_difference(0)?;
+        let measured = difference / largest.max(f64::MIN_POSITIVE);
+        let tolerance = self.svd.parity_tolerance.0;
+        if measured.is_nan() || measured > tolerance {
+            return Err(Failure::stage(SvdError::Parity { measured, tolerance }));
+        }
+        self.cx.progress.say(&format!(
+            "parity: the lossless factorisation differs by {measured:.1e} of the largest logit over {} tokens",
+            batch.len()
+        ));
+        Ok(Parity { relative_difference: measured, tolerance, largest_logit: largest, tokens: batch.len() })
+    }
+
+    /// A fixed sequence longer than the window, at the start and far behind the original context.
+    fn prompt(&self) -> Batch {
+        let length = 2 * self.config.sliding_window + 37;
+        let id = |i: usize| (i * i * 7 + i * 31 + 13) % self.config.vocab_size;
+        let ids: Vec<u32> = (0..length).map(|i| id(i) as u32).collect();
+        let mut batch = Batch::new([&ids[..], &ids[..]]);
+        let far = 2 * self.config.rope.original_context as u32;
+        batch.positions[length..].iter_mut().for_each(|position| *position += far);
+        batch
+    }
+
+    /// Every feasible split of the budget, or the one that was asked for.
+    fn splits(&self) -> Result<Vec<Split>, Failure> {
+        let frequencies = self.config.rope.inv_freq(self.config.head_dim);
+        let least = self.svd.angle.0 / self.svd.context as f64;
+        let rankings: Vec<Vec<usize>> =
+            self.sources.iter().map(|source| budget::ranking(source, &frequencies, least)).collect();
+        let wanted = self.wanted(&frequencies, least).map_err(Failure::stage)?;
+        self.cx.progress.phase("splitting the budget", Some(wanted.len() as u64), "splits");
+        let mut splits = Vec::new();
+        for at in wanted {
+            self.cx.check_stop()?;
+            splits.push(budget::split(self.sources, &rankings, at).map_err(Failure::stage)?);
+            self.cx.progress.advance(1);
+        }
+        Ok(splits)
+    }
+
+    /// Rotated pairs and latent widths to try.
+    fn wanted(&self, frequencies: &[f64], least: f64) -> Result<Vec<(usize, usize)>, SvdError> {
+        let (kv_heads, has) = (self.config.num_key_value_heads, frequencies.len());
+        let turning = frequencies.iter().filter(|&&f| f > least).count();
+        let pairs = match (self.svd.layout, self.svd.rope_pairs) {
+            (Layout::A, _) => has..=has,
+            (Layout::B, Some(wanted)) if wanted > has => return Err(SvdError::Pairs { wanted, has }),
+            (Layout::B, Some(wanted)) => wanted..=wanted,
+            (Layout::B, None) => 0..=turning,
+        };
+        let Some(budget) = self.svd.kv_budget else {
+            let rank = self.svd.kv_lora_rank.expect("checked: one of the two is there");
+            return Ok(pairs.map(|pairs| (pairs, rank)).collect());
+        };
+        let least_pairs = *pairs.start();
+        let needed = 2 * kv_heads * least_pairs;
+        let fits = |pairs: usize| budget.checked_sub(2 * kv_heads * pairs).filter(|&rank| rank > 0);
+        let wanted: Vec<_> = pairs.filter_map(|pairs| Some((pairs, fits(pairs)?))).collect();
+        if wanted.is_empty() {
+            return Err(SvdError::Budget { budget, pairs: least_pairs, kv_heads, needed });
+        }
+        Ok(wanted)
+    }
+
+    /// Measures the most promising splits on held-out sequences.
+    fn measure(&self, splits: &mut [Split], held_out: &[Vec<u32>]) -> Result<(), Failure> {
+        let mut tokens = 0;
+        let fits = |ids: &&Vec<u32>| {
+            tokens += ids.len();
+            tokens <= self.svd.measure_tokens
+        };
+        let sequences: Vec<&[u32]> = held_out.iter().take_while(fits).map(Vec::as_slice).collect();
+        if sequences.is_empty() || self.svd.measure == 0 {
+            return Ok(());
+        }
+        let which = budget::promising(splits, self.svd.measure);
+        let variants: Vec<Variant> = which.iter().map(|&i| self.variant(&splits[i])).collect();
+        let batch = Batch::new(sequences);
+        let label = format!("measuring {} splits on {} held-out tokens", which.len(), batch.len());
+        self.cx.progress.phase(&label, None, "tokens");
+        let outcome = measure::run(self.cx, self.checkpoint, &variants, &batch)?;
+        for (n, i) in which.into_iter().enumerate() {
+            splits[i].candidate.kl = Some(outcome.kl(n)?);
+        }
+        Ok(())
+    }
+
+    fn variant(&self, split: &Split) -> Variant {
+        let mut attention = BTreeMap::new();
+        for (source, part) in self.sources.iter().zip(&split.parts) {
+            let map = part.components.truncate(split.rank);
+            attention.insert(source.layer, fold::fold(source, &part.rotated, &map, self.svd.dtype));
+        }
+        let kinds: Vec<_> = split.parts.iter().map(|part| (part.rotated.clone(), split.rank)).collect();
+        Variant { config: self.config_json(&kinds), attention }
+    }
+
+    /// The converted `config.json`; `kinds` holds rotated pairs and rank of each source.
+    fn config_json(&self, kinds: &[(Vec<usize>, usize)]) -> Value {
+        let layers = self.config.layers.len();
+        let mut types: Vec<Value> = Vec::with_capacity(layers);
+        let mut latents = vec![Value::Null; layers];
+        for kind in &self.config.layers {
+            types.push(match kind {
+                LayerKind::Sliding => "sliding_attention".into(),
+                LayerKind::Full => "full_attention".into(),
+                LayerKind::Latent(_) => "latent_attention".into(),
+            });
+        }
+        for (i, kind) in self.config.layers.iter().enumerate() {
+            if let LayerKind::Latent(latent) = kind {
+                latents[i] = json!(latent);
+            }
+        }
+        for (source, (rotated, rank)) in self.sources.iter().zip(kinds) {
+            types[source.layer] = "latent_attention".into();
+            latents[source.layer] = json!({"kv_lora_rank": rank, "rope_pairs": rotated});
+        }
+        let mut config = self.checkpoint.config.clone();
+        config["model_type"] = "gpt_oss_mla".into();
+        config["layer_types"] = types.into();
+        config["mla"] = latents.into();
+        config
+    }
+
+    /// Writes the converted checkpoint: everything else is copied bit for bit.
+    fn save(&self, split: &Split) -> Result<(), Failure> {
+        let variant = self.variant(split);
+        let mut draft = Draft::copy_of(self.checkpoint).map_err(Failure::stage)?;
+        draft.config = variant.config;
+        for (layer, attention) in variant.attention {
+            let prefix = format!("model.layers.{layer}.");
+            draft.tensors.retain(|name, _| !(name.starts_with(&prefix) && fold::is_dense_key_value(name)));
+            for (name, tensor) in attention {
+                draft.tensors.insert(format!("{prefix}self_attn.{name}"), tensor);
+            }
+        }
+        // One shard is written, so an index of several would lie.
+        draft.side_files.retain(|name, _| !name.ends_with(".index.json"));
+        draft.save(&self.cx.output("checkpoint")).map_err(Failure::stage)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,256 @@
+//! One layer before conversion: its weights and moments, and what each choice of rotated pairs would cost. Knows no budget.
+//!
+//! All errors are squared errors of the attention block's output, summed over the calibration tokens, to second order.
+
+use faer::{Mat, MatRef};
+
+use crate::{
+    artifact::{checkpoint::Checkpoint, moments::LayerMoments},
+    math::{
+        linalg::{LinalgError, Roots, congruence, product, roots},
+        low_rank::Components,
+    },
+    model::Config,
+    stage::weights::Projections,
+};
+
+use super::{Metric, Multiplier, SvdError, TokenWeights};
+
+/// What the user chose about errors.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Options {
+    pub(super) metric: Metric,
+    pub(super) tokens: TokenWeights,
+    pub(super) multiplier: Multiplier,
+    pub(super) damping: f64,
+}
+
+/// Sizes that a conversion needs.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sizes {
+    pub(super) hidden: usize,
+    pub(super) heads: usize,
+    pub(super) kv_heads: usize,
+    pub(super) d: usize,
+    /// YaRN's factor on cosines and sines.
+    pub(super) concentration: f64,
+}
+
+impl Sizes {
+    pub(super) fn of(config: &Config) -> Self {
+        Self {
+            hidden: config.hidden_size,
+            heads: config.num_attention_heads,
+            kv_heads: config.num_key_value_heads,
+            d: config.head_dim,
+            concentration: config.rope.concentration,
+        }
+    }
+
+    /// Rotary pairs of a head.
+    pub(super) fn pairs(&self) -> usize {
+        self.d / 2
+    }
+
+    /// The dimensions of a head that belong to `pairs`: first halves, then second halves. A pair is (i, i + d/2), never
+    /// neighbours.
+    pub(super) fn dims(&self, pairs: &[usize]) -> Vec<usize> {
+        pairs.iter().copied().chain(pairs.iter().map(|pair| pair + self.pairs())).collect()
+    }
+
+    /// The pairs that are not in `rotated`.
+    pub(super) fn others(&self, rotated: &[usize]) -> Vec<usize> {
+        (0..self.pairs()).filter(|pair| !rotated.contains(pair)).collect()
+    }
+}
+
+/// One layer to convert.
+pub(super) struct Source {
+    pub(super) layer: usize,
+    pub(super) sizes: Sizes,
+    pub(super) projections: Projections,
+    options: Options,
+    /// Mean `x̃ x̃ᵀ` under the token weights [D + 1, D + 1].
+    moment: Mat<f64>,
+    /// Metric of the values [kv heads · d, kv heads · d].
+    values: Mat<f64>,
+    /// `Σ G q qᵀ` per query head [d, d], after the static multipliers.
+    queries: Vec<Mat<f64>>,
+    /// Cosine and sine of the static multiplier of each query head and pair, as folded into the queries [heads][pairs].
+    pub(super) multipliers: Vec<Vec<(f64, f64)>>,
+    /// Predicted error of leaving each pair un-rotated.
+    pub(super) turning: Vec<f64>,
+    /// The squared output error of dropping keys and values altogether: the unit of relative errors.
+    pub(super) everything: f64,
+}
+
+impl Source {
+    /// Reads layer `layer` of the original.
+    pub(super) fn read(
+        checkpoint: &Checkpoint,
+        config: &Config,
+        (layer, moments): (usize, &LayerMoments),
+        options: Options,
+    ) -> Result<Self, SvdError> {
+        let sizes = Sizes::of(config);
+        let dim = sizes.hidden + 1;
+        let expected = [dim * dim, dim * dim, sizes.heads * sizes.heads, sizes.heads * sizes.d * sizes.d];
+        let found = [&moments.plain, &moments.attended, &moments.overlap, &moments.query].map(Vec::len);
+        if expected != found || moments.turn_cos.len() != sizes.heads * sizes.pairs() {
+            return Err(SvdError::OtherModel { layer });
+        }
+        let projections = Projections::read(checkpoint, config, layer)?;
+        let mean = |sums: &[f64]| {
+            let total = sums[dim * dim - 1].max(f64::MIN_POSITIVE);
+            Mat::from_fn(dim, dim, |i, j| sums[i * dim + j] / total)
+        };
+        let moment = match options.tokens {
+            TokenWeights::Attention => mean(&moments.attended),
+            TokenWeights::None => mean(&moments.plain),
+            TokenWeights::Both => 0.5 * (mean(&moments.attended) + mean(&moments.plain)),
+        };
+        let multipliers = multipliers(moments, sizes, options.multiplier);
+        let mut source = Self {
+            layer,
+            sizes,
+            options,
+            values: value_metric(&projections, &moments.overlap, sizes),
+            queries: queries(moments, sizes, &multipliers),
+            projections,
+            moment,
+            multipliers,
+            turning: Vec::new(),
+            everything: 0.0,
+        };
+        source.turning = source.turning_errors(moments);
+        source.everything = source.components(&[])?.error(0);
+        Ok(source)
+    }
+
+    /// `y = [m · un-rotated keys; values]` as a map of `x̃`: the un-rotated rows of every key head, then all value rows.
+    pub(super) fn content(&self, rotated: &[usize]) -> Mat<f64> {
+        let Sizes { kv_heads, d, concentration, .. } = self.sizes;
+        let dims = self.sizes.dims(&self.sizes.others(rotated));
+        let keys = kv_heads * dims.len();
+        let (k, v) = (&self.projections.k, &self.projections.v);
+        Mat::from_fn(keys + kv_heads * d, k.ncols(), |i, j| {
+            if i < keys {
+                concentration * k[(i / dims.len() * d + dims[i % dims.len()], j)]
+            } else {
+                v[(i - keys, j)]
+            }
+        })
+    }
+
+    /// The components of un-rotated keys and values together, when the pairs `rotated` stay outside.
+    pub(super) fn components(&self, rotated: &[usize]) -> Result<Components, LinalgError> {
+        let sigma = congruence(self.content(rotated).as_ref(), self.moment.as_ref());
+        Components::new(sigma.as_ref(), self.roots(rotated)?)
+    }
+
+    /// The most latent channels that can carry anything: the rows of the content, or the inputs and the bias.
+    pub(super) fn useful_rank(&self, rotated: &[usize]) -> usize {
+        let Sizes { kv_heads, d, hidden, .. } = self.sizes;
+        (kv_heads * (2 * d - 2 * rotated.len())).min(hidden + 1)
+    }
+
+    /// The roots of the metric: block diagonal, one block per key head, one for all values.
+    fn roots(&self, rotated: &[usize]) -> Result<Roots, LinalgError> {
+        let Sizes { heads, kv_heads, d, concentration, .. } = self.sizes;
+        let dims = self.sizes.dims(&self.sizes.others(rotated));
+        let width = kv_heads * (dims.len() + d);
+        if self.options.metric == Metric::Plain {
+            return Ok(Roots { root: Mat::identity(width, width), inverse: Mat::identity(width, width) });
+        }
+        let per = heads / kv_heads;
+        let scale = concentration.powi(2) / d as f64;
+        let mut blocks: Vec<Mat<f64>> = Vec::new();
+        for g in (0..kv_heads).filter(|_| !dims.is_empty()) {
+            let of = |i: usize, j: usize| {
+                let sum: f64 = (g * per..(g + 1) * per).map(|h| self.queries[h][(dims[i], dims[j])]).sum();
+                scale * sum
+            };
+            blocks.push(Mat::from_fn(dims.len(), dims.len(), of));
+        }
+        blocks.push(self.values.clone());
+        let mut out = Roots { root: Mat::zeros(width, width), inverse: Mat::zeros(width, width) };
+        let mut at = 0;
+        // The floor under all blocks is one number, so that their balance stays what it is.
+        let trace = |m: &Mat<f64>| (0..m.nrows()).map(|i| m[(i, i)]).sum::<f64>();
+        let mean = blocks.iter().map(trace).sum::<f64>() / width as f64;
+        for block in blocks {
+            let n = block.nrows();
+            let own = trace(&block) / n as f64;
+            let damping = self.options.damping * own.max(1e-3 * mean).max(f64::MIN_POSITIVE);
+            let roots = roots(block.as_ref(), damping)?;
+            out.root.as_mut().submatrix_mut(at, at, n, n).copy_from(&roots.root);
+            out.inverse.as_mut().submatrix_mut(at, at, n, n).copy_from(&roots.inverse);
+            at += n;
+        }
+        Ok(out)
+    }
+
+    /// Of each pair: what it costs to replace its rotation by the static multiplier, if phases of queries and keys are spread.
+    fn turning_errors(&self, moments: &LayerMoments) -> Vec<f64> {
+        let Sizes { heads, kv_heads, d, concentration, .. } = self.sizes;
+        let keys = congruence(self.projections.k.as_ref(), self.moment.as_ref());
+        let half = d / 2;
+        let energy = |m: &Mat<f64>, at: usize| m[(at, at)] + m[(at + half, at + half)];
+        let pair = |j: usize| {
+            let head = |h: usize| {
+                let (cos, sin) = (moments.turn_cos[h * half + j], moments.turn_sin[h * half + j]);
+                let (c, s) = self.multipliers[h][j];
+                // E |e^(−iθΔ) − (c − i s)|²
+                let miss = 1.0 + c * c + s * s - 2.0 * (c * cos + s * sin);
+                let query =
+                    moments.query[(h * d + j) * d + j] + moments.query[(h * d + j + half) * d + j + half];
+                query * energy(&keys, h / (heads / kv_heads) * d + j) * miss.max(0.0)
+            };
+            0.5 * concentration.powi(4) / d as f64 * (0..heads).map(head).sum::<f64>()
+        };
+        (0..half).map(pair).collect()
+    }
+}
+
+/// `Σ_h,h' overlap · W_O,hᵀ W_O,h'` over the query heads of each pair of key/value heads.
+fn value_metric(projections: &Projections, overlap: &[f64], sizes: Sizes) -> Mat<f64> {
+    let Sizes { heads, kv_heads, d, .. } = sizes;
+    let per = heads / kv_heads;
+    let gram = product(projections.o.transpose(), projections.o.as_ref());
+    Mat::from_fn(kv_heads * d, kv_heads * d, |i, j| {
+        let (g, o) = (i / d, j / d);
+        let pairs = (g * per..(g + 1) * per).flat_map(|h| (o * per..(o + 1) * per).map(move |k| (h, k)));
+        pairs.map(|(h, k)| overlap[h * heads + k] * gram[(h * d + i % d, k * d + j % d)]).sum()
+    })
+}
+
+/// The constant that stands in for the rotation of each head and pair: mean cosine and sine of the angle, weighted by how much a
+/// logit's error matters.
+fn multipliers(moments: &LayerMoments, sizes: Sizes, kind: Multiplier) -> Vec<Vec<(f64, f64)>> {
+    let half = sizes.pairs();
+    let one = |h: usize, j: usize| match kind {
+        Multiplier::One => (1.0, 0.0),
+        Multiplier::Real => (moments.turn_cos[h * half + j], 0.0),
+        Multiplier::Complex => (moments.turn_cos[h * half + j], moments.turn_sin[h * half + j]),
+    };
+    (0..sizes.heads).map(|h| (0..half).map(|j| one(h, j)).collect()).collect()
+}
+
+/// Query moments after the multipliers: pair (a, b) becomes (c a − s b, s a + c b).
+fn queries(moments: &LayerMoments, sizes: Sizes, multipliers: &[Vec<(f64, f64)>]) -> Vec<Mat<f64>> {
+    let (d, half) = (sizes.d, sizes.pairs());
+    let head = |h: usize| {
+        let turn = Mat::from_fn(d, d, |i, j| {
+            let (c, s) = multipliers[h][i % half];
+            match (i / half, j / half) {
+                _ if i % half != j % half => 0.0,
+                (0, 0) | (1, 1) => c,
+                (0, _) => -s,
+                _ => s,
+            }
+        });
+        let moment = MatRef::from_row_major_slice(&moments.query[h * d * d..(h + 1) * d * d], d, d);
+        congruence(turn.as_ref(), moment)
+    };
+    (0..sizes.heads).map(head).collect()
+}

@@ -1,0 +1,272 @@
+//! Tests of the svd stage on the golden models: what must be equal is equal, and each known trap makes a visible difference.
+
+use super::*;
+use crate::{
+    artifact::checkpoint::{Raw, files_in},
+    model::{Model, probe::NoProbe},
+    stage::{
+        analyze::{
+            Analyze,
+            tests::{golden, texts},
+        },
+        testing::Bench,
+    },
+};
+
+fn stage(toml: &str) -> Svd {
+    toml::from_str(&format!("model = 'model'\nmoments = 'analyze'\n{toml}")).unwrap()
+}
+
+/// A model and the moments of 300 random words.
+struct Calibrated {
+    _dir: tempfile::TempDir,
+    checkpoint: Checkpoint,
+    moments: Moments,
+}
+
+/// The golden model after `change`.
+fn calibrated(name: &str, change: impl Fn(&mut Draft)) -> Calibrated {
+    let (_source, checkpoint) = golden(name);
+    let mut draft = Draft::copy_of(&checkpoint).unwrap();
+    change(&mut draft);
+    let dir = tempfile::tempdir().unwrap();
+    draft.save(dir.path()).unwrap();
+    let checkpoint = Checkpoint::load(&files_in(dir.path()).unwrap()).unwrap();
+    let bench = Bench::new().input("model", &checkpoint).input("texts", &texts(&[120, 50, 130, 50]));
+    let analyze = "model = 'model'\ntexts = 'corpus'\nheld-out-tokens = 100\nlayers = [1, 2, 3]";
+    let analyze = if name == "gptoss-dense" { analyze } else { &analyze.replace(", 3", "") };
+    bench.run::<Analyze>(&toml::from_str(analyze).unwrap()).unwrap();
+    Calibrated { _dir: dir, checkpoint, moments: bench.load("moments") }
+}
+
+impl Calibrated {
+    fn bench(&self) -> Bench {
+        Bench::new().input("model", &self.checkpoint).input("moments", &self.moments)
+    }
+
+    fn convert(&self, toml: &str) -> (Bench, Checkpoint, Conversion) {
+        let bench = self.bench();
+        bench.run(&stage(toml)).unwrap();
+        let (checkpoint, report) = (bench.load("checkpoint"), bench.load("report"));
+        (bench, checkpoint, report)
+    }
+}
+
+fn logits(checkpoint: &Checkpoint) -> Vec<f32> {
+    let ids: Vec<u32> = (0..150).map(|i| i * i % 96).collect();
+    let model = Model::frozen(checkpoint).unwrap();
+    let logits = model.logits(&Batch::new([&ids[..100], &ids[100..]]), &mut NoProbe).unwrap();
+    logits.flatten_all().unwrap().to_vec1().unwrap()
+}
+
+/// The largest difference over the largest logit.
+fn difference(a: &Checkpoint, b: &Checkpoint) -> f32 {
+    let (a, b) = (logits(a), logits(b));
+    let largest = |x: &mut dyn Iterator<Item = f32>| x.fold(0f32, |m, x| m.max(x.abs()));
+    largest(&mut a.iter().zip(&b).map(|(a, b)| a - b)) / largest(&mut a.iter().copied())
+}
+
+/// A model in which only the first pair turns, so that all others may go un-rotated without loss; YaRN's factor stays.
+fn still(draft: &mut Draft) {
+    draft.config["rope_parameters"]["rope_theta"] = 1e300.into();
+}
+
+#[test]
+fn all_pairs_rotated_at_full_rank_equals_the_original() {
+    for (name, pairs, rank) in [("gptoss-dense", 8, 32), ("gptoss-mxfp4", 8, 33)] {
+        let model = calibrated(name, |_| ());
+        for layout in [format!("layout = 'b'\nrope-pairs = {pairs}"), "layout = 'a'".to_owned()] {
+            let (_bench, converted, report) = model.convert(&format!("{layout}\nkv-lora-rank = {rank}"));
+            assert!(report.parity.relative_difference <= 1e-5 && report.parity.tokens > 40);
+            let difference = difference(&model.checkpoint, &converted);
+            assert!(difference < 1e-4, "{name} {layout}: {difference}");
+            assert!(report.layers.iter().all(|layer| layer.latent_error < 1e-9 && layer.rope_error == 0.0));
+        }
+    }
+}
+
+#[test]
+fn pairs_that_do_not_turn_can_go_un_rotated_without_loss() {
+    let model = calibrated("gptoss-dense", still);
+    let (_bench, converted, report) = model.convert("rope-pairs = 1\nkv-lora-rank = 33");
+    assert_eq!(report.layers[0].rope_pairs, [0]);
+    assert!(difference(&model.checkpoint, &converted) < 1e-4);
+    assert!(report.layers.iter().all(|layer| layer.rope_error < 1e-9));
+}
+
+/// Changes the values of a tensor with rows of the given width.
+type Edit<'a> = &'a dyn Fn(&mut [f32], usize);
+
+#[test]
+fn each_trap_makes_a_visible_difference() {
+    let model = calibrated("gptoss-dense", still);
+    let (_bench, converted, _) = model.convert("rope-pairs = 1\nkv-lora-rank = 33");
+    let base = "model.layers.1.self_attn.";
+    let edit = |name: &str, f: Edit<'_>| {
+        let mut draft = Draft::copy_of(&converted).unwrap();
+        let name = format!("{base}{name}");
+        let shape = draft.tensors[&name].shape.clone();
+        let mut values = converted.raw(&name).and_then(Raw::to_f32).unwrap();
+        f(&mut values, shape[shape.len() - 1]);
+        draft.tensors.insert(name, Owned::f32(&shape, &values));
+        let dir = tempfile::tempdir().unwrap();
+        draft.save(dir.path()).unwrap();
+        difference(&converted, &Checkpoint::load(&files_in(dir.path()).unwrap()).unwrap())
+    };
+    let zero = |x: &mut [f32], _: usize| x.fill(0.0);
+    let swap_rows = |order: Vec<usize>| {
+        move |x: &mut [f32], width: usize| {
+            let old = x.to_vec();
+            for (to, &from) in order.iter().enumerate() {
+                x[to * width..][..width].copy_from_slice(&old[from * width..][..width]);
+            }
+        }
+    };
+    // 14 un-rotated key rows and 16 value rows per head: all keys first, then all values, is another layout.
+    let keys_first = [0..14, 30..44, 14..30, 44..60].into_iter().flatten().collect();
+    // Queries of a head as they were: pair 0 is dims 0 and 8, and stands last now.
+    let pair_split = (0..128).map(|i| i / 16 * 16 + (i % 16 + 15) % 16).collect();
+    let factor = |x: &mut [f32], width: usize| {
+        (0..8).for_each(|h| x[h * 16 * width..][..14 * width].iter_mut().for_each(|x| *x /= 1.2));
+    };
+    let traps: [(&str, &str, Edit<'_>); 6] = [
+        ("bias of the latent", "kv_a_proj.bias", &zero),
+        ("bias of rotated keys", "k_rope_proj.bias", &zero),
+        ("bias of queries", "q_proj.bias", &zero),
+        ("per-head layout of kv_b", "kv_b_proj.weight", &swap_rows(keys_first)),
+        ("pairing", "q_proj.weight", &swap_rows(pair_split)),
+        ("YaRN's factor on un-rotated queries", "q_proj.weight", &factor),
+    ];
+    for (what, name, trap) in traps {
+        let difference = edit(name, trap);
+        assert!(difference > 1e-3, "{what}: {difference}");
+    }
+}
+
+#[test]
+fn error_and_divergence_fall_with_rank() {
+    let model = calibrated("gptoss-mxfp4", |_| ());
+    let mut last = (f64::INFINITY, f32::INFINITY);
+    for rank in [2, 12, 24, 33] {
+        let (_bench, converted, report) = model.convert(&format!("rope-pairs = 8\nkv-lora-rank = {rank}"));
+        let now = (report.layers[0].latent_error, difference(&model.checkpoint, &converted));
+        assert!(now.0 < last.0 && now.1 < last.1, "rank {rank}: {now:?} after {last:?}");
+        last = now;
+    }
+}
+
+#[test]
+fn a_model_with_strong_correlations_loses_next_to_nothing() {
+    // Values of rank 3, and a bias: four latent channels carry them.
+    let model = calibrated("gptoss-dense", |draft| {
+        for layer in [1, 3] {
+            let name = format!("model.layers.{layer}.self_attn.v_proj.weight");
+            let factor = |i: usize, k: usize| ((i * (k + 2)) as f32).cos();
+            let basis = |k: usize, j: usize| ((j * (k + 3)) as f32 * 0.7).sin() * 0.3;
+            let value = |i: usize, j: usize| -> f32 { (0..3).map(|k| factor(i, k) * basis(k, j)).sum() };
+            let values: Vec<f32> = (0..32 * 32).map(|n| value(n / 32, n % 32)).collect();
+            draft.tensors.insert(name, Owned::f32(&[32, 32], &values));
+        }
+    });
+    let (_bench, converted, report) = model.convert("layout = 'a'\nkv-lora-rank = 4");
+    assert!(report.layers.iter().all(|layer| layer.latent_error < 1e-9), "{:?}", report.layers);
+    assert!(difference(&model.checkpoint, &converted) < 1e-4);
+    let (_bench, _, report) = model.convert("layout = 'a'\nkv-lora-rank = 3");
+    assert!(report.layers[0].latent_error > 1e-9, "the bias takes a channel of its own");
+}
+
+#[test]
+fn a_budget_is_kept_its_table_recorded_and_the_best_split_taken() {
+    let model = calibrated("gptoss-dense", |_| ());
+    let (bench, converted, report) = model.convert("kv-budget = 38\ncontext = 256\nmeasure = 3");
+    assert!(report.candidates.len() > 3);
+    assert!(report.candidates.iter().all(|c| c.kv_elements <= 38));
+    let measured: Vec<f64> = report.candidates.iter().filter_map(|c| c.kl).collect();
+    assert_eq!(measured.len(), 3);
+    let chosen: Vec<_> = report.candidates.iter().filter(|c| c.chosen).collect();
+    assert_eq!(chosen.len(), 1);
+    assert!(measured.iter().all(|&kl| kl >= chosen[0].kl.unwrap()));
+    let config = Config::parse(&converted.config).unwrap();
+    for layer in &report.layers {
+        assert_eq!(config.kv_elements(layer.layer), layer.kv_elements_after);
+        assert_eq!(
+            (layer.kv_lora_rank, layer.rope_pairs.len()),
+            (chosen[0].kv_lora_rank, chosen[0].rope_pairs)
+        );
+    }
+    let cache = &report.cache;
+    assert_eq!((cache.growing_elements_before, cache.sliding_bytes), (128, 2 * 8 * 64 * 2));
+    assert_eq!(cache.bytes_before, (128 * 256 + 2 * 8 * 64) * 2);
+    assert_eq!(bench.bytes(), model.convert("kv-budget = 38\ncontext = 256\nmeasure = 3").0.bytes());
+}
+
+#[test]
+fn everything_else_is_copied_bit_for_bit_and_dense_projections_are_gone() {
+    let model = calibrated("gptoss-mxfp4", |_| ());
+    let (_bench, converted, _) = model.convert("rope-pairs = 4\nkv-lora-rank = 20\ndtype = 'bf16'");
+    let new = ["q_proj", "k_rope_proj", "kv_a_proj", "kv_b_proj"].map(|n| format!("layers.1.self_attn.{n}."));
+    let is_new = |name: &str| new.iter().any(|new| name.contains(new.as_str()));
+    for name in model.checkpoint.names().filter(|name| !is_new(name)) {
+        if name.contains("layers.1.self_attn.k_proj") || name.contains("layers.1.self_attn.v_proj") {
+            assert!(converted.raw(name).is_none(), "{name}");
+            continue;
+        }
+        let (a, b) = (model.checkpoint.raw(name).unwrap(), converted.raw(name).unwrap());
+        assert_eq!((a.dtype, a.shape, a.bytes), (b.dtype, b.shape, b.bytes), "{name}");
+    }
+    let added = converted.names().filter(|name| is_new(name));
+    assert!(added.map(|name| converted.raw(name).unwrap().dtype).all(|d| d == safetensors::Dtype::BF16));
+    assert_eq!(converted.side_files().map(|(name, _)| name).collect::<Vec<_>>(), ["tokenizer.json"]);
+    assert!(Model::frozen(&converted).is_ok());
+}
+
+#[test]
+fn the_gate_fails_with_the_measured_difference() {
+    let model = calibrated("gptoss-dense", |_| ());
+    let error = model.bench().run(&stage("layout = 'a'\nkv-lora-rank = 8\nparity-tolerance = 1e-12"));
+    let error = error.unwrap_err().to_string();
+    assert!(error.contains("differs from the original by ") && error.contains("1e-12"), "{error}");
+}
+
+#[test]
+fn inputs_that_do_not_fit_are_named() {
+    let model = calibrated("gptoss-dense", |_| ());
+    let other = golden("gptoss-mxfp4").1;
+    let run = |checkpoint: &Checkpoint, moments: &Moments, toml: &str| {
+        let bench = Bench::new().input("model", checkpoint).input("moments", moments);
+        bench.run(&stage(toml)).unwrap_err().to_string()
+    };
+    let toml = "layout = 'a'\nkv-lora-rank = 4";
+    assert!(run(&other, &model.moments, toml).contains("layer 1: the moments have other sizes"));
+    let mut moments = model.moments.clone();
+    moments.layers.remove(&3);
+    assert!(run(&model.checkpoint, &moments, toml).contains("lack the full-attention layers [3]"));
+    moments = model.moments.clone();
+    moments.layers.get_mut(&1).unwrap().plain.pop();
+    assert!(run(&model.checkpoint, &moments, toml).contains("layer 1: the moments have other sizes"));
+    let error = run(&model.checkpoint, &model.moments, "rope-pairs = 9\nkv-lora-rank = 4");
+    assert!(error.contains("`rope-pairs` is 9, but a head has 8 pairs"), "{error}");
+    let error = run(&model.checkpoint, &model.moments, "layout = 'a'\nkv-budget = 32");
+    assert!(error.contains("8 rotated pairs of 2 heads take 32 elements"), "{error}");
+    let (_bench, converted, _) = model.convert(toml);
+    assert!(run(&converted, &model.moments, toml).contains("no full-attention layer to convert"));
+}
+
+#[test]
+fn parameters_that_do_not_go_together() {
+    for (toml, param) in [
+        ("", "kv-budget"),
+        ("kv-budget = 10\nkv-lora-rank = 5", "kv-lora-rank"),
+        ("kv-lora-rank = 5", "rope-pairs"),
+        ("kv-budget = 10\nrope-pairs = 5", "rope-pairs"),
+        ("layout = 'a'\nkv-lora-rank = 5\nrope-pairs = 5", "rope-pairs"),
+        ("kv-budget = 0", "kv-budget"),
+        ("kv-budget = 9\nconvert-swa = true", "convert-swa"),
+        ("kv-budget = 9\ndamping = 0.0", "damping"),
+        ("kv-budget = 9\ncontext = 0", "angle"),
+    ] {
+        assert_eq!(stage(toml).check().unwrap_err().param, param, "{toml}");
+    }
+    assert_eq!(stage("kv-budget = 100").check(), Ok(()));
+    assert_eq!(stage("layout = 'a'\nkv-lora-rank = 5").check(), Ok(()));
+}

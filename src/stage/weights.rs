@@ -1,0 +1,52 @@
+//! A grouped-query layer's attention weights in f64, biases as a last column. Knows names, no use of them.
+
+use faer::Mat;
+
+use crate::{
+    artifact::checkpoint::Checkpoint,
+    model::{Config, ModelError, Params},
+};
+
+/// The projections of one layer; `D` is the hidden size.
+pub(crate) struct Projections {
+    /// Queries [heads · d, D + 1].
+    pub(crate) q: Mat<f64>,
+    /// Keys [kv heads · d, D + 1].
+    pub(crate) k: Mat<f64>,
+    /// Values [kv heads · d, D + 1].
+    pub(crate) v: Mat<f64>,
+    /// Output without its bias [D, heads · d].
+    pub(crate) o: Mat<f64>,
+}
+
+impl Projections {
+    /// Reads the projections of `layer`.
+    pub(crate) fn read(checkpoint: &Checkpoint, config: &Config, layer: usize) -> Result<Self, ModelError> {
+        let params = Params::new(checkpoint, &|_| false);
+        let (hidden, d) = (config.hidden_size, config.head_dim);
+        let values = |name: &str, shape: &[usize]| {
+            let param = params.get(&format!("model.layers.{layer}.self_attn.{name}"), shape);
+            param.tensor.flatten_all()?.to_vec1::<f32>()
+        };
+        let with_bias = |name: &str, heads: usize| {
+            let rows = heads * d;
+            let weight = values(&format!("{name}.weight"), &[rows, hidden])?;
+            let bias = values(&format!("{name}.bias"), &[rows])?;
+            let at = |i: usize, j: usize| if j < hidden { weight[i * hidden + j] } else { bias[i] };
+            Ok::<_, ModelError>(Mat::from_fn(rows, hidden + 1, |i, j| f64::from(at(i, j))))
+        };
+        let q = with_bias("q_proj", config.num_attention_heads)?;
+        let k = with_bias("k_proj", config.num_key_value_heads)?;
+        let v = with_bias("v_proj", config.num_key_value_heads)?;
+        let width = config.num_attention_heads * d;
+        let o = values("o_proj.weight", &[hidden, width])?;
+        params.finish()?;
+        Ok(Self { q, k, v, o: Mat::from_fn(hidden, width, |i, j| f64::from(o[i * width + j])) })
+    }
+
+    /// `W_O,hᵀ W_O,h'` [d, d] of two query heads.
+    pub(crate) fn output_metric(&self, h: usize, other: usize, d: usize) -> Mat<f64> {
+        let block = |h: usize| self.o.as_ref().subcols(h * d, d);
+        crate::math::linalg::product(block(h).transpose(), block(other))
+    }
+}
