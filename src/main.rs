@@ -1,3 +1,7 @@
 //! The `mla-run` binary: parse, run, exit code.
 
-fn main() {}
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    mla_run::cli::main()
+}

@@ -35,7 +35,7 @@ use crate::{
 ///
 /// The command starts in an empty private folder in which the declared `files` lie at their paths as seen from the
 /// manifest. It sees the environment variables `PATH`, `HOME`, `LANG=C` and those in `env`, nothing else. What it prints goes
-/// to a log, whose end is shown if it fails. The program itself is not part of the key: list scripts in `files`, and raise
+/// to a log, whose end is shown if it fails. The program itself is not part of the key: list scripts in `files`, and change
 /// `salt` when a program changed.
 ///
 /// ```toml

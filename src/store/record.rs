@@ -123,6 +123,9 @@ impl Store {
 
     fn load(&self, digest: &Digest) -> Result<Loaded> {
         let path = self.record_path(digest);
+        if path.is_dir() {
+            return self.quarantine(&path).map(|()| Loaded::Damaged);
+        }
         let Some(bytes) = disk::read_if_present(&path)? else { return Ok(Loaded::Absent) };
         match first_line::<Record>(&bytes) {
             Some(record) if record.digest == *digest => Ok(Loaded::Sound(record)),

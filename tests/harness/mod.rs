@@ -2,3 +2,5 @@
 
 pub(crate) mod golden;
 mod latent;
+pub(crate) mod pipelines;
+pub(crate) mod space;

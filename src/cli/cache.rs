@@ -1,0 +1,171 @@
+//! `cache`: what lies in the cache, and whether it is sound.
+
+use std::path::PathBuf;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::{
+    args::Format,
+    error::CliError,
+    exit::Exit,
+    output,
+    paint::{Colour, Palette, bytes, seconds},
+    project,
+    table::{self, Cell},
+};
+use crate::store::{Record, Store, Verified};
+
+/// Look at the cache
+#[derive(Debug, Args)]
+pub(super) struct Command {
+    #[command(subcommand)]
+    what: What,
+}
+
+#[derive(Debug, Subcommand)]
+enum What {
+    /// List what was made, oldest first
+    Ls(Place),
+    /// Hash every byte and check every record; what is wrong is moved to `bad/` and made again by the next run
+    Verify(Place),
+}
+
+#[derive(Debug, Args)]
+struct Place {
+    /// The cache folder [default: the nearest `cache` folder of a project at or above this folder, else ./cache]
+    #[arg(long, value_name = "DIR")]
+    cache: Option<PathBuf>,
+    /// How to tell the result
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    format: Format,
+}
+
+impl Place {
+    fn open(&self) -> Result<Store, CliError> {
+        let root = project::cache(self.cache.as_deref(), None);
+        if !root.is_dir() {
+            return Err(CliError::usage(format!("there is no cache `{}`", root.display()))
+                .hint("name one with --cache"));
+        }
+        Ok(Store::open(&root)?)
+    }
+}
+
+#[derive(Serialize)]
+struct Listed {
+    key: String,
+    kind: String,
+    seconds: f64,
+    made: i64,
+    bytes: u64,
+    files: usize,
+    why: Vec<String>,
+}
+
+impl Listed {
+    fn new(record: Record) -> Self {
+        Self {
+            key: record.digest.to_string(),
+            kind: record.kind,
+            seconds: record.seconds,
+            made: record.made,
+            bytes: record.outputs.values().map(crate::store::Tree::bytes).sum(),
+            files: record.outputs.values().map(|tree| tree.files.len()).sum(),
+            why: record.why,
+        }
+    }
+}
+
+impl Command {
+    pub(super) fn run(&self) -> Result<Exit, CliError> {
+        match &self.what {
+            What::Ls(place) => {
+                let records: Vec<Listed> = place.open()?.ls()?.into_iter().map(Listed::new).collect();
+                match place.format {
+                    Format::Json => output::json(&records)?,
+                    Format::Text => output::text(&list(&records, output::palette()))?,
+                }
+                Ok(Exit::OK)
+            }
+            What::Verify(place) => {
+                let verified = place.open()?.verify()?;
+                match place.format {
+                    Format::Json => output::json(&verified)?,
+                    Format::Text => output::text(&verdict(&verified, output::palette()))?,
+                }
+                Ok(if verified.is_sound() { Exit::OK } else { Exit::CACHE })
+            }
+        }
+    }
+}
+
+fn list(records: &[Listed], palette: Palette) -> String {
+    let mut rows = vec![
+        ["kind", "key", "files", "size", "time", "why it ran"].map(Cell::new).into_iter().collect::<Vec<_>>(),
+    ];
+    for column in [2, 3, 4] {
+        rows[0][column].right = true;
+    }
+    for record in records {
+        rows.push(vec![
+            Cell::new(&record.kind).colour(Colour::Strong),
+            Cell::new(&record.key[..12]).colour(Colour::Faint),
+            Cell::new(record.files.to_string()).right(),
+            Cell::new(bytes(record.bytes)).right(),
+            Cell::new(seconds(record.seconds)).right(),
+            Cell::new(record.why.join("; ")),
+        ]);
+    }
+    let total: u64 = records.iter().map(|record| record.bytes).sum();
+    format!("{}\n  {} records, {}\n", table::render(&rows, palette), records.len(), bytes(total))
+}
+
+fn verdict(verified: &Verified, palette: Palette) -> String {
+    let bad = |line: &String| format!("{}\n", palette.paint(Colour::Bad, line));
+    let faults: Vec<String> = verified.damaged.iter().chain(&verified.incomplete).map(bad).collect();
+    let word = if verified.is_sound() {
+        palette.paint(Colour::Good, "sound")
+    } else {
+        palette.paint(Colour::Bad, "damaged; the next run makes again what is missing")
+    };
+    let Verified { blobs, records, .. } = verified;
+    format!(
+        "{}{word}: {blobs} blobs ({}) and {records} records are right\n",
+        faults.concat(),
+        bytes(verified.bytes)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_listing() {
+        let record = Listed {
+            key: "0123456789abcdef".to_owned(),
+            kind: "corpus".to_owned(),
+            seconds: 1.5,
+            made: 0,
+            bytes: 2048,
+            files: 3,
+            why: vec!["never ran".to_owned()],
+        };
+        let expected = "  kind    key           files     size   time  why it ran
+  corpus  0123456789ab      3  2.0 KiB  1.5 s  never ran
+
+  1 records, 2.0 KiB
+";
+        assert_eq!(list(&[record], Palette(false)), expected);
+    }
+
+    #[test]
+    fn verdicts() {
+        let mut verified = Verified { blobs: 2, bytes: 10, records: 1, ..Verified::default() };
+        assert_eq!(verdict(&verified, Palette(false)), "sound: 2 blobs (10 B) and 1 records are right\n");
+        verified.damaged.push("blob 00 had other bytes".to_owned());
+        let text = verdict(&verified, Palette(false));
+        assert!(text.starts_with("blob 00 had other bytes\ndamaged; "), "{text}");
+    }
+}
