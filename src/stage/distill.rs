@@ -60,6 +60,9 @@ pub struct Distill {
     /// Share of the steps after which experts that train are rounded to MXFP4 in the forward pass. They are stored in MXFP4.
     #[serde(default = "half")]
     pub round_experts_from: Finite,
+    /// How tensors that trained are stored: in the element type that they had, or rounded to BF16.
+    #[serde(default)]
+    pub dtype: Stored,
     /// Weight decay of matrices.
     #[serde(default = "zero")]
     pub weight_decay: Finite,
@@ -80,6 +83,17 @@ pub enum Train {
     Attention,
     /// Every parameter.
     All,
+}
+
+/// How tensors that trained are stored. Experts are always stored in MXFP4.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stored {
+    /// In the element type of the student's checkpoint.
+    #[default]
+    AsBefore,
+    /// In BF16.
+    Bf16,
 }
 
 /// One phase of training.
@@ -224,7 +238,7 @@ impl Stage for Distill {
         let teacher = teacher.as_ref().map(Model::frozen).transpose().map_err(Failure::stage)?;
         let mut run = Run { settings: self, cx, student: model, teacher };
         let curve = run.train(&documents)?;
-        save::save(&student, &run.student, &cx.output("checkpoint")).map_err(Failure::stage)?;
+        save::save(&student, &run.student, self.dtype, &cx.output("checkpoint")).map_err(Failure::stage)?;
         curve.save(&cx.output("curve")).map_err(Failure::stage)
     }
 }

@@ -6,6 +6,7 @@ use candle_core::Var;
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
+use super::Stored;
 use crate::{
     artifact::{
         ArtifactError,
@@ -24,9 +25,13 @@ pub(crate) enum SaveModelError {
     Model(#[from] ModelError),
 }
 
-/// Writes `from` with the values of the model's variables. Experts that trained are stored in MXFP4, other tensors in the element
-/// type that they had.
-pub(crate) fn save(from: &Checkpoint, model: &Model, dir: &Path) -> Result<(), SaveModelError> {
+/// Writes `from` with the values of the model's variables. Experts that trained are stored in MXFP4, other tensors as `stored` says.
+pub(crate) fn save(
+    from: &Checkpoint,
+    model: &Model,
+    stored: Stored,
+    dir: &Path,
+) -> Result<(), SaveModelError> {
     let mut draft = Draft::copy_of(from)?;
     for (name, var) in &model.vars {
         if name.ends_with("experts.gate_up_proj") || name.ends_with("experts.down_proj") {
@@ -34,7 +39,7 @@ pub(crate) fn save(from: &Checkpoint, model: &Model, dir: &Path) -> Result<(), S
         } else {
             let values = host(var.as_tensor()).map_err(ModelError::from)?;
             let dtype = from.raw(name).map_or(Dtype::F32, |raw| raw.dtype);
-            let owned = if dtype == Dtype::BF16 { Owned::bf16 } else { Owned::f32 };
+            let owned = if stored == Stored::Bf16 || dtype == Dtype::BF16 { Owned::bf16 } else { Owned::f32 };
             draft.tensors.insert(name.clone(), owned(var.dims(), &values));
         }
     }

@@ -118,6 +118,7 @@ fn healing() -> Distill {
         cross_entropy: None,
         balance: zero(),
         round_experts_from: half(),
+        dtype: Stored::AsBefore,
         weight_decay: zero(),
         clip: one(),
         checkpoint_every: 7,
@@ -172,12 +173,13 @@ fn healing_lowers_both_losses_and_touches_converted_attention_only() {
 fn training_lowers_the_cross_entropy_and_stores_experts_in_mxfp4() {
     let student = tempfile::tempdir().unwrap();
     let bench = Bench::new().input("student", &checkpoint(student.path(), false, 5)).input("texts", &texts());
-    bench.run(&training()).unwrap();
+    bench.run(&Distill { dtype: Stored::Bf16, ..training() }).unwrap();
     let (first, last) = ends(&bench.load("curve"), "cross-entropy");
     assert!(last < 0.8 * first, "{first} -> {last}");
     let trained: Checkpoint = bench.load("checkpoint");
     assert!(trained.raw("model.layers.0.mlp.experts.gate_up_proj").is_none());
     assert_eq!(trained.raw("model.layers.0.mlp.experts.gate_up_proj_blocks").unwrap().shape, [4, 64, 1, 16]);
+    assert_eq!(trained.raw("lm_head.weight").unwrap().dtype, safetensors::Dtype::BF16);
     assert_eq!(trained.config["quantization_config"]["quant_method"], "mxfp4");
     Model::frozen(&trained).unwrap();
 }
