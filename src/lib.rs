@@ -1,4 +1,4 @@
-//! `mla-run`: one TOML file from corpus to served Multi-Head Latent Attention weights.
+#![doc = include_str!("ARCHITECTURE.md")]
 
 pub mod artifact;
 pub mod cli;

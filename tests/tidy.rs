@@ -25,10 +25,10 @@ const IMPORTS: &[(&str, &[&str])] = &[
 ];
 
 /// Files outside `src/kernel` that may hold `unsafe`: each has one memory map.
-const MEMORY_MAPS: &[&str] = &[];
+const MEMORY_MAPS: &[&str] = &["src/artifact/checkpoint.rs"];
 
 const LONGEST_FILE: usize = 400;
-/// Test lines for each line of the product.
+/// Lines of test code for each line of the product's code, without comments and blank lines.
 const TEST_SHARE: f64 = 0.5;
 
 fn root() -> &'static Path {
@@ -47,7 +47,11 @@ fn rust_files(folder: &str) -> Vec<(String, String)> {
 
 /// A source file without its test module, and whether it is all tests.
 fn product(name: &str, text: &str) -> String {
-    if name.ends_with("/tests.rs") || name.ends_with("/testing.rs") || name.contains("/tests/") {
+    if name.ends_with("/tests.rs")
+        || name.ends_with("/testing.rs")
+        || name.ends_with("/fake.rs")
+        || name.contains("/tests/")
+    {
         return String::new();
     }
     let cut = text.find("#[cfg(test)]\nmod tests").unwrap_or(text.len());
@@ -176,8 +180,9 @@ fn every_stage_is_in_the_table() {
     let mut missing = Vec::new();
     for (name, text) in rust_files("src/stage") {
         let text = product(&name, &text);
-        for (at, _) in text.match_indices("const KIND: &'static str = \"") {
-            let kind = text[at..].split('"').nth(1).unwrap();
+        for (at, _) in text.match_indices("impl Stage for ") {
+            let kind =
+                text[at..].split("const KIND: &'static str = \"").nth(1).unwrap().split('"').next().unwrap();
             if !kinds.contains(kind) {
                 missing.push(format!("{kind} in {name}"));
             }
@@ -201,7 +206,8 @@ fn no_test_file_is_forgotten() {
 
 #[test]
 fn tests_keep_up_with_the_product() {
-    let lines = |text: &str| text.lines().filter(|line| !line.trim().is_empty()).count();
+    let counts = |line: &&str| !line.trim().is_empty() && !line.trim_start().starts_with("//");
+    let lines = |text: &str| text.lines().filter(counts).count();
     let (mut all, mut plain) = (0, 0);
     for (name, text) in rust_files("src") {
         all += lines(&text);

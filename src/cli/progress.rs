@@ -69,6 +69,12 @@ impl Terminal {
         self.view.clear();
     }
 
+    /// Sets what was live apart from what follows.
+    pub(super) fn end(&self) {
+        self.view.clear();
+        self.view.line("");
+    }
+
     fn finished(&self, stage: &str, status: Status, took: f64, why: &str) {
         let (mark, colour) = match status {
             Status::Ran => ("✓", Colour::Good),

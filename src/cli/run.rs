@@ -51,9 +51,10 @@ impl Command {
         stop_on_signal(&stop, &terminal)?;
 
         let summary = project.engine().run(&*terminal, &stop)?;
+        terminal.end();
         match format {
             Format::Json => output::json(&summary)?,
-            Format::Text => output::text(&format!("\n{}", summary::render(&summary, output::palette())))?,
+            Format::Text => output::text(&summary::render(&summary, output::palette()))?,
         }
         Ok(exit(&summary))
     }

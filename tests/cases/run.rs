@@ -97,7 +97,7 @@ fn a_wrong_manifest_is_told_with_exit_code_3_and_touches_nothing() {
     space.edit("outputs = [\"count\"]", "outpust = [\"count\"]");
     let before = space.tree("cache");
     let ran = space.does("p.toml").exits(3);
-    assert!(ran.stderr.contains("outpust") && ran.stderr.contains("p.toml:28"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("outpust") && ran.stderr.contains("p.toml:27"), "{}", ran.stderr);
     space.does("check p.toml").exits(3);
     assert_eq!(space.tree("cache"), before);
 }

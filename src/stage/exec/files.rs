@@ -19,6 +19,9 @@ pub(super) fn expand(base: &Path, pattern: &str) -> Result<Vec<(String, PathBuf)
     let matcher = matcher(below)?;
     let depth = if below.contains("**") { usize::MAX } else { below.matches('/').count() + 1 };
     let root = base.join(&folder);
+    if !root.is_dir() {
+        return Ok(Vec::new());
+    }
     let mut found = Vec::new();
     for entry in WalkDir::new(&root).max_depth(depth).sort_by_file_name() {
         let entry = entry.map_err(|e| format!("cannot list a folder: {e}"))?;
@@ -85,6 +88,7 @@ mod tests {
         check("*/{a,d}.*", &["data/a.csv", "data/d.txt"]);
         check("data", &[]);
         check("missing.py", &[]);
+        check("no/such/folder/*", &[]);
         let absolute = dir.path().join("lib/*.py").display().to_string();
         check(&absolute, &[&format!("{}/lib/x.py", dir.path().display())[1..]]);
     }
