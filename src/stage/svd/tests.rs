@@ -231,7 +231,7 @@ fn the_gate_fails_with_the_measured_difference() {
 #[test]
 fn inputs_that_do_not_fit_are_named() {
     let model = calibrated("gptoss-dense", |_| ());
-    let other = golden("gptoss-mxfp4").1;
+    let (_dir, other) = golden("gptoss-mxfp4");
     let run = |checkpoint: &Checkpoint, moments: &Moments, toml: &str| {
         let bench = Bench::new().input("model", checkpoint).input("moments", moments);
         bench.run(&stage(toml)).unwrap_err().to_string()
