@@ -9,7 +9,7 @@ use crate::{
     model::{Config, config::LayerKind},
 };
 
-use super::{Job, Layout, budget::Split, source::Source};
+use super::{Layout, budget::Split, job::Job, source::Source};
 
 /// Bytes of a cached BF16 element.
 const ELEMENT_BYTES: usize = 2;

@@ -70,8 +70,8 @@ pub(super) struct Source {
     pub(super) sizes: Sizes,
     pub(super) projections: Projections,
     options: Options,
-    /// Mean `x̃ x̃ᵀ` under the token weights [D + 1, D + 1].
-    moment: Mat<f64>,
+    /// Mean `y yᵀ` under the token weights, with `y` = [m · all keys; all values].
+    sigma: Mat<f64>,
     /// Metric of the values [kv heads · d, kv heads · d].
     values: Mat<f64>,
     /// `Σ G q qᵀ` per query head [d, d], after the static multipliers.
@@ -117,11 +117,12 @@ impl Source {
             values: value_metric(&projections, &moments.overlap, sizes),
             queries: queries(moments, sizes, &multipliers),
             projections,
-            moment,
+            sigma: Mat::zeros(0, 0),
             multipliers,
             turning: Vec::new(),
             everything: 0.0,
         };
+        source.sigma = congruence(source.content(&[]).as_ref(), moment.as_ref());
         source.turning = source.turning_errors(moments);
         source.everything = source.components(&[])?.error(0);
         Ok(source)
@@ -144,7 +145,13 @@ impl Source {
 
     /// The components of un-rotated keys and values together, when the pairs `rotated` stay outside.
     pub(super) fn components(&self, rotated: &[usize]) -> Result<Components, LinalgError> {
-        let sigma = congruence(self.content(rotated).as_ref(), self.moment.as_ref());
+        let Sizes { kv_heads, d, .. } = self.sizes;
+        let dims = self.sizes.dims(&self.sizes.others(rotated));
+        let keys = (0..kv_heads).flat_map(|g| dims.iter().map(move |dim| (g, *dim)));
+        // Rows of the full content: its keys are in the order of `dims(all)`, which is 0 to d − 1.
+        let rows: Vec<usize> =
+            keys.map(|(g, dim)| g * d + dim).chain(kv_heads * d..2 * kv_heads * d).collect();
+        let sigma = Mat::from_fn(rows.len(), rows.len(), |i, j| self.sigma[(rows[i], rows[j])]);
         Components::new(sigma.as_ref(), self.roots(rotated)?)
     }
 
@@ -193,20 +200,19 @@ impl Source {
     /// Of each pair: what it costs to replace its rotation by the static multiplier, if phases of queries and keys are spread.
     fn turning_errors(&self, moments: &LayerMoments) -> Vec<f64> {
         let Sizes { heads, kv_heads, d, concentration, .. } = self.sizes;
-        let keys = congruence(self.projections.k.as_ref(), self.moment.as_ref());
         let half = d / 2;
-        let energy = |m: &Mat<f64>, at: usize| m[(at, at)] + m[(at + half, at + half)];
+        let energy = |at: usize| self.sigma[(at, at)] + self.sigma[(at + half, at + half)];
         let pair = |j: usize| {
             let head = |h: usize| {
                 let (cos, sin) = (moments.turn_cos[h * half + j], moments.turn_sin[h * half + j]);
                 let (c, s) = self.multipliers[h][j];
-                // E |e^(−iθΔ) − (c − i s)|²
+                // E |e^(−iθΔ) − (c − i s)|²; one YaRN factor of the logit's two squared is in `sigma`.
                 let miss = 1.0 + c * c + s * s - 2.0 * (c * cos + s * sin);
                 let query =
                     moments.query[(h * d + j) * d + j] + moments.query[(h * d + j + half) * d + j + half];
-                query * energy(&keys, h / (heads / kv_heads) * d + j) * miss.max(0.0)
+                query * energy(h / (heads / kv_heads) * d + j) * miss.max(0.0)
             };
-            0.5 * concentration.powi(4) / d as f64 * (0..heads).map(head).sum::<f64>()
+            0.5 * concentration.powi(2) / d as f64 * (0..heads).map(head).sum::<f64>()
         };
         (0..half).map(pair).collect()
     }

@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::{
-    artifact::checkpoint::{Raw, files_in},
-    model::{Model, probe::NoProbe},
+    artifact::checkpoint::{Draft, Raw, files_in},
+    model::{Batch, Model, probe::NoProbe},
     stage::{
         analyze::{
             Analyze,
