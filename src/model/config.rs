@@ -294,7 +294,10 @@ impl Written {
         let kind = |(i, (name, latent)): (usize, (String, Option<Latent>))| match (name.as_str(), latent) {
             ("sliding_attention", None) => Ok(LayerKind::Sliding),
             ("full_attention", None) => Ok(LayerKind::Full),
-            ("latent_attention", Some(latent)) => self.latent(i, latent).map(LayerKind::Latent),
+            // transformers knows no such type and saves a latent layer as full attention.
+            ("latent_attention" | "full_attention", Some(latent)) => {
+                self.latent(i, latent).map(LayerKind::Latent)
+            }
             (name, latent) => {
                 let with = if latent.is_some() { "with" } else { "without" };
                 Err(ConfigError::Value(format!("layer {i}: type `{name}` {with} an entry in `mla`")))
@@ -377,6 +380,8 @@ mod tests {
         json["mla"] = json!([null, {"kv_lora_rank": 288, "rope_pairs": [0, 1, 2]}, null, null]);
         let config = Config::parse(&json).unwrap();
         assert_eq!((config.kv_elements(1), config.kv_elements(3)), (288 + 6 * 8, 1024));
+        json["layer_types"][1] = json!("full_attention");
+        assert_eq!(Config::parse(&json).unwrap(), config, "as transformers saves it");
         json["mla"][1]["rope_pairs"] = json!([2, 1]);
         assert!(Config::parse(&json).unwrap_err().to_string().contains("layer 1"));
     }

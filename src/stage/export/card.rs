@@ -1,12 +1,10 @@
 //! Cards and the conversion report: what a reader of the bundle is told. Knows no tensor.
 
-use std::collections::BTreeMap;
-
 use minijinja::{Environment, UndefinedBehavior, syntax::SyntaxConfig, value::Serde};
 use serde::Serialize;
 
 use crate::{
-    artifact::{scores::Scores, splits::Split},
+    artifact::scores::Scores,
     model::config::{Config, LayerKind},
 };
 
@@ -88,7 +86,7 @@ pub(super) struct Facts<'a> {
     pub(super) name: &'a str,
     pub(super) licence: &'a str,
     pub(super) base_model: Option<&'a str>,
-    /// Which optional parts the bundle has: `code`, `tokenizer`, `check`, `splits`.
+    /// Which optional parts the bundle has: `code`, `tokenizer`, `check`, `dataset`.
     pub(super) parts: Vec<&'static str>,
 }
 
@@ -120,57 +118,6 @@ pub(super) fn licence(facts: &Facts<'_>) -> Result<String, minijinja::Error> {
     render(include_str!("templates/licence.txt.jinja"), facts)
 }
 
-/// `data/README.md`.
-pub(super) fn data_card(model: &str, splits: &BTreeMap<String, Split>) -> Result<String, minijinja::Error> {
-    #[derive(Serialize)]
-    struct Context<'a> {
-        model: &'a str,
-        splits: Vec<About<'a>>,
-    }
-    let splits = splits.iter().map(|(name, split)| About::new(name, split)).collect();
-    render(include_str!("templates/data_card.md.jinja"), Context { model, splits })
-}
-
-/// One split in figures.
-#[derive(Debug, Serialize)]
-struct About<'a> {
-    name: &'a str,
-    documents: usize,
-    tokens: usize,
-    shortest: usize,
-    longest: usize,
-    origins: Vec<Origin>,
-}
-
-#[derive(Debug, Serialize)]
-struct Origin {
-    source: String,
-    licence: String,
-    documents: usize,
-}
-
-impl<'a> About<'a> {
-    fn new(name: &'a str, split: &Split) -> Self {
-        let tokens = || split.0.iter().map(|row| row.n_tokens);
-        let mut origins: BTreeMap<(String, String), usize> = BTreeMap::new();
-        for row in &split.0 {
-            let source = row.source.split('/').next().unwrap_or_default().to_owned();
-            *origins.entry((source, row.licence.clone())).or_default() += 1;
-        }
-        Self {
-            name,
-            documents: split.0.len(),
-            tokens: tokens().sum(),
-            shortest: tokens().min().unwrap_or(0),
-            longest: tokens().max().unwrap_or(0),
-            origins: origins
-                .into_iter()
-                .map(|((source, licence), documents)| Origin { source, licence, documents })
-                .collect(),
-        }
-    }
-}
-
 fn render(template: &str, context: impl Serialize) -> Result<String, minijinja::Error> {
     let mut env = Environment::new();
     let mut syntax = SyntaxConfig::builder();
@@ -186,7 +133,7 @@ fn render(template: &str, context: impl Serialize) -> Result<String, minijinja::
 mod tests {
     use super::*;
     use crate::{
-        artifact::{scores::tests::example, splits::Chosen},
+        artifact::scores::tests::example,
         model::config::{Config, Latent},
     };
     use serde_json::json;
@@ -207,7 +154,7 @@ mod tests {
             name: "owner/model",
             licence: "apache-2.0",
             base_model: Some("openai/gpt-oss-20b"),
-            parts: vec!["code", "tokenizer", "check", "splits"],
+            parts: vec!["code", "tokenizer", "check", "dataset"],
         }
     }
 
@@ -243,33 +190,5 @@ mod tests {
         }
         assert!(card.contains("No layer has latent attention."));
         assert_eq!(licence(&bare).unwrap(), "owner/model\n\nWeights: apache-2.0\n");
-    }
-
-    #[test]
-    fn the_data_card_groups_rows_by_source_and_licence() {
-        let row = |source: &str, licence: &str, n_tokens| Chosen {
-            id: String::new(),
-            text: String::new(),
-            source: source.to_owned(),
-            licence: licence.to_owned(),
-            n_tokens,
-            bucket: "full".to_owned(),
-            cluster: 0,
-            reason: "near".to_owned(),
-            rank: 0,
-            score: 0,
-            margin: 0,
-            marks: Vec::new(),
-        };
-        let rows =
-            vec![row("docs/a.md", "MIT", 70), row("docs/b.md", "MIT", 30), row("synthetic/prose", "", 5)];
-        let card = data_card("m", &BTreeMap::from([("calib".to_owned(), Split(rows))])).unwrap();
-        for line in [
-            "- config_name: calib\n  data_files:\n  - split: train\n    path: calib.jsonl\n",
-            "| calib | 3 | 105 | 5 | 70 |",
-            "| calib | docs | MIT | 2 |\n| calib | synthetic | not stated | 1 |",
-        ] {
-            assert!(card.contains(line), "{line}\n---\n{card}");
-        }
     }
 }

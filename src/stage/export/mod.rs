@@ -19,7 +19,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    artifact::{Artifact, bundle::Bundle, checkpoint::Checkpoint, scores::Scores, splits::Split},
+    artifact::{Artifact, bundle::Bundle, checkpoint::Checkpoint, files::FileSet, scores::Scores},
     engine::action::{Cx, Failure, OutputPort},
     model::config::{Config, ConfigError},
     stage::{Input, InputPort, Invalid, Stage},
@@ -27,7 +27,7 @@ use crate::{
 
 /// Writes a model folder in Hugging Face layout: safetensors shards with their index, `config.json`, tokenizer and generation config,
 /// the modelling code for transformers (`trust_remote_code=True`) where stock transformers lacks the architecture, a model card with the
-/// measured table, `conversion_report.json`, and the calibration texts with their card in `data/`.
+/// measured table, `conversion_report.json`, and the calibration texts in `data/`.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Export {
@@ -35,9 +35,9 @@ pub struct Export {
     pub checkpoint: Input<Checkpoint>,
     /// The figures for the model card.
     pub scores: Input<Scores>,
-    /// Calibration texts to publish with it, by the name of their file: `splits = { calib_full_golden = "select.full" }`.
+    /// The dataset folder of the calibration texts, to publish with it under `data/`: `dataset = "select.dataset"`.
     #[serde(default)]
-    pub splits: BTreeMap<String, Input<Split>>,
+    pub dataset: Option<Input<FileSet>>,
     /// The model's name in its card, as `owner/name` or `name`.
     #[serde(default = "name")]
     pub name: String,
@@ -85,8 +85,8 @@ impl Stage for Export {
     const OUTPUTS: &'static [OutputPort] = &[OutputPort { name: "bundle", kind: Bundle::KIND }];
 
     fn inputs(&self) -> Vec<InputPort> {
-        let splits = self.splits.iter().map(|(name, split)| split.port(format!("splits.{name}")));
-        [self.checkpoint.port("checkpoint"), self.scores.port("scores")].into_iter().chain(splits).collect()
+        let dataset = self.dataset.as_ref().map(|input| input.port("dataset"));
+        [self.checkpoint.port("checkpoint"), self.scores.port("scores")].into_iter().chain(dataset).collect()
     }
 
     fn check(&self) -> Result<(), Invalid> {
@@ -96,10 +96,6 @@ impl Stage for Export {
             || !self.name.chars().all(|c| plain(c) || c == '/')
         {
             return Err(Invalid::new("name", "must be `name` or `owner/name`")
-                .hint("use letters, digits, `.`, `_`, `-`"));
-        }
-        if let Some(split) = self.splits.keys().find(|split| split.is_empty() || !split.chars().all(plain)) {
-            return Err(Invalid::new(format!("splits.{split}"), "cannot be a file name")
                 .hint("use letters, digits, `.`, `_`, `-`"));
         }
         if self.shard_bytes == 0 {
@@ -113,7 +109,9 @@ impl Stage for Export {
         let scores = self.scores.load(cx, "scores")?;
         let config = Config::parse(&checkpoint.config).map_err(Failure::stage)?;
         let dir = cx.output("bundle");
-        let splits = self.write_splits(cx, &dir)?;
+        if let Some(dataset) = &self.dataset {
+            dataset.load(cx, "dataset")?.save(&dir.join("data")).map_err(Failure::stage)?;
+        }
         cx.check_stop()?;
 
         let written = {
@@ -127,33 +125,19 @@ impl Stage for Export {
             let path = dir.join("check.safetensors");
             check::write(&checkpoint, &config, self.check_tokens, cx, &path)?;
         }
-        self.write_texts(&checkpoint, &config, (&scores, &splits), &dir).map_err(Failure::stage)?;
+        self.write_texts(&checkpoint, &config, &scores, &dir).map_err(Failure::stage)?;
         cx.progress.say(&format!("{} in {} shards, {} bytes", self.name, written.shards, written.bytes));
         Ok(())
     }
 }
 
 impl Export {
-    /// The calibration texts as they are.
-    fn write_splits(&self, cx: &Cx<'_>, dir: &Path) -> Result<BTreeMap<String, Split>, Failure> {
-        let mut splits = BTreeMap::new();
-        for (name, input) in &self.splits {
-            let split = input.load(cx, &format!("splits.{name}"))?;
-            let data = dir.join("data");
-            fs::create_dir_all(&data).map_err(io(&data)).map_err(Failure::stage)?;
-            let path = data.join(format!("{name}.jsonl"));
-            crate::artifact::texts::write_jsonl(&path, &split.0).map_err(Failure::stage)?;
-            splits.insert(name.clone(), split);
-        }
-        Ok(splits)
-    }
-
     /// Everything that is neither a tensor nor a calibration text.
     fn write_texts(
         &self,
         checkpoint: &Checkpoint,
         config: &Config,
-        (scores, splits): (&Scores, &BTreeMap<String, Split>),
+        scores: &Scores,
         dir: &Path,
     ) -> Result<(), ExportError> {
         let mut carried = BTreeMap::new();
@@ -166,7 +150,7 @@ impl Export {
             ("code", code),
             ("tokenizer", tokenizer),
             ("check", self.check_tokens > 0),
-            ("splits", !splits.is_empty()),
+            ("dataset", self.dataset.is_some()),
         ];
         let facts = card::Facts {
             name: &self.name,
@@ -191,9 +175,6 @@ impl Export {
         if code {
             files.insert("modeling_gpt_oss_mla.py".to_owned(), hub::MODELING.into());
             files.insert("configuration_gpt_oss_mla.py".to_owned(), hub::CONFIGURATION.into());
-        }
-        if !splits.is_empty() {
-            files.insert("data/README.md".to_owned(), card::data_card(&self.name, splits)?.into_bytes());
         }
         files.extend(carried);
         files.iter().try_for_each(|(name, bytes)| {

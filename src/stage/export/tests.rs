@@ -11,7 +11,6 @@ use crate::{
         bundle::INDEX,
         checkpoint::{Draft, Owned, files_in},
         scores::tests::example,
-        splits::Chosen,
     },
     model::{Batch, Model, probe::NoProbe},
     stage::testing::Bench,
@@ -74,26 +73,13 @@ fn parsed(files: &Files, name: &str) -> Value {
 
 #[test]
 fn a_latent_model_becomes_a_complete_folder() {
-    let (_dir, checkpoint) = latent();
-    let row = Chosen {
-        id: "00".to_owned(),
-        text: "a\nb".to_owned(),
-        source: "docs/a.md".to_owned(),
-        licence: "MIT".to_owned(),
-        n_tokens: 3,
-        bucket: "swa".to_owned(),
-        cluster: 1,
-        reason: "near".to_owned(),
-        rank: 0,
-        score: 5,
-        margin: 2,
-        marks: Vec::new(),
-    };
-    let bench = Bench::new()
-        .input("checkpoint", &checkpoint)
-        .input("scores", &example())
-        .input("splits.calib_swa_golden", &Split(vec![row.clone()]));
-    bench.run(&stage(&json!({"splits": {"calib_swa_golden": "select.swa"}, "name": "o/tiny"}))).unwrap();
+    let (dir, checkpoint) = latent();
+    let card = dir.path().join("chat_template.jinja"); // any file will do
+    let dataset =
+        FileSet(["README.md", "data/calib.parquet"].map(|name| (name.to_owned(), card.clone())).into());
+    let bench =
+        Bench::new().input("checkpoint", &checkpoint).input("scores", &example()).input("dataset", &dataset);
+    bench.run(&stage(&json!({"dataset": "select.dataset", "name": "o/tiny"}))).unwrap();
 
     let files = bench.load::<Bundle>("bundle").0;
     let names: Vec<&str> =
@@ -108,7 +94,7 @@ fn a_latent_model_becomes_a_complete_folder() {
             "configuration_gpt_oss_mla.py",
             "conversion_report.json",
             "data/README.md",
-            "data/calib_swa_golden.jsonl",
+            "data/data/calib.parquet",
             "generation_config.json",
             INDEX,
             "modeling_gpt_oss_mla.py",
@@ -116,7 +102,7 @@ fn a_latent_model_becomes_a_complete_folder() {
             "tokenizer_config.json",
         ]
     );
-    assert_eq!(parsed(&files, "data/calib_swa_golden.jsonl"), serde_json::to_value(&row).unwrap());
+    assert_eq!(text(&files, "data/data/calib.parquet"), "{{ x }}");
     assert_eq!(parsed(&files, "generation_config.json"), json!({"eos_token_id": 3}));
     assert_eq!(parsed(&files, "conversion_report.json")["layers"][1]["kv_elements_per_token"], 20 + 12);
     assert!(text(&files, "README.md").contains("trust_remote_code=True"));
@@ -174,7 +160,7 @@ fn a_stock_model_needs_no_code_and_a_checkpoints_own_files_win() {
 
 #[test]
 fn inputs_and_their_ports() {
-    let stage = stage(&json!({"splits": {"b": "select.full", "a": "select.swa"}}));
+    let stage = stage(&json!({"dataset": "select.dataset"}));
     let ports: Vec<(String, &str, String)> =
         stage.inputs().into_iter().map(|p| (p.port.into_owned(), p.kind, p.from)).collect();
     let row = |port: &str, kind, from: &str| (port.to_owned(), kind, from.to_owned());
@@ -183,8 +169,7 @@ fn inputs_and_their_ports() {
         [
             row("checkpoint", "checkpoint", "distill"),
             row("scores", "scores", "evaluate"),
-            row("splits.a", "split", "select.swa"),
-            row("splits.b", "split", "select.full"),
+            row("dataset", "files", "select.dataset"),
         ]
     );
 }
@@ -195,7 +180,6 @@ fn parameters_that_make_no_folder_are_refused() {
         (json!({"name": ""}), "name"),
         (json!({"name": "a/b/c"}), "name"),
         (json!({"name": "a b"}), "name"),
-        (json!({"splits": {"../x": "select"}}), "splits.../x"),
         (json!({"shard-bytes": 0}), "shard-bytes"),
     ] {
         assert_eq!(stage(&params).check().unwrap_err().param, at);
