@@ -45,8 +45,8 @@ fn variable<'s>(
     let hint = if keys(root, "stage").iter().any(|stage| stage == name) {
         format!("`{name}` is a stage: name its parameter, as in `{name}.PARAMETER=VALUE`")
     } else {
-        near::suggest(name, "variables", known.iter().map(String::as_str))
-            + "; a parameter is `STAGE.PARAMETER`"
+        let hint = near::suggest(name, "variables", known.iter().map(String::as_str));
+        if hint.starts_with("did") { hint } else { hint + "; a parameter is `STAGE.PARAMETER`" }
     };
     Err(Box::new(Fault::at(place.clone(), Mistake::UnknownVariable(name.to_owned())).hint(hint)))
 }

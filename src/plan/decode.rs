@@ -44,10 +44,14 @@ pub(super) fn rows(
     let mut find = |entry: &Entry<'_>| {
         let row = table.iter().find(|row| row.kind == entry.kind);
         if row.is_none() && !entry.broken.iter().any(|key| key == "kind") {
-            let mut hint = near::suggest(&entry.kind, "kinds", table.iter().map(|row| row.kind));
-            if entry.kind_place == entry.place && !hint.starts_with("did") {
-                hint = format!("the kind defaults to the stage's name; give one with `kind = …`; {hint}");
-            }
+            let hint = match near::nearest(&entry.kind, table.iter().map(|row| row.kind)) {
+                Some(kind) => format!("did you mean `{kind}`?"),
+                None if entry.kind_place == entry.place => {
+                    "the kind defaults to the stage's name: give one with `kind = …`; `mla-run stages` lists them"
+                        .to_owned()
+                }
+                None => "`mla-run stages` lists the kinds".to_owned(),
+            };
             let error = PlanError::UnknownKind(entry.kind.clone());
             faults.push(Fault::at(entry.kind_place.clone(), error).hint(hint));
         }

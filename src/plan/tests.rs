@@ -261,7 +261,7 @@ words = 1
         (
             "unknown kind `y`",
             "y",
-            "the kind defaults to the stage's name; give one with `kind = …`; known kinds: `make`, `take`",
+            "the kind defaults to the stage's name: give one with `kind = …`; `mla-run stages` lists them",
         ),
     ]);
     assert_eq!(faults(text), expected);

@@ -3,8 +3,10 @@
 mod cache;
 mod checkout;
 mod crash;
+mod errors;
 mod explain;
 mod export;
 mod parity;
+mod pipelines;
 mod rerun;
 mod run;
