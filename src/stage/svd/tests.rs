@@ -231,13 +231,11 @@ fn the_gate_fails_with_the_measured_difference() {
 #[test]
 fn inputs_that_do_not_fit_are_named() {
     let model = calibrated("gptoss-dense", |_| ());
-    let (_dir, other) = golden("gptoss-mxfp4");
     let run = |checkpoint: &Checkpoint, moments: &Moments, toml: &str| {
         let bench = Bench::new().input("model", checkpoint).input("moments", moments);
         bench.run(&stage(toml)).unwrap_err().to_string()
     };
     let toml = "layout = 'a'\nkv-lora-rank = 4";
-    assert!(run(&other, &model.moments, toml).contains("layer 1: the moments have other sizes"));
     let mut moments = model.moments.clone();
     moments.layers.remove(&3);
     assert!(run(&model.checkpoint, &moments, toml).contains("lack the full-attention layers [3]"));
