@@ -57,7 +57,8 @@ pub(super) fn write(figures: &Figures, window: usize) -> String {
 /// The share of a head's attention at distances of at least `window`, rounded down to whole buckets.
 fn beyond(head: &Head, window: usize) -> f64 {
     // Bucket i > 0 starts at distance 2^(i − 1).
-    head.distance.iter().enumerate().filter(|(i, _)| *i > 0 && 1 << (i - 1) >= window).map(|(_, x)| x).sum()
+    let far = head.distance.iter().enumerate().filter(|(i, _)| *i > 0 && 1 << (i - 1) >= window);
+    far.map(|(_, x)| x).fold(0.0, |sum, x| sum + x) // a sum of nothing would be −0
 }
 
 /// What is worth saying about a layer.
@@ -163,6 +164,7 @@ mod tests {
             assert_eq!(text.matches(part).count(), 1, "{part}\n{text}");
         }
         assert!(!text.contains("look far"));
+        assert!(write(&figures(), 64).contains("| 15.5 % | 0.0 % |"));
         assert!(write(&figures(), 4).contains("heads 1 look far (at least 10 % beyond 4 tokens)"));
     }
 }
