@@ -208,11 +208,15 @@ impl Source {
                 let (c, s) = self.multipliers[h][j];
                 // E |e^(−iθΔ) − (c − i s)|²; one YaRN factor of the logit's two squared is in `sigma`.
                 let miss = 1.0 + c * c + s * s - 2.0 * (c * cos + s * sin);
+                let key = energy(h / (heads / kv_heads) * d + j) * miss.max(0.0);
+                if self.options.metric == Metric::Plain {
+                    return key * kv_heads as f64 / heads as f64;
+                }
                 let query =
                     moments.query[(h * d + j) * d + j] + moments.query[(h * d + j + half) * d + j + half];
-                query * energy(h / (heads / kv_heads) * d + j) * miss.max(0.0)
+                0.5 * concentration.powi(2) / d as f64 * query * key
             };
-            0.5 * concentration.powi(2) / d as f64 * (0..heads).map(head).sum::<f64>()
+            (0..heads).map(head).sum()
         };
         (0..half).map(pair).collect()
     }
