@@ -10,7 +10,7 @@ use super::{
     f32s, host, tensor,
 };
 
-/// `Σ weight_i · −log softmax(logits_i)[target_i] / norm` over the rows of `logits` [n, vocab]; a scalar [1].
+/// `Σ weight_i · −log softmax(logits_i)[target_i] / norm` over the rows of `logits` [n, vocab]; a scalar `[1]`.
 ///
 /// `norm` is the number of counted tokens of the whole batch, so that losses of parts add up.
 pub fn cross_entropy(

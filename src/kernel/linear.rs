@@ -10,7 +10,7 @@ use super::{
     host, tensor,
 };
 
-/// `x` [n, in] · `weight` [out, in]ᵀ + `bias` [out] → [n, out], all `f32`. Gradients of weight and bias exist only when `train`.
+/// `x` [n, in] · `weight` [out, in]ᵀ + `bias` `[out]` → [n, out], all `f32`. Gradients of weight and bias exist only when `train`.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, train: bool) -> Result<Tensor> {
     let op = Linear { train };
     match bias {

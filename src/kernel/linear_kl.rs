@@ -32,7 +32,7 @@ pub struct Teacher<'a> {
     pub norm: f32,
 }
 
-/// The loss, a scalar [1], for student states `hidden` [t, hidden].
+/// The loss, a scalar `[1]`, for student states `hidden` [t, hidden].
 pub fn linear_kl(hidden: &Tensor, teacher: &Teacher<'_>) -> Result<Tensor> {
     if hidden.shape() != teacher.hidden.shape() || teacher.weights.len() != hidden.dim(0)? {
         bail!(

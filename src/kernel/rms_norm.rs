@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::{f32s, host, tensor};
 
-/// Normalises each row of `x` [n, d] and multiplies by `weight` [d]. The weight gets a gradient only when `train`.
+/// Normalises each row of `x` [n, d] and multiplies by `weight` `[d]`. The weight gets a gradient only when `train`.
 pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32, train: bool) -> Result<Tensor> {
     x.apply_op2(weight, RmsNorm { eps, train })
 }

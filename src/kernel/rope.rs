@@ -19,7 +19,7 @@ pub struct RopeTable {
 }
 
 impl RopeTable {
-    /// A table for tokens at `positions`, frequencies `inv_freq` [P] in radians per token and concentration `m`.
+    /// A table for tokens at `positions`, frequencies `inv_freq` `[P]` in radians per token and concentration `m`.
     pub fn new(positions: &[u32], inv_freq: &[f64], m: f64) -> Self {
         let angle = |i: usize| f64::from(positions[i / inv_freq.len()]) * inv_freq[i % inv_freq.len()];
         let n = positions.len() * inv_freq.len();

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::{f32s, host, tensor};
 
-/// `packed` [t, h, dv + 1] from [`super::attention::attention`], `sinks` [h] → [t, h, dv]. Sinks get a gradient only when `train`.
+/// `packed` [t, h, dv + 1] from [`super::attention::attention`], `sinks` `[h]` → [t, h, dv]. Sinks get a gradient only when `train`.
 pub fn sink(packed: &Tensor, sinks: &Tensor, train: bool) -> Result<Tensor> {
     packed.apply_op2(sinks, Sink { train })
 }

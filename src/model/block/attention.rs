@@ -33,7 +33,7 @@ pub struct Common {
     pub inv_freq: Vec<f64>,
     /// Factor on cosines and sines.
     pub concentration: f64,
-    /// Sink logits [heads].
+    /// Sink logits `[heads]`.
     pub sinks: Param,
     /// [hidden, heads · dv].
     pub o_proj: Linear,

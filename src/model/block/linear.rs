@@ -9,7 +9,7 @@ use crate::{kernel, model::params::Param};
 pub struct Linear {
     /// [out, in].
     pub weight: Param,
-    /// [out].
+    /// `[out]`.
     pub bias: Option<Param>,
 }
 

@@ -12,7 +12,7 @@ use crate::kernel;
 
 /// Root-mean-square norm.
 pub struct RmsNorm {
-    /// Weight [hidden].
+    /// Weight `[hidden]`.
     pub weight: Param,
     /// Added to the mean square.
     pub eps: f32,

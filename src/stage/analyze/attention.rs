@@ -24,7 +24,7 @@ pub(super) struct Shape {
     /// Width of a query, key or value head.
     pub(super) d: usize,
     pub(super) window: Option<usize>,
-    /// Learned sink logits [heads].
+    /// Learned sink logits `[heads]`.
     pub(super) sinks: Vec<f32>,
     /// `W_O,hᵀ W_O,h` of each head [heads][d · d]; `None` leaves out what only a conversion needs.
     pub(super) metric: Option<Vec<Vec<f32>>>,
@@ -48,17 +48,17 @@ pub(super) struct Activations<'a> {
 
 /// The sums of a layer over all calls.
 pub(super) struct Sums {
-    /// Attention that went to the sink [heads].
+    /// Attention that went to the sink `[heads]`.
     pub(super) sink: Vec<f64>,
-    /// Attention that went to the sequence's first token [heads].
+    /// Attention that went to the sequence's first token `[heads]`.
     pub(super) first: Vec<f64>,
-    /// Attention by distance [heads][distance].
+    /// Attention by distance `[heads][distance]`.
     pub(super) mass: Vec<Vec<f64>>,
     /// `Σ a_h a_h'` [heads, heads].
     pub(super) overlap: Vec<f64>,
     /// `Σ G_h q qᵀ` [heads, d, d].
     pub(super) query: Vec<f64>,
-    /// `Σ G_h` by distance [heads][distance].
+    /// `Σ G_h` by distance `[heads][distance]`.
     pub(super) gauss: Vec<Vec<f64>>,
 }
 

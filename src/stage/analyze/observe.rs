@@ -40,15 +40,15 @@ pub(super) struct Observer<'a> {
 /// Sums of squares of queries and keys, with YaRN's factor still in them.
 #[derive(Default)]
 struct Geometry {
-    /// [heads].
+    /// `[heads]`.
     query: Vec<f64>,
     /// [kv heads].
     key: Vec<f64>,
     /// Norms at positions 0 to 3 and at the others, each with its count [kv heads].
     first: Vec<[f64; 4]>,
-    /// [pairs], over all heads.
+    /// `[pairs]`, over all heads.
     query_pairs: Vec<f64>,
-    /// [pairs], over all key/value heads.
+    /// `[pairs]`, over all key/value heads.
     key_pairs: Vec<f64>,
 }
 

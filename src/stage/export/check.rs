@@ -18,7 +18,7 @@ use crate::{
 /// Logits are kept at this many positions: a whole row is the vocabulary.
 const POSITIONS: usize = 8;
 
-/// Computes and writes the file: `tokens` I32 [n], `positions` I32 [p], `logits` F32 [p, vocab]. One layer is in memory at a time.
+/// Computes and writes the file: `tokens` I32 `[n]`, `positions` I32 `[p]`, `logits` F32 [p, vocab]. One layer is in memory at a time.
 pub(super) fn write(
     checkpoint: &Checkpoint,
     config: &Config,

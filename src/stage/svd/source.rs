@@ -76,7 +76,7 @@ pub(super) struct Source {
     values: Mat<f64>,
     /// `Σ G q qᵀ` per query head [d, d], after the static multipliers.
     queries: Vec<Mat<f64>>,
-    /// Cosine and sine of the static multiplier of each query head and pair, as folded into the queries [heads][pairs].
+    /// Cosine and sine of the static multiplier of each query head and pair, as folded into the queries `[heads][pairs]`.
     pub(super) multipliers: Vec<Vec<(f64, f64)>>,
     /// Predicted error of leaving each pair un-rotated.
     pub(super) turning: Vec<f64>,
