@@ -79,6 +79,16 @@ impl Linear {
     }
 }
 
+/// The sum of each column of `x` [n, d], rows in order: `[d]`.
+fn column_sums(x: &Tensor) -> Result<Tensor> {
+    let (values, d) = (host(x)?, x.dim(1)?);
+    let mut sums = vec![0f32; d];
+    for row in values.chunks_exact(d) {
+        sums.iter_mut().zip(row).for_each(|(sum, x)| *sum += x);
+    }
+    tensor(sums, d)
+}
+
 impl CustomOp2 for Linear {
     fn name(&self) -> &'static str {
         "linear"
@@ -132,7 +142,7 @@ impl CustomOp3 for Linear {
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (dx, dw) = self.backward(x, w, grad)?;
-        let db = if self.train { Some(grad.sum(0)?) } else { None };
+        let db = if self.train { Some(column_sums(&grad.contiguous()?)?) } else { None };
         Ok((dx, dw, db))
     }
 }

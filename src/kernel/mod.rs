@@ -19,6 +19,7 @@ pub mod mxfp4;
 pub mod nearest;
 pub mod rms_norm;
 pub mod rope;
+pub mod route;
 pub mod sink;
 pub mod swiglu;
 

@@ -21,13 +21,15 @@ pub struct RopeTable {
 impl RopeTable {
     /// A table for tokens at `positions`, frequencies `inv_freq` `[P]` in radians per token and concentration `m`.
     pub fn new(positions: &[u32], inv_freq: &[f64], m: f64) -> Self {
-        let angle = |i: usize| f64::from(positions[i / inv_freq.len()]) * inv_freq[i % inv_freq.len()];
-        let n = positions.len() * inv_freq.len();
-        Self {
-            cos: (0..n).map(|i| (m * angle(i).cos()) as f32).collect(),
-            sin: (0..n).map(|i| (m * angle(i).sin()) as f32).collect(),
-            pairs: inv_freq.len(),
-        }
+        let pairs = inv_freq.len();
+        let angle = |i: usize| f64::from(positions[i / pairs]) * inv_freq[i % pairs];
+        let turn = |i: usize| {
+            let (sin, cos) = angle(i).sin_cos();
+            ((m * cos) as f32, (m * sin) as f32)
+        };
+        let (cos, sin): (Vec<f32>, Vec<f32>) =
+            (0..positions.len() * pairs).into_par_iter().with_min_len(4096).map(turn).unzip();
+        Self { cos: cos.into(), sin: sin.into(), pairs }
     }
 }
 

@@ -40,9 +40,9 @@ pub struct Common {
 }
 
 impl Common {
-    /// Rotates `x` [t, heads, 2 · pairs] to the tokens' positions.
-    pub fn rotate(&self, x: &Tensor, batch: &Batch) -> Result<Tensor> {
-        rope(x, &RopeTable::new(&batch.positions, &self.inv_freq, self.concentration))
+    /// Cosines and sines of the tokens' positions, for queries and keys alike.
+    pub fn rotations(&self, batch: &Batch) -> RopeTable {
+        RopeTable::new(&batch.positions, &self.inv_freq, self.concentration)
     }
 
     /// Attention, sinks and output projection. `input` is only shown to the probe.
@@ -79,8 +79,9 @@ impl GroupedQuery {
     /// Normalised input `x` [t, hidden] → [t, hidden].
     pub fn forward(&self, x: &Tensor, batch: &Batch, probe: &mut dyn Probe) -> Result<Tensor> {
         let common = &self.common;
-        let q = common.rotate(&self.q_proj.heads(x, common.heads)?, batch)?;
-        let k = common.rotate(&self.k_proj.heads(x, common.kv_heads)?, batch)?;
+        let table = common.rotations(batch);
+        let q = rope(&self.q_proj.heads(x, common.heads)?, &table)?;
+        let k = rope(&self.k_proj.heads(x, common.kv_heads)?, &table)?;
         let v = self.v_proj.heads(x, common.kv_heads)?;
         common.attend(x, (&q, &k, &v), batch, probe)
     }

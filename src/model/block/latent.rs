@@ -6,7 +6,10 @@
 
 use candle_core::{Result, Tensor};
 
-use crate::model::{batch::Batch, probe::Probe};
+use crate::{
+    kernel::rope::rope,
+    model::{batch::Batch, probe::Probe},
+};
 
 use super::{attention::Common, linear::Linear};
 
@@ -40,9 +43,10 @@ impl LatentAttention {
         let (q, k) = match &self.k_rope_proj {
             None => (q, k_nope),
             Some(k_rope_proj) => {
-                let rope = 2 * common.inv_freq.len();
-                let q_rope = common.rotate(&q.narrow(2, self.nope, rope)?.contiguous()?, batch)?;
-                let k_rope = common.rotate(&k_rope_proj.heads(x, common.kv_heads)?, batch)?;
+                let width = 2 * common.inv_freq.len();
+                let table = common.rotations(batch);
+                let q_rope = rope(&q.narrow(2, self.nope, width)?.contiguous()?, &table)?;
+                let k_rope = rope(&k_rope_proj.heads(x, common.kv_heads)?, &table)?;
                 if self.nope == 0 {
                     (q_rope, k_rope)
                 } else {

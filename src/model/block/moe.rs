@@ -5,7 +5,12 @@ use std::{cmp::Ordering, sync::Arc};
 use candle_core::{D, Device, Result, Tensor};
 
 use crate::{
-    kernel::{fake_quant::fake_quant, grouped_linear::grouped_linear, swiglu::swiglu},
+    kernel::{
+        fake_quant::fake_quant,
+        grouped_linear::grouped_linear,
+        route::{Route, combine, gather},
+        swiglu::swiglu,
+    },
     model::{params::Param, probe::Probe},
 };
 
@@ -70,27 +75,22 @@ impl Routing {
 impl Moe {
     /// Normalised input `x` [t, hidden] → [t, hidden].
     pub fn forward(&self, x: &Tensor, probe: &mut dyn Probe) -> Result<Tensor> {
-        let (t, hidden) = x.dims2()?;
+        let t = x.dim(0)?;
         let logits = self.router.forward(x)?;
         probe.router(self.layer, &logits)?;
         let experts = logits.dim(1)?;
         let routing = Routing::new(&crate::kernel::host(&logits)?, experts, self.per_token);
-        let ids = |values: Vec<u32>| Tensor::from_vec(values, t * self.per_token, &Device::Cpu);
-
-        let chosen = ids(routing.experts.clone())?.reshape((t, self.per_token))?;
+        let chosen = Tensor::from_slice(&routing.experts, (t, self.per_token), &Device::Cpu)?;
         let gates = candle_nn::ops::softmax(&logits.gather(&chosen, D::Minus1)?, D::Minus1)?;
-        let tokens = ids(routing.order.iter().map(|at| at / self.per_token as u32).collect())?;
+        let route = Route::new(&routing.order, self.per_token);
 
-        let grouped = x.index_select(&tokens, 0)?;
+        let grouped = gather(x, &route)?;
         let (gate_up, down) = (self.experts(&self.gate_up)?, self.experts(&self.down)?);
         let train = self.gate_up.train;
         let inner = grouped_linear(&grouped, &gate_up, &self.gate_up_bias.tensor, &routing.offsets, train)?;
         let inner = swiglu(&inner, self.alpha, self.limit)?;
         let outer = grouped_linear(&inner, &down, &self.down_bias.tensor, &routing.offsets, train)?;
-
-        let gates = gates.flatten_all()?.index_select(&ids(routing.order)?, 0)?;
-        let weighted = outer.broadcast_mul(&gates.unsqueeze(1)?)?;
-        Tensor::zeros((t, hidden), x.dtype(), x.device())?.index_add(&tokens, &weighted, 0)
+        combine(&outer, &gates, &route)
     }
 
     fn experts(&self, weights: &Param) -> Result<Tensor> {
