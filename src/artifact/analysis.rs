@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Artifact, ArtifactError, Files, file};
+use super::{Artifact, ArtifactError, Files, file, read_json};
 
 /// The figures, and a page about them in words.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -148,12 +148,7 @@ impl Artifact for Analysis {
             let path = file(Self::KIND, files, name)?;
             fs::read_to_string(path).map_err(ArtifactError::io(path))
         };
-        let figures = serde_json::from_str(&read(FILE)?).map_err(|e| ArtifactError::Malformed {
-            kind: Self::KIND,
-            file: FILE.to_owned(),
-            place: format!("line {}", e.line()),
-            why: e.to_string(),
-        })?;
+        let figures = read_json(Self::KIND, files, FILE)?;
         Ok(Self { figures, summary: read(SUMMARY)?, picture: read(PICTURE)? })
     }
 }

@@ -12,7 +12,7 @@ use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::Value;
 
-use super::{Artifact, ArtifactError, Files, file};
+use super::{Artifact, ArtifactError, Files, file, read_json};
 
 /// A checkpoint whose tensors stay on disk, memory-mapped, until they are asked for.
 pub struct Checkpoint {
@@ -116,14 +116,7 @@ impl Artifact for Checkpoint {
     }
 
     fn load(files: &Files) -> Result<Self, ArtifactError> {
-        let path = file(Self::KIND, files, "config.json")?;
-        let text = fs::read(path).map_err(ArtifactError::io(path))?;
-        let config = serde_json::from_slice(&text).map_err(|e| ArtifactError::Malformed {
-            kind: Self::KIND,
-            file: "config.json".to_owned(),
-            place: format!("line {}", e.line()),
-            why: e.to_string(),
-        })?;
+        let config = read_json(Self::KIND, files, "config.json")?;
         let mut checkpoint =
             Self { config, files: files.clone(), maps: Vec::new(), tensors: BTreeMap::new() };
         for (name, path) in files.iter().filter(|(name, _)| name.ends_with(".safetensors")) {

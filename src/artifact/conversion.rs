@@ -4,7 +4,7 @@ use std::{fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Artifact, ArtifactError, Files, file};
+use super::{Artifact, ArtifactError, Files, read_json};
 
 /// What a conversion did.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -110,14 +110,7 @@ impl Artifact for Conversion {
     }
 
     fn load(files: &Files) -> Result<Self, ArtifactError> {
-        let path = file(Self::KIND, files, FILE)?;
-        let text = fs::read(path).map_err(ArtifactError::io(path))?;
-        serde_json::from_slice(&text).map_err(|e| ArtifactError::Malformed {
-            kind: Self::KIND,
-            file: FILE.to_owned(),
-            place: format!("line {}", e.line()),
-            why: e.to_string(),
-        })
+        read_json(Self::KIND, files, FILE)
     }
 }
 

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, fs::File, path::Path};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    Artifact, ArtifactError, Files, file,
+    Artifact, ArtifactError, Files, read_json,
     texts::{read_jsonl, write_jsonl},
 };
 
@@ -72,14 +72,7 @@ impl Artifact for Drops {
     }
 
     fn load(files: &Files) -> Result<Self, ArtifactError> {
-        let path = file(Self::KIND, files, COUNTS)?;
-        let bytes = std::fs::read(path).map_err(ArtifactError::io(path))?;
-        let sources = serde_json::from_slice(&bytes).map_err(|e| ArtifactError::Malformed {
-            kind: Self::KIND,
-            file: COUNTS.to_owned(),
-            place: format!("line {}", e.line()),
-            why: e.to_string(),
-        })?;
+        let sources = read_json(Self::KIND, files, COUNTS)?;
         Ok(Self { sources, rows: read_jsonl(Self::KIND, files, ROWS)? })
     }
 }

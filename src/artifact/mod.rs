@@ -82,3 +82,19 @@ pub fn file<'a>(kind: &'static str, files: &'a Files, name: &str) -> Result<&'a 
         .map(PathBuf::as_path)
         .ok_or_else(|| ArtifactError::Missing { kind, file: name.to_owned() })
 }
+
+/// Reads a JSON file that the artifact must have; an error names the line.
+pub fn read_json<T: for<'de> serde::Deserialize<'de>>(
+    kind: &'static str,
+    files: &Files,
+    name: &str,
+) -> Result<T, ArtifactError> {
+    let path = file(kind, files, name)?;
+    let text = std::fs::read(path).map_err(ArtifactError::io(path))?;
+    serde_json::from_slice(&text).map_err(|e| ArtifactError::Malformed {
+        kind,
+        file: name.to_owned(),
+        place: format!("line {}", e.line()),
+        why: e.to_string(),
+    })
+}

@@ -6,7 +6,7 @@ use std::{fs, path::Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::{Artifact, ArtifactError, Files, file};
+use super::{Artifact, ArtifactError, Files, read_json};
 
 /// The table of an evaluation.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -152,14 +152,7 @@ impl Artifact for Scores {
     }
 
     fn load(files: &Files) -> Result<Self, ArtifactError> {
-        let path = file(Self::KIND, files, FILE)?;
-        let text = fs::read(path).map_err(ArtifactError::io(path))?;
-        serde_json::from_slice(&text).map_err(|e| ArtifactError::Malformed {
-            kind: Self::KIND,
-            file: FILE.to_owned(),
-            place: format!("line {}", e.line()),
-            why: e.to_string(),
-        })
+        read_json(Self::KIND, files, FILE)
     }
 }
 
