@@ -71,13 +71,20 @@ impl Space {
         self.does(&format!("run p.toml --format json {words}"))
     }
 
-    /// All files below a folder, with their bytes.
+    /// All files below a folder, with their bytes; without those that a run in progress takes away meanwhile.
     pub(crate) fn tree(&self, folder: &str) -> BTreeMap<String, Vec<u8>> {
         let root = self.path(folder);
-        let walk = walkdir::WalkDir::new(&root).into_iter().map(Result::unwrap);
-        let files = walk.filter(|entry| entry.file_type().is_file());
+        let there = |error: &std::io::Error| error.kind() != std::io::ErrorKind::NotFound;
+        let walk = walkdir::WalkDir::new(&root).into_iter().filter_map(|entry| match entry {
+            Err(error) => error.into_io_error().filter(there).map(|error| panic!("{error}")),
+            Ok(entry) => entry.file_type().is_file().then(|| entry.into_path()),
+        });
         let name = |path: &Path| path.strip_prefix(&root).unwrap().to_str().unwrap().to_owned();
-        files.map(|entry| (name(entry.path()), fs::read(entry.path()).unwrap())).collect()
+        walk.filter_map(|path| match fs::read(&path) {
+            Err(error) if !there(&error) => None,
+            bytes => Some((name(&path), bytes.unwrap())),
+        })
+        .collect()
     }
 }
 
