@@ -78,6 +78,12 @@ impl Listed {
 }
 
 impl Command {
+    pub(super) fn format(&self) -> Format {
+        match &self.what {
+            What::Ls(place) | What::Verify(place) => place.format,
+        }
+    }
+
     pub(super) fn run(&self) -> Result<Exit, CliError> {
         match &self.what {
             What::Ls(place) => {

@@ -2,13 +2,23 @@
 
 use clap::Args;
 
-use super::{args::ManifestArgs, error::CliError, exit::Exit, output, project};
+use serde_json::json;
+
+use super::{
+    args::{Format, ManifestArgs},
+    error::CliError,
+    exit::Exit,
+    output, project,
+};
 
 /// Check a manifest, and say all that is wrong with it
 #[derive(Debug, Args)]
 pub(super) struct Command {
     #[command(flatten)]
     manifest: ManifestArgs,
+    /// How to tell the result
+    #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
+    pub format: Format,
 }
 
 impl Command {
@@ -19,8 +29,13 @@ impl Command {
         let missing: Vec<String> = plan
             .nodes
             .iter()
-            .filter_map(|node| Some(format!("\n  {}: {}", node.name, node.reads.as_ref().err()?.error)))
+            .filter_map(|node| Some(format!("{}: {}", node.name, node.reads.as_ref().err()?.error)))
             .collect();
+        if self.format == Format::Json {
+            output::json(&json!({ "status": "ok", "pipeline": name, "stages": count, "missing": missing }))?;
+            return Ok(Exit::OK);
+        }
+        let missing: Vec<String> = missing.iter().map(|file| format!("\n  {file}")).collect();
         let note = if missing.is_empty() { "" } else { "; its own files are not all there yet:" };
         output::text(&format!("`{name}` is right: {count} {plural}{note}{}\n", missing.concat()))?;
         Ok(Exit::OK)

@@ -2,6 +2,8 @@
 
 use std::io::Write;
 
+use serde_json::{Value, json};
+
 use super::{
     diagnostic,
     exit::Exit,
@@ -61,6 +63,15 @@ impl CliError {
         };
         // Nobody is left to hear that the message did not arrive.
         let _gone = err.write_all(text.as_bytes());
+    }
+
+    /// What is wrong as data, for `--format json`: the message, the exit code, and a manifest's mistakes with their places.
+    pub(super) fn data(&self) -> Value {
+        let mistakes = match self {
+            Self::Manifest(rejected) => diagnostic::list(rejected),
+            _ => Vec::new(),
+        };
+        json!({ "status": "error", "error": self.to_string(), "exit": self.exit().code(), "mistakes": mistakes })
     }
 
     pub(super) fn exit(&self) -> Exit {

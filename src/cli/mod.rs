@@ -27,7 +27,7 @@ use std::{ffi::OsString, path::Path, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
-use self::{error::CliError, exit::Exit};
+use self::{args::Format, error::CliError, exit::Exit};
 
 /// Convert attention to Multi-Head Latent Attention, from one TOML file
 ///
@@ -57,6 +57,22 @@ enum Command {
 }
 
 impl Cli {
+    fn format(&self) -> Format {
+        match &self.command {
+            Command::Run(command) => command.args.format,
+            Command::Plan(command) => command.args.format,
+            Command::Why(command) => command.format,
+            Command::Check(command) => command.format,
+            Command::Stages(command) => command.format,
+            Command::Cache(command) => command.format(),
+            Command::Schema
+            | Command::Graph(_)
+            | Command::Show(_)
+            | Command::Checkout(_)
+            | Command::Completions(_) => Format::Text,
+        }
+    }
+
     fn dispatch(self) -> Result<Exit, CliError> {
         match self.command {
             Command::Run(command) => command.run(),
@@ -97,10 +113,15 @@ pub fn main() -> ExitCode {
             return if error.use_stderr() { Exit::USAGE.into() } else { Exit::OK.into() };
         }
     };
+    let format = cli.format();
     match cli.dispatch() {
         Ok(exit) => exit.into(),
         Err(error) => {
             error.print();
+            if format == Format::Json {
+                // A reader that is gone has the exit code.
+                let _gone = output::json(&error.data());
+            }
             error.exit().into()
         }
     }

@@ -25,7 +25,7 @@ pub(super) struct Command {
     kind: Option<String>,
     /// How to tell the result
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
-    format: Format,
+    pub format: Format,
 }
 
 impl Command {

@@ -22,7 +22,7 @@ pub(super) struct Command {
     stage: StageArgs,
     /// How to tell the result
     #[arg(long, value_enum, default_value_t, value_name = "FORMAT")]
-    format: Format,
+    pub format: Format,
 }
 
 impl Command {

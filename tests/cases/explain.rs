@@ -122,3 +122,24 @@ fn check_needs_no_cache() {
     assert_eq!(space.does("check p.toml").ok().stdout, "`p` is right: 4 stages\n");
     assert!(!space.path("cache/FORMAT").exists());
 }
+
+#[test]
+fn a_wrong_manifest_is_told_as_data_too() {
+    let space = Space::new("[pipeline]\nname = 'p'\n[stage.a]\nkind = 'exce'\n");
+    for command in ["run p.toml", "plan p.toml", "check p.toml", "why a p.toml"] {
+        let told = space.does(&format!("{command} --format json")).exits(3).json();
+        assert_eq!((told["status"].as_str(), told["exit"].as_u64()), (Some("error"), Some(3)), "{command}");
+        let mistake = &told["mistakes"][0];
+        assert_eq!((mistake["line"].as_u64(), mistake["column"].as_u64()), (Some(4), Some(8)), "{command}");
+        assert!(mistake["hint"].as_str().unwrap().contains("exec"), "{mistake}");
+    }
+    let told = space.does("cache ls --cache nowhere --format json").exits(2).json();
+    assert!(told["error"].as_str().unwrap().contains("nowhere"), "{told}");
+}
+
+#[test]
+fn a_right_manifest_is_told_as_data_too() {
+    let told = Space::new(DIAMOND).does("check p.toml --format json").ok().json();
+    assert_eq!((told["status"].as_str(), told["stages"].as_u64()), (Some("ok"), Some(4)));
+    assert_eq!(told["missing"].as_array().unwrap().len(), 1, "{told}");
+}
