@@ -7,6 +7,7 @@ pub mod clusters;
 pub mod conversion;
 pub mod drops;
 pub mod embeddings;
+pub mod encoder;
 pub mod files;
 pub mod moments;
 pub mod parquet;

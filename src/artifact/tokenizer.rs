@@ -4,7 +4,11 @@ use std::path::Path;
 
 use serde::Serialize;
 
-use super::{Artifact, ArtifactError, Files, file};
+use super::{
+    Artifact, ArtifactError, Files,
+    encoder::{Encoded, Encoder, EncoderError},
+    file,
+};
 
 /// The token before a document.
 pub const START: &str = "<|startoftext|>";
@@ -22,19 +26,9 @@ const MAP: &str = "special_tokens_map.json";
 /// A tokenizer: text to ids and back.
 #[derive(Debug, Clone)]
 pub struct Tokenizer {
-    inner: tokenizers::Tokenizer,
+    encoder: Encoder,
     json: String,
     specials: [u32; 3],
-}
-
-/// A text as tokens.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Encoded {
-    /// The ids.
-    pub ids: Vec<u32>,
-    /// First byte and one past the last byte of each token in the text. A leading space belongs to its token; the parts of a
-    /// character that was split all have the character's bytes.
-    pub offsets: Vec<(usize, usize)>,
 }
 
 /// Why a tokenizer could not be made or used.
@@ -42,7 +36,10 @@ pub struct Encoded {
 pub enum TokenizerError {
     /// The JSON is not a tokenizer.
     #[error("not a tokenizer: {0}")]
-    Json(String),
+    Json(EncoderError),
+    /// A text could not be encoded, or ids not decoded.
+    #[error(transparent)]
+    Encoder(#[from] EncoderError),
     /// A token that the models need is not in the vocabulary.
     #[error("the vocabulary lacks the special token `{0}`")]
     Special(&'static str),
@@ -54,38 +51,32 @@ pub enum TokenizerError {
 impl Tokenizer {
     /// Reads the text of a `tokenizer.json` that has this project's special tokens.
     pub fn from_json(json: &str) -> Result<Self, TokenizerError> {
-        let mut inner =
-            tokenizers::Tokenizer::from_bytes(json).map_err(|e| TokenizerError::Json(e.to_string()))?;
-        // The names of special tokens in a text are text, not commands.
-        inner.set_encode_special_tokens(true);
+        let encoder = Encoder::from_json(json.as_bytes()).map_err(TokenizerError::Json)?;
         let mut specials = [0; 3];
         for (id, name) in specials.iter_mut().zip(SPECIALS) {
-            *id = inner.token_to_id(name).ok_or(TokenizerError::Special(name))?;
+            *id = encoder.id(name).ok_or(TokenizerError::Special(name))?;
         }
-        Ok(Self { inner, json: json.to_owned(), specials })
+        Ok(Self { encoder, json: json.to_owned(), specials })
     }
 
     /// The ids and the byte offsets of a text. No special token is added or recognised.
     pub fn encode_with_offsets(&self, text: &str) -> Result<Encoded, TokenizerError> {
-        let encoding = self.inner.encode(text, false).map_err(|e| TokenizerError::Refused(e.to_string()))?;
-        Ok(Encoded { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
+        Ok(self.encoder.with_offsets(text)?)
     }
 
     /// The ids of a text. No special token is added or recognised.
     pub fn encode(&self, text: &str) -> Result<Vec<u32>, TokenizerError> {
-        let encoding =
-            self.inner.encode_fast(text, false).map_err(|e| TokenizerError::Refused(e.to_string()))?;
-        Ok(encoding.get_ids().to_vec())
+        Ok(self.encoder.ids(text)?)
     }
 
     /// The text of ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
-        self.inner.decode(ids, true).map_err(|e| TokenizerError::Refused(e.to_string()))
+        Ok(self.encoder.decode(ids)?)
     }
 
     /// The number of ids, special tokens included.
     pub fn vocab_size(&self) -> usize {
-        self.inner.get_vocab_size(true)
+        self.encoder.vocab_size()
     }
 
     /// The id of [`START`].

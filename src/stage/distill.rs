@@ -9,7 +9,6 @@ mod objective;
 mod save;
 mod trainer;
 
-use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -17,7 +16,7 @@ use crate::{
     artifact::{Artifact, ArtifactError, checkpoint::Checkpoint, splits::Split, texts::Texts},
     engine::action::{Cx, Failure, OutputPort, Pool},
     model::{Model, ModelError},
-    stage::{Finite, Input, InputPort, Invalid, Stage},
+    stage::{Finite, Input, InputPort, Invalid, Stage, encode::encode},
 };
 
 use objective::Objective;
@@ -165,26 +164,18 @@ impl Distill {
         if let Some(corpus) = &self.texts {
             texts.extend(corpus.load(cx, "texts")?.0.into_iter().map(|row| row.text));
         }
-        let path = student.file("tokenizer.json").map_err(Failure::stage)?;
-        let tokenizer = tokenizers::Tokenizer::from_file(path).map_err(Failure::Stage)?;
-        let end = student.config.get("eos_token_id").and_then(serde_json::Value::as_u64).map(|id| id as u32);
-        cx.progress.phase("tokenise", Some(texts.len() as u64), "docs");
-        let tokenise = |text: &String| {
-            let encoding = tokenizer.encode_fast(text.as_str(), false).map_err(Failure::Stage)?;
-            let mut ids: Vec<u32> = encoding.get_ids().iter().copied().chain(end).collect();
+        let mut documents = encode(cx, student, &texts)?;
+        for ids in &mut documents {
             ids.truncate(self.max_length);
-            cx.progress.advance(1);
-            Ok(ids)
-        };
-        let documents: Vec<Vec<u32>> = texts.par_iter().map(tokenise).collect::<Result<_, Failure>>()?;
-        let documents: Vec<_> = documents.into_iter().filter(|ids| ids.len() > 1).collect();
+        }
+        documents.retain(|ids| ids.len() > 1);
         if documents.is_empty() { Err(Failure::stage(TrainError::NoText)) } else { Ok(documents) }
     }
 }
 
 impl Stage for Distill {
     const KIND: &'static str = "distill";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const POOL: Pool = Pool::Device;
     const OUTPUTS: &'static [OutputPort] = &[
         OutputPort { name: "checkpoint", kind: Checkpoint::KIND },

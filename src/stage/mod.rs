@@ -8,6 +8,7 @@ pub mod cluster;
 pub mod corpus;
 pub mod distill;
 pub mod embed;
+mod encode;
 pub mod evaluate;
 pub mod exec;
 pub mod export;

@@ -30,7 +30,7 @@ use crate::{
     },
     engine::action::{Cx, Failure, OutputPort, Pool},
     model::{Batch, Config, Layer, Shell, config::LayerKind},
-    stage::{Input, InputPort, Invalid, Stage, weights::Projections},
+    stage::{Input, InputPort, Invalid, Stage, encode::encode, weights::Projections},
 };
 
 /// Pushes calibration text through the model, layer by layer, and records sinks, routing, geometry and spectra, and the moments
@@ -81,7 +81,7 @@ enum AnalyzeError {
 
 impl Stage for Analyze {
     const KIND: &'static str = "analyze";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const POOL: Pool = Pool::Device;
     const OUTPUTS: &'static [OutputPort] = &[
         OutputPort { name: "analysis", kind: Analysis::KIND },
@@ -149,7 +149,7 @@ impl Analyze {
             (None, Some(texts)) => texts.load(cx, "texts")?.0.into_iter().map(|row| row.text).collect(),
             (None, None) => Vec::new(),
         };
-        let ids = sequences::encode(cx, checkpoint, &texts)?;
+        let ids = encode(cx, checkpoint, &texts)?;
         let limits = Limits {
             max_tokens: self.max_tokens,
             max_length: self.max_length,

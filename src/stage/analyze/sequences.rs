@@ -1,12 +1,6 @@
-//! Texts as token sequences: encoded with the model's tokenizer, cut, and packed into batches. Knows no model weights.
+//! Calibration sequences: cut, divided from those that are kept out, and packed into batches. Knows no text and no weights.
 
-use rayon::prelude::*;
-
-use crate::{
-    artifact::checkpoint::Checkpoint,
-    engine::action::{Cx, Failure},
-    model::Batch,
-};
+use crate::model::Batch;
 
 /// How texts become sequences.
 pub(super) struct Limits {
@@ -70,26 +64,6 @@ impl Sequences {
         }
         batches
     }
-}
-
-/// Encodes texts with the checkpoint's tokenizer, each with the end token behind it. Names of special tokens are text.
-pub(super) fn encode(
-    cx: &Cx<'_>,
-    checkpoint: &Checkpoint,
-    texts: &[String],
-) -> Result<Vec<Vec<u32>>, Failure> {
-    let path = checkpoint.file("tokenizer.json").map_err(Failure::stage)?;
-    let mut tokenizer = tokenizers::Tokenizer::from_file(path).map_err(Failure::Stage)?;
-    tokenizer.set_encode_special_tokens(true);
-    let end = checkpoint.config.get("eos_token_id").and_then(serde_json::Value::as_u64).map(|id| id as u32);
-    cx.progress.phase("tokenising", Some(texts.len() as u64), "docs");
-    let encode = |text: &String| {
-        cx.check_stop()?;
-        let encoding = tokenizer.encode_fast(text.as_str(), false).map_err(Failure::Stage)?;
-        cx.progress.advance(1);
-        Ok(encoding.get_ids().iter().copied().chain(end).collect())
-    };
-    texts.par_iter().map(encode).collect()
 }
 
 #[cfg(test)]

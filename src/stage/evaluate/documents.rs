@@ -1,10 +1,11 @@
 //! Held-out documents as tokens, with the places of their marked answers. Knows no model.
 
-use std::ops::Range;
+use std::{ops::Range, path::Path};
 
-use tokenizers::Tokenizer;
-
-use crate::artifact::texts::Mark;
+use crate::artifact::{
+    encoder::{self, EncoderError},
+    texts::Mark,
+};
 
 /// A document as the models see it.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -30,7 +31,7 @@ pub(super) struct Marked {
 
 /// How documents become tokens.
 pub(super) struct Encoder {
-    tokenizer: Tokenizer,
+    tokens: encoder::Encoder,
     bos: Option<u32>,
     max_length: usize,
 }
@@ -38,28 +39,27 @@ pub(super) struct Encoder {
 /// Why a document could not be encoded.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum EncodeError {
-    #[error("tokenizer.json of the original model: {0}")]
-    Tokenizer(tokenizers::Error),
+    #[error("the original model: {0}")]
+    Tokens(#[from] EncoderError),
     #[error("`bos` is `{0}`, which is not in the model's vocabulary")]
     Bos(String),
 }
 
 impl Encoder {
-    /// Reads `tokenizer.json`. Names of special tokens inside a text are text.
-    pub(super) fn new(json: &[u8], bos: Option<&str>, max_length: usize) -> Result<Self, EncodeError> {
-        let mut tokenizer = Tokenizer::from_bytes(json).map_err(EncodeError::Tokenizer)?;
-        tokenizer.set_encode_special_tokens(true);
-        let id = |name: &str| tokenizer.token_to_id(name).ok_or_else(|| EncodeError::Bos(name.to_owned()));
+    /// Reads a `tokenizer.json`.
+    pub(super) fn new(path: &Path, bos: Option<&str>, max_length: usize) -> Result<Self, EncodeError> {
+        let tokens = encoder::Encoder::from_file(path)?;
+        let id = |name: &str| tokens.id(name).ok_or_else(|| EncodeError::Bos(name.to_owned()));
         let bos = bos.map(id).transpose()?;
-        Ok(Self { tokenizer, bos, max_length })
+        Ok(Self { tokens, bos, max_length })
     }
 
     /// The tokens of a text, cut to `max_length`; `None` where fewer than two are left, so that nothing is predicted.
     pub(super) fn encode(&self, text: &str, marks: &[Mark]) -> Result<Option<Document>, EncodeError> {
-        let encoding = self.tokenizer.encode(text, false).map_err(EncodeError::Tokenizer)?;
-        let mut ids: Vec<u32> = self.bos.into_iter().chain(encoding.get_ids().iter().copied()).collect();
+        let encoded = self.tokens.with_offsets(text)?;
+        let mut ids: Vec<u32> = self.bos.into_iter().chain(encoded.ids).collect();
         let mut bytes: Vec<(usize, usize)> =
-            self.bos.map(|_| (0, 0)).into_iter().chain(encoding.get_offsets().iter().copied()).collect();
+            self.bos.map(|_| (0, 0)).into_iter().chain(encoded.offsets).collect();
         ids.truncate(self.max_length);
         bytes.truncate(self.max_length);
         if ids.len() < 2 {
@@ -100,8 +100,15 @@ mod tests {
         "model":{"type":"BPE","vocab":{"<s>":0,"a":1," ":2,"b":3," a":4," b":5,".":6,"l":7," l":8,"ab":9," ab":10},
         "merges":[[" ","a"],[" ","b"],[" ","l"],["a","b"],[" a","b"]]}}"#;
 
+    fn new(json: &str, bos: Option<&str>, max_length: usize) -> Result<Encoder, EncodeError> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokenizer.json");
+        std::fs::write(&path, json).unwrap();
+        Encoder::new(&path, bos, max_length)
+    }
+
     fn encoder(bos: Option<&str>, max_length: usize) -> Encoder {
-        Encoder::new(JSON.as_bytes(), bos, max_length).unwrap()
+        new(JSON, bos, max_length).unwrap()
     }
 
     fn mark(text: &str, answer: &str, stated: usize) -> Mark {
@@ -159,11 +166,8 @@ mod tests {
 
     #[test]
     fn errors_say_what_is_wrong() {
-        let error = |json: &[u8], bos| Encoder::new(json, bos, 9).err().unwrap().to_string();
-        assert!(error(b"{", None).starts_with("tokenizer.json of the original model: "));
-        assert_eq!(
-            error(JSON.as_bytes(), Some("<x>")),
-            "`bos` is `<x>`, which is not in the model's vocabulary"
-        );
+        let error = |json: &str, bos| new(json, bos, 9).err().unwrap().to_string();
+        assert!(error("{", None).starts_with("the original model: the tokenizer in `"));
+        assert_eq!(error(JSON, Some("<x>")), "`bos` is `<x>`, which is not in the model's vocabulary");
     }
 }

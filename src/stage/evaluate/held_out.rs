@@ -1,13 +1,9 @@
 //! The text to measure on: which documents, and where their tokens and answers stand among all predictions. Knows no model.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs,
-};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     artifact::{
-        ArtifactError,
         checkpoint::Checkpoint,
         texts::{Mark, group},
     },
@@ -44,8 +40,7 @@ impl HeldOut {
     pub(super) fn load(stage: &Evaluate, cx: &Cx<'_>, original: &Checkpoint) -> Result<Self, Failure> {
         let failed = |e| Failure::stage(EvaluateError::Encode(e));
         let path = original.file("tokenizer.json").map_err(Failure::stage)?;
-        let json = fs::read(path).map_err(ArtifactError::io(path)).map_err(Failure::stage)?;
-        let encoder = Encoder::new(&json, stage.bos.as_deref(), stage.max_length).map_err(failed)?;
+        let encoder = Encoder::new(path, stage.bos.as_deref(), stage.max_length).map_err(failed)?;
         let (rows, left_out) = rows(stage, cx)?;
         let (mut held_out, mut tokens) = (Self { left_out, ..Self::default() }, 0);
         for row in rows {

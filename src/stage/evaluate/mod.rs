@@ -99,7 +99,7 @@ enum EvaluateError {
 
 impl Stage for Evaluate {
     const KIND: &'static str = "evaluate";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const POOL: Pool = Pool::Device;
     const OUTPUTS: &'static [OutputPort] = &[OutputPort { name: "scores", kind: Scores::KIND }];
 

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use super::*;
 use crate::{
-    artifact::{clusters, drops::Tally, files::FileSet},
+    artifact::{clusters, drops::Tally, encoder::tests::WORDS, files::FileSet},
     stage::testing::Bench,
 };
 
@@ -47,7 +47,7 @@ fn stage(toml: &str) -> Select {
 fn bench(corpus: &Corpus) -> Bench {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("tokenizer.json");
-    std::fs::write(&path, tokens::tests::WORDS).unwrap();
+    std::fs::write(&path, WORDS).unwrap();
     Bench::new()
         .input("texts", &corpus.texts)
         .input("clusters", &corpus.clusters)

@@ -6,7 +6,8 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tiktoken_rs::CoreBPE;
-use tokenizers::Tokenizer;
+
+use crate::artifact::encoder::{Encoder, EncoderError};
 
 /// A tokenizer that needs no file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -19,15 +20,15 @@ pub enum Encoding {
 
 /// Counts the tokens of texts. Names of special tokens in a text count as text, and none are added.
 pub(super) enum Counter {
-    File(Box<Tokenizer>),
+    File(Box<Encoder>),
     Embedded(Box<CoreBPE>),
 }
 
 /// Why tokens could not be counted.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum TokensError {
-    #[error("the tokenizer in `{file}` cannot be read: {why}")]
-    File { file: String, why: String },
+    #[error(transparent)]
+    File(#[from] EncoderError),
     #[error("the embedded tokenizer cannot be read: {0}")]
     Embedded(String),
     #[error("document {id} cannot be tokenized: {why}")]
@@ -36,14 +37,7 @@ pub(super) enum TokensError {
 
 impl Counter {
     pub(super) fn from_file(path: &Path) -> Result<Self, TokensError> {
-        let fault = |why: String| TokensError::File { file: path.display().to_string(), why };
-        let json = std::fs::read(path).map_err(|e| fault(e.to_string()))?;
-        let mut tokenizer = Tokenizer::from_bytes(json).map_err(|e| fault(e.to_string()))?;
-        tokenizer.set_encode_special_tokens(true);
-        // A file may ask to cut or fill texts; lengths are those of the whole text.
-        tokenizer.with_padding(None);
-        tokenizer.with_truncation(None).map_err(|e| fault(e.to_string()))?;
-        Ok(Self::File(Box::new(tokenizer)))
+        Ok(Self::File(Box::new(Encoder::from_file(path)?)))
     }
 
     pub(super) fn embedded(encoding: Encoding) -> Result<Self, TokensError> {
@@ -68,20 +62,16 @@ impl Counter {
 
     fn length(&self, text: &str) -> Result<usize, String> {
         match self {
-            Self::File(tokenizer) => {
-                tokenizer.encode_fast(text, false).map(|encoding| encoding.len()).map_err(|e| e.to_string())
-            }
+            Self::File(encoder) => encoder.count(text).map_err(|e| e.to_string()),
             Self::Embedded(bpe) => Ok(bpe.encode_ordinary(text).len()),
         }
     }
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+mod tests {
     use super::*;
-
-    /// A tokenizer that makes one token of each word.
-    pub(crate) const WORDS: &str = r#"{"version":"1.0","added_tokens":[{"id":1,"content":"<|end|>","special":true,"single_word":false,"lstrip":false,"rstrip":false,"normalized":false}],"pre_tokenizer":{"type":"WhitespaceSplit"},"truncation":{"direction":"Right","max_length":4,"strategy":"LongestFirst","stride":0},"model":{"type":"WordLevel","vocab":{"?":0},"unk_token":"?"}}"#;
+    use crate::artifact::encoder::tests::WORDS;
 
     fn counts(counter: &Counter, texts: &[&str]) -> Vec<usize> {
         let documents: Vec<_> = texts.iter().map(|text| ("id", *text)).collect();
@@ -103,18 +93,5 @@ pub(super) mod tests {
         // "Hello, world!" is [13225, 11, 2375, 0] in o200k.
         assert_eq!(counts(&counter, &["Hello, world!", "", "<|end|>"])[..2], [4, 0]);
         assert!(counts(&counter, &["<|end|>"])[0] > 1, "a special token's name is text");
-    }
-
-    #[test]
-    fn a_broken_file_is_named() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("tokenizer.json");
-        for content in [None, Some("{}")] {
-            if let Some(content) = content {
-                std::fs::write(&path, content).unwrap();
-            }
-            let error = Counter::from_file(&path).map(|_| ()).unwrap_err().to_string();
-            assert!(error.contains("tokenizer.json` cannot be read: "), "{error}");
-        }
     }
 }

@@ -1,0 +1,143 @@
+//! A `tokenizer.json` as every stage uses it: whole texts to ids, nothing added, cut or filled. Knows no model and no corpus.
+//!
+//! The names of special tokens inside a text are text, not commands: a document that mentions `<|end|>` must not end there.
+
+use std::path::Path;
+
+use tokenizers::Tokenizer;
+
+/// Turns texts into ids.
+#[derive(Debug, Clone)]
+pub struct Encoder(Tokenizer);
+
+/// A text as tokens.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Encoded {
+    /// The ids.
+    pub ids: Vec<u32>,
+    /// First byte and one past the last byte of each token in the text. A leading space belongs to its token; the parts of a
+    /// character that was split all have the character's bytes.
+    pub offsets: Vec<(usize, usize)>,
+}
+
+/// Why a text could not become tokens.
+#[derive(Debug, thiserror::Error)]
+pub enum EncoderError {
+    /// The file is not there, or not a tokenizer.
+    #[error("the tokenizer in `{file}` cannot be read: {why}")]
+    File {
+        /// Its path.
+        file: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// The library refused the text or the ids.
+    #[error("{0}")]
+    Refused(tokenizers::Error),
+}
+
+impl Encoder {
+    /// Reads a `tokenizer.json`.
+    pub fn from_file(path: &Path) -> Result<Self, EncoderError> {
+        let fault = |why: String| EncoderError::File { file: path.display().to_string(), why };
+        let json = std::fs::read(path).map_err(|e| fault(e.to_string()))?;
+        Self::from_json(&json).map_err(|e| fault(e.to_string()))
+    }
+
+    /// Reads the text of a `tokenizer.json`.
+    pub fn from_json(json: &[u8]) -> Result<Self, EncoderError> {
+        let mut tokenizer = Tokenizer::from_bytes(json).map_err(EncoderError::Refused)?;
+        tokenizer.set_encode_special_tokens(true);
+        // A file may ask to cut or fill texts; every stage wants the whole text and cuts by itself.
+        tokenizer.with_padding(None);
+        tokenizer.with_truncation(None).map_err(EncoderError::Refused)?;
+        Ok(Self(tokenizer))
+    }
+
+    /// The ids of a text.
+    pub fn ids(&self, text: &str) -> Result<Vec<u32>, EncoderError> {
+        Ok(self.0.encode_fast(text, false).map_err(EncoderError::Refused)?.get_ids().to_vec())
+    }
+
+    /// The ids and the byte offsets of a text.
+    pub fn with_offsets(&self, text: &str) -> Result<Encoded, EncoderError> {
+        let encoding = self.0.encode(text, false).map_err(EncoderError::Refused)?;
+        Ok(Encoded { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
+    }
+
+    /// The number of tokens of a text.
+    pub fn count(&self, text: &str) -> Result<usize, EncoderError> {
+        Ok(self.0.encode_fast(text, false).map_err(EncoderError::Refused)?.len())
+    }
+
+    /// The text of ids, special tokens left out.
+    pub fn decode(&self, ids: &[u32]) -> Result<String, EncoderError> {
+        self.0.decode(ids, true).map_err(EncoderError::Refused)
+    }
+
+    /// The id of a token by its name, special or not.
+    pub fn id(&self, token: &str) -> Option<u32> {
+        self.0.token_to_id(token)
+    }
+
+    /// The number of ids, special tokens included.
+    pub fn vocab_size(&self) -> usize {
+        self.0.get_vocab_size(true)
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+
+    /// One token a word; asks to be cut after four tokens and filled up to nine.
+    pub(crate) const WORDS: &str = r#"{"version":"1.0","added_tokens":[{"id":3,"content":"<|end|>","special":true,"single_word":false,
+        "lstrip":false,"rstrip":false,"normalized":false}],"pre_tokenizer":{"type":"WhitespaceSplit"},
+        "truncation":{"direction":"Right","max_length":4,"strategy":"LongestFirst","stride":0},
+        "padding":{"strategy":{"Fixed":9},"direction":"Right","pad_to_multiple_of":null,"pad_id":3,"pad_type_id":0,"pad_token":"<|end|>"},
+        "model":{"type":"WordLevel","vocab":{"?":0,"one":1,"two":2},"unk_token":"?"}}"#;
+
+    fn words() -> Encoder {
+        Encoder::from_json(WORDS.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_text_is_whole_whatever_the_file_asks_for() {
+        let long = "one two ".repeat(30);
+        assert_eq!(words().ids(&long).unwrap(), [1, 2].repeat(30));
+        assert_eq!(words().count(&long).unwrap(), 60);
+        assert_eq!(words().with_offsets(&long).unwrap().ids, words().ids(&long).unwrap());
+        assert_eq!(words().count("one").unwrap(), 1, "nothing is filled up");
+    }
+
+    #[test]
+    fn names_of_special_tokens_are_text() {
+        assert_eq!(words().ids("one <|end|> two").unwrap(), [1, 0, 2]);
+        assert_eq!(words().id("<|end|>"), Some(3), "but they have their ids");
+        assert_eq!(words().decode(&[1, 3, 2]).unwrap(), "one two");
+    }
+
+    #[test]
+    fn offsets_are_bytes_of_the_text() {
+        let encoded = words().with_offsets("ähm one").unwrap();
+        assert_eq!(encoded, Encoded { ids: vec![0, 1], offsets: vec![(0, 4), (5, 8)] });
+    }
+
+    #[test]
+    fn unknown_names_have_no_id() {
+        assert_eq!((words().id("three"), words().vocab_size()), (None, 4));
+    }
+
+    #[test]
+    fn a_broken_file_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("tokenizer.json");
+        for content in [None, Some("{}")] {
+            if let Some(content) = content {
+                std::fs::write(&path, content).unwrap();
+            }
+            let error = Encoder::from_file(&path).unwrap_err().to_string();
+            assert!(error.contains("tokenizer.json` cannot be read: "), "{error}");
+        }
+    }
+}
