@@ -36,6 +36,8 @@ pub struct About {
 /// `G_h(t,s) = a_h(t,s)² ‖W_O,h (v_s − o_h,t)‖²` is the squared change of the block's output for a unit change of one logit.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LayerMoments {
+    /// A digest of the attention tensors that made them.
+    pub weights: String,
     /// `Σ_s x̃ x̃ᵀ` [D + 1, D + 1] of the normalised input with a 1 appended.
     pub plain: Vec<f64>,
     /// `Σ_s w_s x̃ x̃ᵀ` with `w_s = Σ_h,t a_h(t,s)²`.
@@ -72,7 +74,8 @@ impl LayerMoments {
 #[serde(deny_unknown_fields)]
 struct Written {
     about: About,
-    layers: Vec<usize>,
+    /// The digest of each layer's attention tensors.
+    layers: BTreeMap<usize, String>,
     held_out: Vec<Vec<u32>>,
 }
 
@@ -96,7 +99,7 @@ impl Artifact for Moments {
             .map_err(|e| ArtifactError::io(&path)(std::io::Error::other(e.to_string())))?;
         let written = Written {
             about: self.about.clone(),
-            layers: self.layers.keys().copied().collect(),
+            layers: self.layers.iter().map(|(&layer, m)| (layer, m.weights.clone())).collect(),
             held_out: self.held_out.clone(),
         };
         let text = serde_json::to_vec(&written).expect("plain data serialises");
@@ -123,8 +126,9 @@ impl Artifact for Moments {
             let element = |b: &[u8]| f64::from_le_bytes(b.try_into().expect("chunks of eight"));
             Ok(view.data().chunks_exact(8).map(element).collect())
         };
-        let layer = |&layer: &usize| {
+        let layer = |(&layer, weights): (&usize, &String)| {
             let moments = LayerMoments {
+                weights: weights.clone(),
                 plain: read(layer, "plain")?,
                 attended: read(layer, "attended")?,
                 overlap: read(layer, "overlap")?,
@@ -150,6 +154,7 @@ mod tests {
 
     fn moments() -> Moments {
         let layer = |x: f64| LayerMoments {
+            weights: format!("digest {x}"),
             plain: vec![x, 0.1, 0.1, 1.0 / 3.0],
             attended: vec![x; 4],
             overlap: vec![2.0],
@@ -176,7 +181,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         moments().save(dir.path()).unwrap();
         let about = fs::read_to_string(dir.path().join(ABOUT)).unwrap();
-        fs::write(dir.path().join(ABOUT), about.replace("[1,11]", "[1,2]")).unwrap();
+        fs::write(dir.path().join(ABOUT), about.replace("\"11\":", "\"2\":")).unwrap();
         let error = Moments::load(&files_in(dir.path()).unwrap()).unwrap_err().to_string();
         assert!(
             error.contains("moments.safetensors, `layers.2.plain`") || error.contains("`layers.2.plain`")

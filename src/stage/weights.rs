@@ -17,6 +17,8 @@ pub(crate) struct Projections {
     pub(crate) v: Mat<f64>,
     /// Output without its bias [D, heads · d].
     pub(crate) o: Mat<f64>,
+    /// A digest of all attention tensors of the layer.
+    pub(crate) fingerprint: String,
 }
 
 impl Projections {
@@ -41,7 +43,8 @@ impl Projections {
         let width = config.num_attention_heads * d;
         let o = values("o_proj.weight", &[hidden, width])?;
         params.finish()?;
-        Ok(Self { q, k, v, o: Mat::from_fn(hidden, width, |i, j| f64::from(o[i * width + j])) })
+        let o = Mat::from_fn(hidden, width, |i, j| f64::from(o[i * width + j]));
+        Ok(Self { q, k, v, o, fingerprint: fingerprint(checkpoint, layer) })
     }
 
     /// `W_O,hᵀ W_O,h'` [d, d] of two query heads.
@@ -49,4 +52,16 @@ impl Projections {
         let block = |h: usize| self.o.as_ref().subcols(h * d, d);
         crate::math::linalg::product(block(h).transpose(), block(other))
     }
+}
+
+/// Names, types and shapes are part of it: statistics of one model must not convert another of equal sizes.
+fn fingerprint(checkpoint: &Checkpoint, layer: usize) -> String {
+    let prefix = format!("model.layers.{layer}.self_attn.");
+    let mut hasher = blake3::Hasher::new_derive_key("mla-run attention tensors of a layer");
+    for name in checkpoint.names().filter(|name| name.starts_with(&prefix)) {
+        let raw = checkpoint.raw(name).expect("listed by the checkpoint itself");
+        let heading = format!("{name} {:?} {:?} {}\n", raw.dtype, raw.shape, raw.bytes.len());
+        hasher.update(heading.as_bytes()).update_rayon(raw.bytes);
+    }
+    hasher.finalize().to_hex().to_string()
 }

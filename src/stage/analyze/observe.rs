@@ -126,7 +126,7 @@ impl<'a> Observer<'a> {
 
     /// The moments of the layer, when they were wanted.
     pub(super) fn moments(&self) -> Option<LayerMoments> {
-        self.projections?;
+        let weights = self.projections?.fingerprint.clone();
         let frequencies = self.config.rope.inv_freq(self.shape.d);
         let turn = |turn: fn(f64) -> f64| {
             let of = |gauss: &Vec<f64>, f: f64| {
@@ -138,6 +138,7 @@ impl<'a> Observer<'a> {
             self.sums.gauss.iter().flat_map(|g| frequencies.iter().map(move |&f| of(g, f))).collect()
         };
         Some(LayerMoments {
+            weights,
             plain: self.plain.sum.clone(),
             attended: self.attended.sum.clone(),
             overlap: self.sums.overlap.clone(),

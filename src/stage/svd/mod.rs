@@ -180,7 +180,7 @@ fn parity_tolerance() -> Finite {
 /// Why a model could not be converted.
 #[derive(Debug, thiserror::Error)]
 enum SvdError {
-    #[error("layer {layer}: the moments have other sizes than the model; run `analyze` on this model")]
+    #[error("layer {layer}: the moments are those of another model; give `svd` the model that `analyze` saw")]
     OtherModel { layer: usize },
     #[error("the moments lack the full-attention layers {0:?}; run `analyze` on all layers")]
     NoMoments(Vec<usize>),

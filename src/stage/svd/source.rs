@@ -100,6 +100,9 @@ impl Source {
             return Err(SvdError::OtherModel { layer });
         }
         let projections = Projections::read(checkpoint, config, layer)?;
+        if moments.weights != projections.fingerprint {
+            return Err(SvdError::OtherModel { layer });
+        }
         let mean = |sums: &[f64]| {
             let total = sums[dim * dim - 1].max(f64::MIN_POSITIVE);
             Mat::from_fn(dim, dim, |i, j| sums[i * dim + j] / total)

@@ -241,7 +241,16 @@ fn inputs_that_do_not_fit_are_named() {
     assert!(run(&model.checkpoint, &moments, toml).contains("lack the full-attention layers [3]"));
     moments = model.moments.clone();
     moments.layers.get_mut(&1).unwrap().plain.pop();
-    assert!(run(&model.checkpoint, &moments, toml).contains("layer 1: the moments have other sizes"));
+    assert!(
+        run(&model.checkpoint, &moments, toml).contains("layer 1: the moments are those of another model")
+    );
+    // Equal sizes do not make two models one: a single bias that differs is enough.
+    let other = calibrated("gptoss-dense", |draft| {
+        draft.tensors.get_mut("model.layers.1.self_attn.q_proj.bias").unwrap().bytes[0] ^= 1;
+    });
+    assert!(
+        run(&other.checkpoint, &model.moments, toml).contains("layer 1: the moments are those of another")
+    );
     let error = run(&model.checkpoint, &model.moments, "rope-pairs = 9\nkv-lora-rank = 4");
     assert!(error.contains("`rope-pairs` is 9, but a head has 8 pairs"), "{error}");
     let error = run(&model.checkpoint, &model.moments, "layout = 'a'\nkv-budget = 32");
