@@ -98,7 +98,7 @@ pub struct Cache {
     pub bytes_after: u64,
 }
 
-const FILE: &str = "conversion_report.json";
+const FILE: &str = "conversion.json";
 
 impl Artifact for Conversion {
     const KIND: &'static str = "conversion";

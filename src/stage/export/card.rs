@@ -4,7 +4,7 @@ use minijinja::{Environment, UndefinedBehavior, syntax::SyntaxConfig, value::Ser
 use serde::Serialize;
 
 use crate::{
-    artifact::scores::Scores,
+    artifact::{conversion::Conversion, scores::Scores},
     model::config::{Config, LayerKind},
 };
 
@@ -16,6 +16,8 @@ pub(super) struct Report<'a> {
     layers: Vec<Layer>,
     kv: Kv,
     sliding_window: usize,
+    /// What the conversion itself reported, when it was given.
+    conversion: Option<&'a Conversion>,
     scores: &'a Scores,
 }
 
@@ -49,7 +51,11 @@ struct Kv {
 
 impl<'a> Report<'a> {
     /// The report of a model with this configuration.
-    pub(super) fn new(config: &Config, base_model: Option<&'a str>, scores: &'a Scores) -> Self {
+    pub(super) fn new(
+        config: &Config,
+        base_model: Option<&'a str>,
+        (scores, conversion): (&'a Scores, Option<&'a Conversion>),
+    ) -> Self {
         let original = 2 * config.num_key_value_heads * config.head_dim;
         let layer = |(i, kind): (usize, &LayerKind)| {
             let latent = if let LayerKind::Latent(latent) = kind { Some(latent) } else { None };
@@ -76,7 +82,8 @@ impl<'a> Report<'a> {
         let cut = if original_full == 0 { 0.0 } else { 1.0 - full as f64 / original_full as f64 };
         let kv = Kv { full, original_full, sliding: sum(true, |l| l.kv_elements_per_token), cut };
         let tool = Tool { name: env!("CARGO_PKG_NAME"), version: env!("CARGO_PKG_VERSION") };
-        Self { tool, base_model, layers, kv, sliding_window: config.sliding_window, scores }
+        let sliding_window = config.sliding_window;
+        Self { tool, base_model, layers, kv, sliding_window, conversion, scores }
     }
 }
 
@@ -125,6 +132,7 @@ fn render(template: &str, context: impl Serialize) -> Result<String, minijinja::
     env.set_syntax(syntax.build()?);
     env.set_undefined_behavior(UndefinedBehavior::Strict);
     env.add_filter("fixed", |x: f64, digits: usize| format!("{x:.digits$}"));
+    env.add_filter("scientific", |x: f64| format!("{x:.1e}"));
     env.add_filter("percent", |x: f64, digits: usize| format!("{:.digits$} %", 100.0 * x));
     env.render_str(template, Serde(context))
 }
@@ -133,7 +141,10 @@ fn render(template: &str, context: impl Serialize) -> Result<String, minijinja::
 mod tests {
     use super::*;
     use crate::{
-        artifact::scores::tests::example,
+        artifact::{
+            conversion::{Converted, Parity},
+            scores::tests::example,
+        },
         model::config::{Config, Latent},
     };
     use serde_json::json;
@@ -149,6 +160,25 @@ mod tests {
         config
     }
 
+    fn converted() -> Conversion {
+        let layer = Converted {
+            layer: 1,
+            rope_pairs: vec![0, 1, 2],
+            kv_lora_rank: 40,
+            latent_error: 0.0125,
+            rope_error: 0.5,
+            kv_elements_before: 128,
+            kv_elements_after: 64,
+        };
+        Conversion {
+            layout: "b".into(),
+            method: "metric output, token weights attention".into(),
+            parity: Parity { relative_difference: 1.5e-6, tolerance: 1e-5, largest_logit: 20.0, tokens: 586 },
+            layers: vec![layer],
+            ..Conversion::default()
+        }
+    }
+
     fn facts() -> Facts<'static> {
         Facts {
             name: "owner/model",
@@ -161,19 +191,22 @@ mod tests {
     #[test]
     fn the_report_counts_what_a_token_costs() {
         let scores = example();
-        let report = Report::new(&config(), None, &scores);
+        let conversion = converted();
+        let report = Report::new(&config(), None, (&scores, Some(&conversion)));
         assert_eq!((report.kv.full, report.kv.original_full, report.kv.sliding), (64 + 128, 256, 256));
         assert!((report.kv.cut - 0.25).abs() < 1e-12);
         let json = serde_json::to_value(&report).unwrap();
         assert_eq!(json["layers"][1]["rotated"], 24);
         assert_eq!(json["layers"][3]["attention"], "full");
         assert_eq!(json["scores"]["models"][1]["model"], "healed");
+        assert_eq!(json["conversion"]["layers"][0]["latent_error"], 0.0125);
     }
 
     #[test]
     fn the_model_card_says_what_was_measured_and_how() {
         let scores = example();
-        let report = Report::new(&config(), facts().base_model, &scores);
+        let conversion = converted();
+        let report = Report::new(&config(), facts().base_model, (&scores, Some(&conversion)));
         insta::assert_snapshot!(model_card(&facts(), &report).unwrap());
     }
 
@@ -182,10 +215,17 @@ mod tests {
         let scores = example();
         let mut config = config();
         config.layers[1] = LayerKind::Full;
-        let report = Report::new(&config, None, &scores);
+        let report = Report::new(&config, None, (&scores, None));
         let bare = Facts { base_model: None, parts: Vec::new(), ..facts() };
         let card = model_card(&bare, &report).unwrap();
-        for word in ["trust_remote_code", "AutoTokenizer", "check.safetensors", "data/", "base_model"] {
+        for word in [
+            "trust_remote_code",
+            "AutoTokenizer",
+            "check.safetensors",
+            "data/",
+            "base_model",
+            "How it was converted",
+        ] {
             assert!(!card.contains(word), "{word}");
         }
         assert!(card.contains("No layer has latent attention."));

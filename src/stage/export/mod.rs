@@ -19,7 +19,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    artifact::{Artifact, bundle::Bundle, checkpoint::Checkpoint, files::FileSet, scores::Scores},
+    artifact::{
+        Artifact, bundle::Bundle, checkpoint::Checkpoint, conversion::Conversion, files::FileSet,
+        scores::Scores,
+    },
     engine::action::{Cx, Failure, OutputPort},
     model::config::{Config, ConfigError},
     stage::{Input, InputPort, Invalid, Stage},
@@ -35,6 +38,9 @@ pub struct Export {
     pub checkpoint: Input<Checkpoint>,
     /// The figures for the model card.
     pub scores: Input<Scores>,
+    /// What the conversion kept, dropped and measured, for the card and `conversion_report.json`: `conversion = "svd"`.
+    #[serde(default)]
+    pub conversion: Option<Input<Conversion>>,
     /// The dataset folder of the calibration texts, to publish with it under `data/`: `dataset = "select.dataset"`.
     #[serde(default)]
     pub dataset: Option<Input<FileSet>>,
@@ -81,12 +87,14 @@ enum ExportError {
 
 impl Stage for Export {
     const KIND: &'static str = "export";
-    const VERSION: u32 = 1;
+    const VERSION: u32 = 2;
     const OUTPUTS: &'static [OutputPort] = &[OutputPort { name: "bundle", kind: Bundle::KIND }];
 
     fn inputs(&self) -> Vec<InputPort> {
         let dataset = self.dataset.as_ref().map(|input| input.port("dataset"));
-        [self.checkpoint.port("checkpoint"), self.scores.port("scores")].into_iter().chain(dataset).collect()
+        let conversion = self.conversion.as_ref().map(|input| input.port("conversion"));
+        let always = [self.checkpoint.port("checkpoint"), self.scores.port("scores")];
+        always.into_iter().chain(conversion).chain(dataset).collect()
     }
 
     fn check(&self) -> Result<(), Invalid> {
@@ -107,6 +115,7 @@ impl Stage for Export {
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
         let checkpoint = self.checkpoint.load(cx, "checkpoint")?;
         let scores = self.scores.load(cx, "scores")?;
+        let conversion = self.conversion.as_ref().map(|input| input.load(cx, "conversion")).transpose()?;
         let config = Config::parse(&checkpoint.config).map_err(Failure::stage)?;
         let dir = cx.output("bundle");
         if let Some(dataset) = &self.dataset {
@@ -125,7 +134,8 @@ impl Stage for Export {
             let path = dir.join("check.safetensors");
             check::write(&checkpoint, &config, self.check_tokens, cx, &path)?;
         }
-        self.write_texts(&checkpoint, &config, &scores, &dir).map_err(Failure::stage)?;
+        let report = card::Report::new(&config, self.base_model.as_deref(), (&scores, conversion.as_ref()));
+        self.write_texts(&checkpoint, &report, &dir).map_err(Failure::stage)?;
         cx.progress.say(&format!("{} in {} shards, {} bytes", self.name, written.shards, written.bytes));
         Ok(())
     }
@@ -136,8 +146,7 @@ impl Export {
     fn write_texts(
         &self,
         checkpoint: &Checkpoint,
-        config: &Config,
-        scores: &Scores,
+        report: &card::Report<'_>,
         dir: &Path,
     ) -> Result<(), ExportError> {
         let mut carried = BTreeMap::new();
@@ -158,13 +167,12 @@ impl Export {
             base_model: self.base_model.as_deref(),
             parts: parts.into_iter().filter_map(|(part, there)| there.then_some(part)).collect(),
         };
-        let report = card::Report::new(config, self.base_model.as_deref(), scores);
         let mut files = BTreeMap::from([
-            ("README.md".to_owned(), card::model_card(&facts, &report)?.into_bytes()),
+            ("README.md".to_owned(), card::model_card(&facts, report)?.into_bytes()),
             ("LICENSE".to_owned(), card::licence(&facts)?.into_bytes()),
             ("config.json".to_owned(), pretty(&hub::config(&checkpoint.config))),
             ("generation_config.json".to_owned(), pretty(&hub::generation_config(&checkpoint.config))),
-            ("conversion_report.json".to_owned(), pretty(&report)),
+            ("conversion_report.json".to_owned(), pretty(report)),
         ]);
         if tokenizer {
             files.insert(
