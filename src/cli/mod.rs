@@ -9,6 +9,7 @@ pub mod diagnostic;
 mod error;
 pub mod exit;
 mod graph;
+mod log;
 mod output;
 mod paint;
 mod plan;
@@ -21,6 +22,7 @@ mod stage;
 mod stages;
 mod summary;
 mod table;
+mod trace;
 mod why;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};

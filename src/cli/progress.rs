@@ -64,6 +64,11 @@ impl Terminal {
         self.view.line(&self.palette.paint(Colour::Warning, text).to_string());
     }
 
+    /// A line of the log.
+    pub(super) fn log(&self, text: &str) {
+        self.view.line(&self.palette.paint(Colour::Faint, text).to_string());
+    }
+
     /// Leaves the terminal as it should be.
     pub(super) fn clear(&self) {
         self.view.clear();

@@ -1,6 +1,6 @@
 //! `run`: makes what is missing.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{num::NonZeroUsize, path::PathBuf, sync::Arc};
 
 use clap::Args;
 
@@ -8,14 +8,16 @@ use super::{
     args::{Format, PipelineArgs},
     error::CliError,
     exit::Exit,
-    output,
+    log, output,
     progress::Terminal,
     project::Project,
     stage::remember,
     summary,
+    trace::Trace,
 };
 use crate::engine::{
     action::Stop,
+    event::Reporter,
     summary::{RunStatus, RunSummary},
 };
 
@@ -30,6 +32,12 @@ pub(super) struct Command {
     /// How many CPU stages run at once [default: one per core]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
+    /// Write the run's timeline as a Chrome trace, for Perfetto or chrome://tracing
+    #[arg(long, value_name = "FILE.json")]
+    trace: Option<PathBuf>,
+    /// Show what the engine and the store log: a level such as `debug`, or `mla_run::store=debug`
+    #[arg(long, value_name = "FILTER")]
+    log: Option<String>,
 }
 
 impl Command {
@@ -43,6 +51,9 @@ impl Command {
 
         let names = project.graph.order().iter().map(|&id| project.graph.node(id).name.as_str());
         let terminal = Arc::new(Terminal::new(names));
+        if let Some(filter) = &self.log {
+            log::start(filter, terminal.clone())?;
+        }
         let (count, device) = (project.graph.len(), &project.options.device);
         let plural = if count == 1 { "stage" } else { "stages" };
         let place = format!("{count} {plural} on {device}, cache {}", project.store.root().display());
@@ -50,8 +61,11 @@ impl Command {
         let stop = Arc::new(Stop::default());
         stop_on_signal(&stop, &terminal)?;
 
-        let summary = project.engine().run(&*terminal, &stop)?;
+        let trace = Trace::new(&*terminal);
+        let reporter: &dyn Reporter = if self.trace.is_some() { &trace } else { &*terminal };
+        let summary = project.engine().run(reporter, &stop)?;
         terminal.end();
+        self.trace.as_deref().map_or(Ok(()), |path| trace.save(path))?;
         match format {
             Format::Json => output::json(&summary)?,
             Format::Text => output::text(&summary::render(&summary, output::palette()))?,

@@ -72,6 +72,7 @@ impl Engine<'_> {
         }
         let slot = match self.store.lookup(&digest)? {
             Lookup::Hit(record) => {
+                tracing::debug!(stage = name, key = %digest, "hit");
                 let outputs = summary::outputs(self.store, &record)?;
                 return Ok(Resolved::Hit { digest, record: Arc::new(record), outputs });
             }
@@ -81,6 +82,7 @@ impl Engine<'_> {
             Some(what) => vec![Reason::Lost(what.clone())],
             None => self.reasons(name, &key, latest)?,
         };
+        tracing::debug!(stage = name, key = %digest, "miss");
         Ok(Resolved::Miss(Box::new(Miss { key, digest, slot: Some(slot), inputs, reads, reasons })))
     }
 

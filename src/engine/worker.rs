@@ -60,6 +60,7 @@ impl Engine<'_> {
     pub(crate) fn attempt(&self, job: Job, journal: &Journal<'_>, stop: &Stop) -> Attempt {
         let Job { id, mut miss } = job;
         let started = Instant::now();
+        let _span = tracing::info_span!("stage", name = self.name(id)).entered();
         let kept = Kept { store: self.store, key: miss.digest, published: AtomicBool::new(false) };
         let run = || self.try_run(id, &mut miss, &kept, (journal, stop, started));
         let result = catch_unwind(AssertUnwindSafe(run))
@@ -101,6 +102,7 @@ impl Engine<'_> {
         self.check_reads(&miss.reads)?;
         check_stray(&work, &ports)?;
         let record = Arc::new(publish(slot, node, miss, &work, started)?);
+        tracing::debug!(key = %record.digest, "recorded");
         let outputs = summary::outputs(self.store, &record)?;
         Ok((record, outputs))
     }

@@ -69,6 +69,7 @@ impl Store {
         let lease = self.lease().tmp().file_name().unwrap_or_default().to_string_lossy().into_owned();
         let file = unique.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let bad = self.root().join("bad").join(format!("{file}-{lease}"));
+        tracing::warn!(object = %path.display(), moved = %bad.display(), "wrong object");
         match fs::rename(path, &bad) {
             Err(e) if e.kind() != io::ErrorKind::NotFound => Err(StoreError::io("move to bad/", path)(e)),
             _ => Ok(()), // another process may have been first

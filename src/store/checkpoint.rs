@@ -63,6 +63,7 @@ impl Store {
         fs::rename(&sealed, &listing).map_err(StoreError::io("publish", &listing))?;
         disk::sync_dir(&home)?;
         disk::sync_dir(&self.root().join("ckpt"))?;
+        tracing::debug!(%key, number, "checkpoint");
         self.prune_checkpoints(key)
     }
 

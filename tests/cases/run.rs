@@ -129,3 +129,31 @@ fn a_matrix_is_one_stage_a_value() {
     let ran = space.does("why a").exits(2);
     assert!(ran.stderr.contains("name one: `a[seed=1]`, `a[seed=2]`"), "{}", ran.stderr);
 }
+
+#[test]
+fn a_trace_shows_when_each_stage_ran() {
+    let space = diamond();
+    space.run("--trace trace.json --until upper").ok();
+    let text = std::fs::read_to_string(space.path("trace.json")).unwrap();
+    let trace: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let bars: Vec<&serde_json::Value> =
+        trace["traceEvents"].as_array().unwrap().iter().filter(|event| event["ph"] == "X").collect();
+    let names: Vec<&str> = bars.iter().map(|bar| bar["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["source", "upper"]);
+    let end = |bar: &serde_json::Value| bar["ts"].as_u64().unwrap() + bar["dur"].as_u64().unwrap();
+    assert!(end(bars[0]) <= bars[1]["ts"].as_u64().unwrap(), "`upper` reads `source`: {text}");
+    space.does("run p.toml --trace no/such/folder.json").exits(1);
+}
+
+#[test]
+fn the_log_says_what_was_found_and_what_was_made() {
+    let space = diamond();
+    assert!(!space.run("").ok().stderr.contains("hit"), "silent unless asked");
+    let again = space.run("--log debug --force upper").ok().stderr;
+    for words in ["stage=\"source\" ", ": hit ", "stage{name=\"upper\"}", "recorded key="] {
+        assert!(again.contains(words), "{words} in {again}");
+    }
+    assert!(!space.run("--log mla_run::store=debug").ok().stderr.contains("hit"), "a filter by module");
+    let wrong = space.does("run p.toml --log a=b=c").exits(2).stderr;
+    assert!(wrong.contains("`--log a=b=c`") && wrong.contains("help: give a level"), "{wrong}");
+}
