@@ -2,6 +2,7 @@
 
 use std::{fs, path::PathBuf};
 
+use crate::harness::space::Space;
 use mla_run::{cli::diagnostic, manifest::Options, plan, stage::STAGES};
 
 fn pipelines() -> Vec<PathBuf> {
@@ -21,4 +22,29 @@ fn every_pipeline_can_be_planned() {
             Err(rejected) => panic!("{}", diagnostic::render(&rejected, false)),
         }
     }
+}
+
+/// On text that it was not trained on: whoever trains it anew must not make it worse than this.
+#[test]
+fn the_embedded_model_predicts_and_recalls() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/pipelines/tiny");
+    let space = Space::new(&format!(
+        "[stage.model]\npath = '{model}'\n\
+         [stage.corpus]\nseed = 1000003\n\
+         sources = [{{ synthetic = {{ prose = 4, programs = 4, maths = 4, min-tokens = 300, max-tokens = 2000 }} }}]\n\
+         [stage.evaluate]\noriginal = 'model'\nconverted = 'model'\ntexts = 'corpus'\nmax-tokens = 12000\n"
+    ));
+    let ran = space.run("").ok();
+    let outputs = ran.stage("evaluate")["outputs"].clone();
+    let folder = std::path::Path::new(outputs["scores"]["path"].as_str().unwrap());
+    let scores: serde_json::Value =
+        serde_json::from_slice(&fs::read(folder.join("scores.json")).unwrap()).unwrap();
+    let original = &scores["models"][0];
+    let perplexity = original["all"]["perplexity"].as_f64().unwrap();
+    assert!(perplexity < 3.0, "{perplexity}");
+    let recall = &original["recall"];
+    let figure = |name: &str| recall[name].as_f64().unwrap();
+    assert!(figure("answers") > 100.0, "{recall}");
+    assert!(figure("accuracy") > 4.0 * figure("chance"), "{recall}");
+    assert_eq!(scores["models"][1]["all"]["kl_max"], 0.0, "the same model again");
 }
