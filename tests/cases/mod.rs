@@ -10,3 +10,4 @@ mod parity;
 mod pipelines;
 mod rerun;
 mod run;
+mod splits;

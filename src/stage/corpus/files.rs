@@ -12,7 +12,10 @@ use crate::stage::{Invalid, Read};
 pub(super) fn matching(base: &Path, pattern: &str, param: &str, prefix: &str) -> Result<Vec<Read>, Invalid> {
     let (folder, rest) = fixed_part(pattern);
     let matcher = glob(rest, param)?;
-    let root = base.join(folder);
+    let mut root = base.join(folder);
+    if root.as_os_str().is_empty() {
+        root = ".".into(); // the manifest was named without a folder
+    }
     if !root.is_dir() {
         return Err(Invalid::new(param, format!("there is no folder `{}`", root.display()))
             .hint("globs are relative to the manifest"));
@@ -92,6 +95,13 @@ mod tests {
         assert_eq!(names(dir.path(), "docs/a/z.txt"), ["sources.0/z.txt"]);
         let absolute = format!("{}/docs/{{a,c}}/*", dir.path().display());
         assert_eq!(names(dir.path(), &absolute), ["sources.0/a/z.md", "sources.0/a/z.txt"]);
+    }
+
+    #[test]
+    fn a_manifest_named_without_a_folder_looks_around_itself() {
+        // Tests run in the folder of Cargo.toml.
+        assert_eq!(names(Path::new(""), "Cargo.toml"), ["sources.0/Cargo.toml"]);
+        assert_eq!(names(Path::new(""), "src/main.rs"), ["sources.0/main.rs"]);
     }
 
     #[cfg(unix)]
