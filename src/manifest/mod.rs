@@ -14,6 +14,8 @@ pub mod source;
 mod syntax;
 pub mod vars;
 
+use std::path::PathBuf;
+
 use toml::{
     Spanned,
     de::{DeTable, DeValue},
@@ -43,6 +45,19 @@ pub struct Manifest<'s> {
 }
 
 impl<'s> Manifest<'s> {
+    /// The folder that a path written at `place` is relative to. A path out of a variable belongs to the file that gives the
+    /// variable its value.
+    pub fn folder(&self, place: &Span) -> PathBuf {
+        let next = |place: &Span| self.vars.origins(self.sources.text(place)).into_iter().next();
+        let mut place = place.clone();
+        // Variables that use each other in a circle are a mistake, and mistakes are looked for to the end.
+        for _ in 0..self.vars.len() {
+            let Some((_, origin)) = next(&place) else { break };
+            place = origin;
+        }
+        self.sources.folder(&place)
+    }
+
     /// Parses and merges the texts. `None` if one of them is not TOML; otherwise the good parts, and all faults.
     pub fn parse(sources: &'s Sources) -> (Option<Self>, Vec<Fault>) {
         let mut faults = Vec::new();

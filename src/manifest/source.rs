@@ -96,6 +96,13 @@ impl Sources {
         Some((source, clamp(span.start)..clamp(span.end.max(span.start))))
     }
 
+    /// The folder of the file that a span lies in; for words of the command line that of the manifest.
+    pub fn folder(&self, span: &Span) -> PathBuf {
+        let holds = |file: &&Source| (file.start..=file.start + file.text.len()).contains(&span.start);
+        let file = self.files().iter().find(holds).or(self.files().first());
+        file.and_then(|file| Path::new(&file.name).parent()).map(Path::to_owned).unwrap_or_default()
+    }
+
     /// The characters of a span, as written.
     pub fn text(&self, span: &Span) -> &str {
         self.locate(span).and_then(|(source, local)| source.text.get(local)).unwrap_or_default()

@@ -35,6 +35,11 @@ impl<'s> Vars<'s> {
         vars
     }
 
+    /// How many there are.
+    pub(super) fn len(&self) -> usize {
+        self.raw.len()
+    }
+
     /// The places of the values that a piece of text draws from variables.
     pub fn origins(&self, text: &str) -> Vec<(String, Span)> {
         let names = pieces(text).filter_map(|piece| match piece {

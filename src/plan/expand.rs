@@ -2,7 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    path::Path,
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -38,7 +38,7 @@ pub(super) fn nodes(
     mut stages: Vec<Stage<'_, '_>>,
     links: &Links,
     order: &[usize],
-    base: &Path,
+    folder: &dyn Fn(&Span) -> PathBuf,
     faults: &mut Vec<Fault<PlanError>>,
 ) -> Vec<Node> {
     let mut nodes: Vec<Node> = Vec::new();
@@ -61,7 +61,7 @@ pub(super) fn nodes(
         let labels = Labels::new(&stages, rows.iter().flatten().map(|row| &row.choice));
         let mut done = Made::new();
         for ((variant, rows), links) in variants.into_iter().zip(rows).zip(&links[number]) {
-            let shared = Shared::new(&stages[number], variant, base);
+            let shared = Shared::new(&stages[number], variant, folder);
             for row in rows {
                 let name = labels.name(&stages[number].entry.name, &row.choice);
                 nodes.push(shared.node(name, &row, links));
@@ -193,8 +193,9 @@ struct Shared {
 }
 
 impl Shared {
-    fn new(stage: &Stage<'_, '_>, variant: Variant, base: &Path) -> Self {
-        let reads = variant.planned.reads(base).map_err(|invalid| Arc::new(variant.places.invalid(invalid)));
+    fn new(stage: &Stage<'_, '_>, variant: Variant, folder: &dyn Fn(&Span) -> PathBuf) -> Self {
+        let base = |parameter: &str| folder(&variant.places.find(parameter));
+        let reads = variant.planned.reads(&base).map_err(|invalid| Arc::new(variant.places.invalid(invalid)));
         Self {
             stage: stage.entry.name.clone(),
             action: Arc::from(variant.planned.into_action()),

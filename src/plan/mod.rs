@@ -14,7 +14,7 @@ mod target;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
-    path::{Path, PathBuf},
+    path::Path,
     sync::Arc,
 };
 
@@ -30,8 +30,6 @@ use crate::{
 pub struct Plan {
     /// The pipeline's name: the manifest's, or that of its file.
     pub name: String,
-    /// The manifest's folder, to which all paths are relative.
-    pub base: PathBuf,
     /// The nodes, producers first.
     pub nodes: Vec<Node>,
     /// The texts of the manifest, for messages.
@@ -115,17 +113,16 @@ pub fn plan(
     if !faults.is_empty() {
         return Err(Rejected::new(sources, faults.into_iter().map(Arc::new).collect()));
     }
-    let base = path.parent().unwrap_or(Path::new("")).to_owned();
     let (manifest, mistakes) = Manifest::parse(&sources);
     faults.extend(mistakes.into_iter().map(Fault::from));
     let mut name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let mut nodes = Vec::new();
     if let Some(manifest) = manifest {
-        nodes = self::nodes(&manifest, table, &base, &mut faults);
+        nodes = self::nodes(&manifest, table, &mut faults);
         name = manifest.name.unwrap_or(name);
     }
     if faults.is_empty() {
-        return Ok(Plan { name, base, nodes, sources });
+        return Ok(Plan { name, nodes, sources });
     }
     Err(Rejected::new(sources, faults.into_iter().map(Arc::new).collect()))
 }
@@ -133,7 +130,6 @@ pub fn plan(
 fn nodes(
     manifest: &Manifest<'_>,
     table: &'static [stage::Entry],
-    base: &Path,
     faults: &mut Vec<Fault<PlanError>>,
 ) -> Vec<Node> {
     let rows = decode::rows(manifest, table, faults);
@@ -145,7 +141,7 @@ fn nodes(
         .collect();
     let (links, edges) = connect::connect(&mut stages, faults);
     let order = order::topological(stages.len(), &edges);
-    expand::nodes(stages, &links, &order, base, faults)
+    expand::nodes(stages, &links, &order, &|place| manifest.folder(place), faults)
 }
 
 impl Plan {

@@ -9,7 +9,7 @@ use super::*;
 use crate::{
     artifact::{files::FileSet, texts::Texts},
     engine::action::{Cx, Failure, OutputPort},
-    stage::{Entry, Input, InputPort, Invalid, Stage, UserPath},
+    stage::{Base, Entry, Input, InputPort, Invalid, Stage, UserPath},
 };
 
 /// Makes texts.
@@ -42,12 +42,12 @@ impl Stage for Make {
         let fault = Invalid::new("words", "must be at least 1").hint("leave the stage out instead");
         if self.words == 0 { Err(fault) } else { Ok(()) }
     }
-    fn reads(&self, base: &Path) -> Result<Vec<Read>, Invalid> {
+    fn reads(&self, base: &Base<'_>) -> Result<Vec<Read>, Invalid> {
         let Some(file) = &self.file else { return Ok(Vec::new()) };
         if file.0 == "gone" {
             return Err(Invalid::new("file", "does not exist"));
         }
-        Ok(vec![Read { name: "file".into(), path: base.join(&file.0) }])
+        Ok(vec![Read { name: "file".into(), path: base("file").join(&file.0) }])
     }
     fn run(&self, _: &Cx<'_>) -> Result<(), Failure> {
         Ok(())
@@ -360,7 +360,7 @@ fn the_engine_gets_the_same_graph() {
     let source = &node.inputs["texts"];
     assert_eq!((graph.node(source.node).name.as_str(), source.port.as_str()), ("make[words=2]", "texts"));
     assert_eq!((node.salt.as_deref(), node.action.kind()), (Some("s"), "take"));
-    assert_eq!(graph.node(source.node).reads, [("file".to_owned(), PathBuf::from("dir/f"))]);
+    assert_eq!(graph.node(source.node).reads, [("file".to_owned(), std::path::PathBuf::from("dir/f"))]);
     assert_eq!(graph.node(source.node).action.params()["words"], 2);
 }
 

@@ -22,7 +22,7 @@ use self::{
     process::ProcessError,
     template::{Piece, parse},
 };
-use super::{Input, InputPort, Invalid, Read, Stage, UserPath};
+use super::{Base, Input, InputPort, Invalid, Read, Stage, UserPath};
 use crate::{
     artifact::{
         Artifact, Files,
@@ -143,11 +143,11 @@ impl Stage for Exec {
         self.inputs.iter().map(|(name, input)| input.port(format!("inputs.{name}"))).collect()
     }
 
-    fn reads(&self, base: &Path) -> Result<Vec<Read>, Invalid> {
+    fn reads(&self, base: &Base<'_>) -> Result<Vec<Read>, Invalid> {
         let mut found = BTreeMap::new();
         for (i, pattern) in self.files.iter().enumerate() {
             let param = format!("files.{i}");
-            let files = expand(base, &pattern.0).map_err(|why| Invalid::new(&param, why))?;
+            let files = expand(&base(&param), &pattern.0).map_err(|why| Invalid::new(&param, why))?;
             if files.is_empty() {
                 let why = format!("no file matches `{}`", pattern.0);
                 return Err(Invalid::new(&param, why).hint("paths are relative to the manifest"));

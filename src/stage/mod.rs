@@ -21,7 +21,7 @@ pub(crate) mod testing;
 pub mod tokenizer;
 pub(crate) mod weights;
 
-use std::{borrow::Cow, marker::PhantomData, path::Path, path::PathBuf};
+use std::{borrow::Cow, marker::PhantomData, path::PathBuf};
 
 pub use crate::artifact::files::ANY;
 use schemars::JsonSchema;
@@ -53,8 +53,8 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
         Vec::new()
     }
 
-    /// The user's files that it reads. `base` is the manifest's folder.
-    fn reads(&self, _base: &Path) -> Result<Vec<Read>, Invalid> {
+    /// The user's files that it reads. `base` tells the folder that the path in a parameter (`sources.0.files`) is relative to.
+    fn reads(&self, _base: &Base<'_>) -> Result<Vec<Read>, Invalid> {
         Ok(Vec::new())
     }
 
@@ -196,6 +196,9 @@ impl<T: Artifact> JsonSchema for Input<T> {
     }
 }
 
+/// The folder that the path in a parameter is relative to: that of the manifest which says it, extended ones included.
+pub type Base<'a> = dyn Fn(&str) -> PathBuf + 'a;
+
 /// A path or glob of the user, relative to the manifest. Kept out of keys: the content enters through [`Stage::reads`].
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(transparent)]
@@ -248,7 +251,7 @@ pub trait Planned: Send + Sync {
     /// See [`Stage::inputs`].
     fn inputs(&self) -> Vec<InputPort>;
     /// See [`Stage::reads`].
-    fn reads(&self, base: &Path) -> Result<Vec<Read>, Invalid>;
+    fn reads(&self, base: &Base<'_>) -> Result<Vec<Read>, Invalid>;
     /// See [`Stage::check`].
     fn check(&self) -> Result<(), Invalid>;
     /// The runnable form.
@@ -261,7 +264,7 @@ impl<S: Stage> Planned for Erased<S> {
     fn inputs(&self) -> Vec<InputPort> {
         self.0.inputs()
     }
-    fn reads(&self, base: &Path) -> Result<Vec<Read>, Invalid> {
+    fn reads(&self, base: &Base<'_>) -> Result<Vec<Read>, Invalid> {
         self.0.reads(base)
     }
     fn check(&self) -> Result<(), Invalid> {

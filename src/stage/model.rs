@@ -9,7 +9,7 @@ use crate::{
     artifact::{Artifact, checkpoint::Checkpoint},
     engine::action::{Cx, Failure, Numerics, OutputPort},
     model::{Config, Layer, ModelError, Shell},
-    stage::{Invalid, Read, Stage, UserPath},
+    stage::{Base, Invalid, Read, Stage, UserPath},
 };
 
 /// Gives a model to the stages that need one: a folder in Hugging Face layout (`config.json`, tokenizer, `*.safetensors`).
@@ -66,8 +66,8 @@ impl Stage for ModelSource {
         }
     }
 
-    fn reads(&self, base: &Path) -> Result<Vec<Read>, Invalid> {
-        self.path.as_ref().map_or_else(|| Ok(Vec::new()), |path| model_files(&base.join(&path.0)))
+    fn reads(&self, base: &Base<'_>) -> Result<Vec<Read>, Invalid> {
+        self.path.as_ref().map_or_else(|| Ok(Vec::new()), |path| model_files(&base("path").join(&path.0)))
     }
 
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
@@ -159,7 +159,7 @@ mod tests {
     }
 
     fn run(stage: &ModelSource) -> Result<Bench, Failure> {
-        let bench = Bench::new().reads(stage.reads(Path::new("")).unwrap());
+        let bench = Bench::new().reads(stage.reads(&|_| "".into()).unwrap());
         bench.run(stage).map(|()| bench)
     }
 
@@ -212,7 +212,7 @@ mod tests {
             ("empty", "there is no config.json in `"),
             ("half", "there is no *.safetensors in `"),
         ] {
-            let error = source(&format!("path = {folder:?}")).reads(dir.path()).unwrap_err();
+            let error = source(&format!("path = {folder:?}")).reads(&|_| dir.path().to_owned()).unwrap_err();
             assert_eq!(error.param, "path");
             assert!(error.message.starts_with(message), "{error}");
         }
@@ -222,7 +222,7 @@ mod tests {
     fn the_hub_is_planned_but_not_run() {
         let stage = source("hub = 'openai/gpt-oss-20b'\nrevision = 'main'");
         assert_eq!(stage.check(), Ok(()));
-        assert_eq!(stage.reads(Path::new("")), Ok(vec![]));
+        assert_eq!(stage.reads(&|_| "".into()), Ok(vec![]));
         let error = Bench::new().run(&stage).unwrap_err().to_string();
         assert!(error.starts_with("`openai/gpt-oss-20b` is on the hub"), "{error}");
     }

@@ -157,3 +157,31 @@ fn the_log_says_what_was_found_and_what_was_made() {
     let wrong = space.does("run p.toml --log a=b=c").exits(2).stderr;
     assert!(wrong.contains("`--log a=b=c`") && wrong.contains("help: give a level"), "{wrong}");
 }
+
+/// A path belongs to the file that says it: in a variable, to the file that gives it its value.
+#[test]
+fn a_path_is_relative_to_the_manifest_that_says_it() {
+    let space = Space::new("[pipeline]\nextends = 'base/b.toml'\n[vars]\nmine = 'in/*.txt'\n");
+    space.file(
+        "base/b.toml",
+        "[vars]\nmine = 'nowhere/*'\ntheirs = 'own/*.txt'\n[stage.all]\nkind = 'exec'\n\
+         argv = ['sh', '-c', 'cat in/*.txt own/*.txt fixed.txt > {out}/text']\n\
+         files = ['${mine}', '${theirs}', 'fixed.txt']\noutputs = ['text']\n",
+    );
+    for (name, text) in
+        [("in/a.txt", "mine\n"), ("base/own/a.txt", "theirs\n"), ("base/fixed.txt", "fixed\n")]
+    {
+        space.file(name, text);
+    }
+    let text = |ran: crate::harness::space::Ran| {
+        let path = ran.stage("all")["outputs"]["out"]["path"].as_str().unwrap().to_owned();
+        std::fs::read_to_string(path).unwrap()
+    };
+    assert_eq!(text(space.run("").ok()), "mine\ntheirs\nfixed\n");
+    // A word of the command line stands beside the manifest that is run.
+    space.file("in/b.txt", "set\n");
+    assert_eq!(
+        text(space.run("--set theirs='in/b.txt' --set all.argv=['cp','in/b.txt','{out}/text']").ok()),
+        "set\n"
+    );
+}

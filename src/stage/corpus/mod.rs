@@ -23,7 +23,7 @@ use crate::{
         texts::{Text, Texts, group},
     },
     engine::action::{Cx, Failure, Numerics, OutputPort},
-    stage::{Invalid, Read, Stage, UserPath},
+    stage::{Base, Invalid, Read, Stage, UserPath},
 };
 
 /// Gathers documents from files, JSONL rows or a generator. Text becomes UTF-8, NFC, with line feeds; its BLAKE3 is its id.
@@ -89,17 +89,13 @@ impl Stage for Corpus {
     const OUTPUTS: &'static [OutputPort] =
         &[OutputPort { name: "texts", kind: Texts::KIND }, OutputPort { name: "drops", kind: Drops::KIND }];
 
-    fn reads(&self, base: &Path) -> Result<Vec<Read>, Invalid> {
+    fn reads(&self, base: &Base<'_>) -> Result<Vec<Read>, Invalid> {
         let mut reads = Vec::new();
         for (i, source) in self.sources.iter().enumerate() {
             for (field, glob) in [("files", &source.files), ("jsonl", &source.jsonl)] {
                 if let Some(UserPath(pattern)) = glob {
-                    reads.extend(files::matching(
-                        base,
-                        pattern,
-                        &format!("sources.{i}.{field}"),
-                        &source.label(i),
-                    )?);
+                    let param = format!("sources.{i}.{field}");
+                    reads.extend(files::matching(&base(&param), pattern, &param, &source.label(i))?);
                 }
             }
         }

@@ -21,7 +21,7 @@ fn space(files: &[(&str, &[u8])]) -> tempfile::TempDir {
 
 fn run(stage: &Corpus, base: &Path) -> Result<(Texts, Drops), Failure> {
     stage.check().map_err(Failure::stage)?;
-    let bench = Bench::new().reads(stage.reads(base).map_err(Failure::stage)?);
+    let bench = Bench::new().reads(stage.reads(&|_| base.to_owned()).map_err(Failure::stage)?);
     bench.run(stage)?;
     Ok((bench.load("texts"), bench.load("drops")))
 }

@@ -55,7 +55,7 @@ fn run(toml: &str) -> Ran {
     fs::create_dir_all(dir.path().join("out/out")).unwrap();
     let stage = exec(toml);
     stage.check().unwrap();
-    let reads = stage.reads(&dir.path().join("base")).unwrap();
+    let reads = stage.reads(&|_| dir.path().join("base")).unwrap();
     let says = Says::default();
     let artifact = Files::from([("deep/texts.jsonl".to_owned(), dir.path().join("blob"))]);
     let result = stage.run(&Cx {
@@ -157,8 +157,9 @@ fn faults_of_declared_files() {
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, name).unwrap();
     }
-    let reads =
-        |files: &str| exec(&format!("argv = [\"x\"]\noutputs = [\"a\"]\nfiles = {files}")).reads(&base);
+    let reads = |files: &str| {
+        exec(&format!("argv = [\"x\"]\noutputs = [\"a\"]\nfiles = {files}")).reads(&|_| base.clone())
+    };
     let missing = reads("[\"x\", \"y*\"]").unwrap_err();
     assert_eq!((missing.param.as_str(), missing.message.as_str()), ("files.1", "no file matches `y*`"));
     let clash = reads("[\"x\", \"../x\"]").unwrap_err();
