@@ -164,8 +164,8 @@ impl<'a> Session<'a> {
         for &id in wave {
             self.states.set(id, State::Ready);
         }
-        let (engine, records, latest) = (self.engine, &self.records, &self.latest);
-        let resolve = |&id: &NodeId| engine.resolve(id, records, latest);
+        let (engine, modes, records, latest) = (self.engine, self.modes, &self.records, &self.latest);
+        let resolve = |&id: &NodeId| engine.resolve((id, modes[id.0]), records, latest);
         let resolved: Vec<_> = if wave.len() < WORTH_THREADS {
             wave.iter().map(resolve).collect()
         } else {

@@ -95,12 +95,12 @@ impl View<'_> {
             return self.known(id, mode);
         }
         let unreadable = |error| self.engine.summary(id, Status::Blocked, chain(&error));
-        self.waiting(id, &waits).unwrap_or_else(unreadable)
+        self.waiting((id, mode), &waits).unwrap_or_else(unreadable)
     }
 
     /// A node whose inputs are all in the cache.
     fn known(&self, id: NodeId, mode: Mode) -> StageSummary {
-        match self.engine.resolve(id, self.records, self.latest) {
+        match self.engine.resolve((id, mode), self.records, self.latest) {
             Ok(Resolved::Hit { digest, record, outputs }) => {
                 let mut stage = self.engine.summary(id, Status::Cached, "nothing that it reads has changed");
                 (stage.key, stage.outputs, stage.record) = (Some(digest), outputs, Some(record));
@@ -119,11 +119,13 @@ impl View<'_> {
     }
 
     /// A node that reads what is not made yet: what is known of its key can still say why it must run.
-    fn waiting(&self, id: NodeId, waits: &[NodeId]) -> store::Result<StageSummary> {
-        let name = self.engine.name(id);
-        let mut reasons =
-            if self.engine.options.forces(name) { vec![Reason::Forced] } else { self.declared_reasons(id)? };
+    fn waiting(&self, (id, mode): (NodeId, Mode), waits: &[NodeId]) -> store::Result<StageSummary> {
+        let forced = mode == Mode::Run && self.engine.options.forces(self.engine.name(id));
+        let mut reasons = if forced { vec![Reason::Forced] } else { self.declared_reasons(id)? };
         let sure = matches!(reasons[..], [Reason::Forced | Reason::NeverRun]);
+        if sure && mode == Mode::Probe {
+            return Ok(self.engine.summary(id, Status::Skipped, "not in the cache, and not selected"));
+        }
         reasons.extend(waits.iter().map(|&w| Reason::WaitsOn(self.engine.name(w).to_owned())));
         let status = if sure { Status::Run } else { Status::Maybe };
         let mut stage = self.engine.summary(id, status, sentence(&reasons));

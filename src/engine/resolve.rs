@@ -8,6 +8,7 @@ use super::{
     graph::NodeId,
     key::{self, Key},
     latest::Latest,
+    options::Mode,
     reason::{self, Reason},
     summary::{self, OutputSummary},
 };
@@ -53,10 +54,10 @@ pub(crate) enum ResolveError {
 }
 
 impl Engine<'_> {
-    /// Makes the key of a node whose producers are done, and looks it up.
+    /// Makes the key of a node whose producers are done, and looks it up. Only nodes that may run can be forced.
     pub(crate) fn resolve(
         &self,
-        id: NodeId,
+        (id, mode): (NodeId, Mode),
         records: &Records,
         latest: &Latest,
     ) -> Result<Resolved, ResolveError> {
@@ -66,7 +67,7 @@ impl Engine<'_> {
             self.key(id, inputs.iter().map(|(port, tree)| (port.clone(), tree.digest)).collect(), &reads);
         let digest = key.digest();
         let name = &self.graph.node(id).name;
-        if self.options.forces(name) {
+        if mode == Mode::Run && self.options.forces(name) {
             let reasons = vec![Reason::Forced];
             return Ok(Resolved::Miss(Box::new(Miss { key, digest, slot: None, inputs, reads, reasons })));
         }

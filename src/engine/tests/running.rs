@@ -150,6 +150,30 @@ fn selections_run_what_they_say() {
 }
 
 #[test]
+fn force_is_for_what_is_selected_and_leaves_what_it_reads_alone() {
+    let space = Space::new();
+    space.run(space.chain(1));
+    let only = |force| Options {
+        select: Select { only: vec!["b".into()], ..Select::default() },
+        force,
+        ..Options::default()
+    };
+    for force in [Force::All, Force::Stages(["a".to_owned(), "b".to_owned()].into())] {
+        assert_eq!(line(&space.plan(space.chain(1), &only(force.clone()))), "a:cached b:run c:skipped");
+        assert_eq!(line(&space.run_with(space.chain(1), &only(force))), "a:cached b:ran c:skipped");
+    }
+}
+
+#[test]
+fn a_plan_does_not_run_what_is_not_selected() {
+    let space = Space::new();
+    let ends = Select { only: vec!["a".into(), "c".into()], ..Select::default() };
+    let options = Options { select: ends, ..Options::default() };
+    assert_eq!(line(&space.plan(space.chain(1), &options)), "a:run b:skipped c:blocked");
+    assert_eq!(line(&space.run_with(space.chain(1), &options)), "a:ran b:skipped c:blocked");
+}
+
+#[test]
 fn a_gate_refuses_to_run() {
     let space = Space::new();
     let gate = || Options {
