@@ -197,6 +197,30 @@ mod tests {
         })
     }
 
+    #[test]
+    fn only_axes_that_the_upper_layer_fixes_end() {
+        let svd = |over: &str| {
+            let base = "[stage.svd]\nx = 1\nmatrix = { rank = [1, 2], layout = ['a'] }";
+            merged(base, &format!("[stage.svd]\n{over}"))["stage"]["svd"].clone()
+        };
+        let matrix = serde_json::json!({ "rank": [1, 2], "layout": ["a"] });
+        assert_eq!(svd("y = 2"), serde_json::json!({ "x": 1, "y": 2, "matrix": matrix }));
+        let both = svd("rank = 1\nlayout = 'b'");
+        assert_eq!(both, serde_json::json!({ "x": 1, "rank": 1, "layout": "b" }));
+        let mixed = svd("layout = 'b'\nmatrix.x = [8, 9]");
+        assert_eq!(mixed, serde_json::json!({ "layout": "b", "matrix": { "rank": [1, 2], "x": [8, 9] } }));
+        // A matrix of a wrong form is left for the one who reads it.
+        assert_eq!(svd("rank = 1\nmatrix = 3")["matrix"], 3);
+    }
+
+    #[test]
+    fn an_unset_that_takes_nothing_away_stays_to_be_refused() {
+        let over = merged("[stage.a]\nx = 1", "[stage.a]\nunset = ['x', 'y']");
+        assert_eq!(over["stage"]["a"], serde_json::json!({ "x": 1, "unset": ["x", "y"] }), "all or nothing");
+        let alone = merged("", "[stage.a]\nunset = []\nx = 1");
+        assert_eq!(alone["stage"]["a"]["unset"], serde_json::json!([]));
+    }
+
     proptest! {
         #[test]
         fn laying_a_table_over_itself_or_over_nothing_changes_nothing(text in tables_of_numbers()) {

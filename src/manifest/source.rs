@@ -232,6 +232,85 @@ mod tests {
     }
 
     #[test]
+    fn two_spellings_of_one_file_meet() {
+        for (path, expected) in [
+            ("a.toml", "a.toml"),
+            ("./a/./b.toml", "a/b.toml"),
+            ("a/../b.toml", "b.toml"),
+            ("a/b/../../c.toml", "c.toml"),
+            ("../a.toml", "../a.toml"),
+            ("a/../../b.toml", "../b.toml"),
+            ("../../a/../b", "../../b"),
+            ("/a/../b.toml", "/b.toml"),
+            ("/../a", "/../a"),
+        ] {
+            assert_eq!(tidy(Path::new(path)), Path::new(expected), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_file_may_be_extended_from_several_folders_and_by_its_absolute_path() {
+        let open = disk(&[
+            ("p/a.toml", "[pipeline]\nextends = '/lib/b.toml'"),
+            ("/lib/b.toml", "[pipeline]\nextends = './sub/../c.toml'"),
+            ("/lib/c.toml", "[vars]"),
+        ]);
+        let (sources, faults) = Sources::read_with(Path::new("p/a.toml"), &Options::default(), &open);
+        assert!(faults.is_empty(), "{faults:?}");
+        let names: Vec<_> = sources.files().iter().map(|source| source.name.as_str()).collect();
+        assert_eq!(names, ["p/a.toml", "/lib/b.toml", "/lib/c.toml"]);
+    }
+
+    #[test]
+    fn only_a_text_that_is_a_path_is_followed() {
+        for text in [
+            "# [pipeline] extends = 'gone.toml'",
+            "[vars]\nextends = 'gone.toml'",
+            "extends = 'gone.toml'",
+            "[pipeline]\nextends = 3",
+            "[pipeline]\nextends = ['gone.toml']",
+            "pipeline = 'extends'",
+        ] {
+            let open = |_: &Path| Ok(text.to_owned());
+            let (sources, faults) = Sources::read_with(Path::new("a.toml"), &Options::default(), &open);
+            assert_eq!((sources.files().len(), faults.len()), (1, 0), "{text}");
+        }
+        // A file with mistakes still names what it extends, so that the mistakes of both are told.
+        let open = disk(&[("a.toml", "x = oops\n[pipeline]\nextends = 'b.toml'"), ("b.toml", "")]);
+        let (sources, _) = Sources::read_with(Path::new("a.toml"), &Options::default(), &open);
+        assert_eq!(sources.files().len(), 2);
+    }
+
+    #[test]
+    fn a_file_that_extends_itself_is_a_circle_of_one() {
+        let open = disk(&[("d/a.toml", "[pipeline]\nextends = 'a.toml'")]);
+        let (_, faults) = Sources::read_with(Path::new("d/a.toml"), &Options::default(), &open);
+        assert_eq!(faults[0].error.to_string(), "`extends` goes in a circle: d/a.toml → d/a.toml");
+        assert_eq!(faults[0].hint.as_deref(), Some("remove one of these `extends`"));
+    }
+
+    #[test]
+    fn why_a_file_cannot_be_read_decides_the_hint() {
+        let hint = |kind: io::ErrorKind, path: &'static str| {
+            let open = move |asked: &Path| match asked.to_str() {
+                Some("a.toml") if path != "a.toml" => Ok("[pipeline]\nextends = 'b.toml'".to_owned()),
+                _ => Err(kind.into()),
+            };
+            let (_, faults) = Sources::read_with(Path::new("a.toml"), &Options::default(), &open);
+            faults[0].hint.clone().unwrap()
+        };
+        let text = "a manifest is a UTF-8 text file that you may read";
+        for (kind, path, expected) in [
+            (io::ErrorKind::NotFound, "a.toml", "check the path; `mla-run FILE.toml` runs a manifest"),
+            (io::ErrorKind::NotFound, "b.toml", "`extends` is relative to the file that writes it"),
+            (io::ErrorKind::PermissionDenied, "a.toml", text),
+            (io::ErrorKind::InvalidData, "b.toml", text),
+        ] {
+            assert_eq!(hint(kind, path), expected, "{kind} {path}");
+        }
+    }
+
+    #[test]
     fn a_missing_file_is_a_fault_with_the_place_that_asks_for_it() {
         let open = disk(&[("a.toml", "[pipeline]\nextends = 'gone.toml'")]);
         let (sources, faults) = Sources::read_with(Path::new("a.toml"), &Options::default(), &open);

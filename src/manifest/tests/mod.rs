@@ -1,5 +1,9 @@
 //! Whole manifests: layers, common keys, matrices.
 
+mod layers;
+mod places;
+mod wrong;
+
 use std::path::Path;
 
 use super::*;
