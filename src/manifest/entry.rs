@@ -127,7 +127,8 @@ impl<'s> Entry<'s> {
                 faults.push(fault.hint("an axis varies a parameter of the stage, or `seed`"));
             }
         }
-        self.matrix.retain(|axis| !axis.values.is_empty());
+        let is_parameter = |name: &str| name == "seed" || !COMMON.contains(&name);
+        self.matrix.retain(|axis| !axis.values.is_empty() && is_parameter(axis.key.get_ref()));
     }
 }
 

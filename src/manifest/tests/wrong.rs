@@ -154,6 +154,17 @@ fn axes_are_checked_one_by_one() {
 }
 
 #[test]
+fn a_wrong_axis_is_no_parameter_and_the_others_stay() {
+    let sources =
+        sources(&[("m.toml", "[stage.a]\nmatrix = { kind = ['b'], x = [1], y = [] }")], &Options::default());
+    let (manifest, faults) = Manifest::parse(&sources);
+    assert_eq!(faults.len(), 2, "{faults:?}");
+    let manifest = manifest.unwrap();
+    let axes: Vec<_> = manifest.stages[0].matrix.iter().map(|axis| axis.key.get_ref().to_string()).collect();
+    assert_eq!(axes, ["x"]);
+}
+
+#[test]
 fn variables_are_told_once_each_and_where_they_stand() {
     let plain = "write `$${` for a plain `${`";
     check(
