@@ -155,3 +155,86 @@ fn as_toml(value: &Value) -> String {
 fn text(schema: &Map<String, Value>, key: &str) -> String {
     schema.get(key).and_then(Value::as_str).unwrap_or_default().to_owned()
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn types_are_said_in_plain_words() {
+        let defs = json!({
+            "A thing": { "type": "object", "properties": { "p": {}, "q": {} } },
+            "a/b": { "type": "string" },
+        });
+        for (schema, expected) in [
+            (json!({ "type": "integer" }), "whole number"),
+            (json!({ "type": "integer", "minimum": 0 }), "whole number"),
+            (json!({ "type": "integer", "minimum": 8 }), "whole number from 8"),
+            (json!({ "type": ["integer", "null"], "minimum": 1 }), "whole number from 1"),
+            (json!({ "type": ["string", "boolean", "null"] }), "string or boolean"),
+            (json!({ "type": "array" }), "list"),
+            (
+                json!({ "type": "array", "items": { "type": "array", "items": { "type": "number" } } }),
+                "list of list of number",
+            ),
+            (json!({ "type": "object" }), "table"),
+            (json!({ "$ref": "#/$defs/A%20thing" }), "table { p, q }"),
+            (json!({ "$ref": "#/$defs/a~1b" }), "string"),
+            (json!({ "type": "array", "items": { "$ref": "#/$defs/A%20thing" } }), "list of table { p, q }"),
+            (json!({ "anyOf": [{ "$ref": "#/$defs/a~1b" }, { "type": "null" }] }), "string"),
+            (json!({ "oneOf": [{ "const": "x" }, { "const": 2 }] }), "\"x\" or 2"),
+            (
+                json!({ "anyOf": [{ "type": "string" }, { "type": "string" }, { "type": "integer" }] }),
+                "string or whole number",
+            ),
+            (json!({ "enum": ["a", null, "b"] }), "\"a\" or \"b\""),
+            (json!({ "allOf": [{ "type": "boolean" }] }), "boolean"),
+            (json!({}), "any value"),
+            (json!(true), "any value"),
+        ] {
+            assert_eq!(type_of(&schema, defs.as_object().unwrap()), expected, "{schema}");
+        }
+    }
+
+    #[test]
+    fn defaults_are_written_as_toml() {
+        for (value, expected) in [
+            (json!("a\"b"), "\"a\\\"b\""),
+            (json!(0.5), "0.5"),
+            (json!([]), "[]"),
+            (json!([1, ["x"]]), "[1, [\"x\"]]"),
+            (json!({}), "{}"),
+            (json!({ "a": 1, "b": { "c": true } }), "{ a = 1, b = { c = true } }"),
+        ] {
+            let text = as_toml(&value);
+            assert_eq!(text, expected);
+            let read: toml::Table = toml::from_str(&format!("x = {text}")).unwrap();
+            assert_eq!(serde_json::to_value(&read["x"]).unwrap(), value, "it reads back as it was");
+        }
+    }
+
+    #[test]
+    fn a_summary_is_the_first_sentence_of_the_first_line() {
+        let summary = |doc: &str| {
+            let parameter = Parameter {
+                name: String::new(),
+                ty: String::new(),
+                required: false,
+                default: None,
+                doc: doc.to_owned(),
+            };
+            parameter.summary().to_owned()
+        };
+        for (doc, expected) in [
+            ("", ""),
+            ("One.", "One"),
+            ("At 0.5 and below. More.", "At 0.5 and below"),
+            ("First line\nsecond line. More.", "First line"),
+            ("No end", "No end"),
+        ] {
+            assert_eq!(summary(doc), expected);
+        }
+    }
+}

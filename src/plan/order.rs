@@ -93,7 +93,30 @@ mod tests {
         assert_eq!(topological(50_000, &edges)[49_999], 49_999);
     }
 
+    #[test]
+    fn of_several_shortest_walks_one_is_named_and_long_ways_round_are_not() {
+        let edges = BTreeSet::from([(1, 2), (2, 3), (3, 4), (4, 1), (2, 4), (4, 2)]);
+        assert_eq!(cycles(5, &edges), [vec![1, 2, 4, 1]]);
+        assert_eq!(topological(5, &edges), [0], "who is on no circle has an order");
+        let ring: BTreeSet<_> = (0..5).map(|i| (i, (i + 1) % 5)).collect();
+        assert_eq!(cycles(5, &ring), [vec![0, 1, 2, 3, 4, 0]]);
+    }
+
     proptest! {
+        #[test]
+        fn the_order_takes_the_first_stage_that_is_free(edges in proptest::collection::btree_set((0..9_usize, 0..9_usize), 0..16)) {
+            // A reader always after its producer in some order: edges from a larger number in a fixed shuffle.
+            let place = |i: usize| (i * 5 + 2) % 9;
+            let edges: BTreeSet<_> = edges.into_iter().filter(|(a, b)| place(*a) > place(*b)).collect();
+            let mut left: BTreeSet<usize> = (0..9).collect();
+            for stage in topological(9, &edges) {
+                let free = |stage: usize| edges.iter().all(|(from, to)| *from != stage || !left.contains(to));
+                prop_assert_eq!(left.iter().copied().find(|stage| free(*stage)), Some(stage));
+                left.remove(&stage);
+            }
+            prop_assert!(left.is_empty());
+        }
+
         #[test]
         fn every_stage_is_ordered_or_kept_back_by_a_cycle(edges in proptest::collection::btree_set((0..8_usize, 0..8_usize), 0..14)) {
             let edges: BTreeSet<_> = edges.into_iter().filter(|(a, b)| a != b).collect();

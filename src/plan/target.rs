@@ -50,6 +50,22 @@ mod tests {
         );
     }
 
+    proptest::proptest! {
+        #[test]
+        fn what_is_put_together_is_taken_apart_again(
+            stage in "[a-z_-]{1,4}",
+            select in proptest::collection::vec(("[a-z.]{1,4}", "[a-z0-9 .=é-]{0,4}"), 0..3),
+            port in proptest::option::of("[a-z.]{1,4}"),
+        ) {
+            let pairs: Vec<String> = select.iter().map(|(axis, value)| format!("{axis}={value}")).collect();
+            let selector = if pairs.is_empty() { String::new() } else { format!("[{}]", pairs.join(",")) };
+            let text = format!("{stage}{selector}{}", port.as_ref().map(|port| format!(".{port}")).unwrap_or_default());
+            let found = Target::parse(&text).unwrap();
+            let expected: Vec<(&str, &str)> = select.iter().map(|(axis, value)| (axis.as_str(), value.trim())).collect();
+            proptest::prop_assert_eq!((found.stage, found.select, found.port), (stage.as_str(), expected, port.as_deref()));
+        }
+    }
+
     #[test]
     fn other_forms_are_refused() {
         for text in ["", ".x", "a.", "a[", "a[]", "a[x]", "a[x=1", "a[x=1]b", "[x=1]"] {

@@ -1,5 +1,10 @@
 //! Plans made with a table of small stages.
 
+mod decode;
+mod expand;
+mod reference;
+mod wiring;
+
 use std::path::Path;
 
 use schemars::JsonSchema;
@@ -317,39 +322,6 @@ fn missing_files_do_not_stop_a_plan_but_a_run() {
 }
 
 #[test]
-fn the_manual_is_made_from_the_doc_comments() {
-    let manual = manual::manual(&TABLE[0]);
-    assert_eq!(manual.doc, "Makes texts.");
-    let rows: Vec<_> =
-        manual.parameters.iter().map(|p| (p.name.as_str(), p.ty.as_str(), p.required)).collect();
-    let expected = [
-        ("words", "whole number", true),
-        ("file", "string", false),
-        ("layout", "\"plain\" or \"wide\"", false),
-    ];
-    assert_eq!(rows, expected);
-    assert_eq!(manual.parameters[2].default.as_deref(), Some("\"plain\""));
-    assert_eq!(manual.parameters[0].summary(), "How many");
-    assert_eq!(manual.outputs, [("texts", "texts")]);
-}
-
-#[test]
-fn no_stage_names_a_parameter_like_a_common_key() {
-    for row in stage::STAGES {
-        for parameter in manual::parameters(row) {
-            let clash = crate::manifest::COMMON.contains(&parameter.name.as_str());
-            assert!(!clash, "parameter `{}` of `{}` is a common key of all stages", parameter.name, row.kind);
-            assert!(
-                !parameter.doc.is_empty(),
-                "parameter `{}` of `{}` has no documentation",
-                parameter.name,
-                row.kind
-            );
-        }
-    }
-}
-
-#[test]
 fn the_engine_gets_the_same_graph() {
     let text = "[stage.take]\ntexts = 'make'\nsalt = 's'\n[stage.make]\nmatrix.words = [1, 2]\nfile = 'f'";
     let plan = plan_of(text).unwrap();
@@ -362,23 +334,4 @@ fn the_engine_gets_the_same_graph() {
     assert_eq!((node.salt.as_deref(), node.action.kind()), (Some("s"), "take"));
     assert_eq!(graph.node(source.node).reads, [("file".to_owned(), std::path::PathBuf::from("dir/f"))]);
     assert_eq!(graph.node(source.node).action.params()["words"], 2);
-}
-
-#[test]
-fn the_schema_knows_every_kind_and_only_its_keys() {
-    let schema = schema::schema(TABLE);
-    let make = &schema["$defs"]["stage of kind make"];
-    let keys: Vec<&String> = make["properties"].as_object().unwrap().keys().collect();
-    assert_eq!(keys, ["file", "kind", "layout", "matrix", "salt", "seed", "unset", "words"]);
-    assert_eq!(make["additionalProperties"], false);
-    let words = &make["properties"]["words"];
-    assert_eq!(words["description"], "How many. At least one.");
-    assert_eq!(words["anyOf"][0]["type"], "integer");
-    assert_eq!(make["properties"]["matrix"]["additionalProperties"], false);
-    // Every reference leads somewhere.
-    let text = schema.to_string();
-    for reference in text.split("\"#/$defs/").skip(1) {
-        let name = reference.split('"').next().unwrap().replace("%20", " ");
-        assert!(schema["$defs"].get(&name).is_some(), "{name}");
-    }
 }
