@@ -110,9 +110,14 @@ impl Joiner<'_, '_, '_> {
         let made = self.made.get(&link.stage).ok_or(None)?;
         let mut rows = made.clone();
         for (axis, value) in &link.select {
+            // A name that several axes share means none of them: each is called by its stage too.
+            let alike = rows.iter().flat_map(|(choice, _)| choice.keys());
+            let alike: BTreeSet<&AxisId> =
+                alike.filter(|id| axis_name(self.stages, **id).1 == axis).collect();
+            let plain = alike.len() == 1;
             let is_meant = |id: &AxisId| {
                 let (stage, name) = axis_name(self.stages, *id);
-                axis == name || axis.split_once('.') == Some((stage, name))
+                (plain && axis == name) || axis.split_once('.') == Some((stage, name))
             };
             rows.retain(|(choice, _)| {
                 choice.iter().any(|(id, chosen)| is_meant(id) && label(self.stages, *id, *chosen) == value)

@@ -132,6 +132,13 @@ fn axes_of_the_same_name_are_told_apart_by_their_stages() {
 }
 
 #[test]
+fn a_name_that_two_axes_share_selects_nothing() {
+    let found = faults(&format!("{CROSS}[stage.x]\nkind = 'take'\ntexts = 'cross[words=1].left'"));
+    let hint = "there are `cross[a.words=1,c.words=1]`, `cross[a.words=1,c.words=2]`, `cross[a.words=2,c.words=1]`, `cross[a.words=2,c.words=2]`";
+    assert_eq!(found, own(&[("stage `cross` has no variant `[words=1]`", "'cross[words=1].left'", hint)]));
+}
+
+#[test]
 fn names_of_all_nodes_are_unique_whatever_is_crossed() {
     let deep = format!(
         "{CROSS}
