@@ -85,8 +85,9 @@ pub(super) fn stage<'m, 's>(
         }
         let places = Places::of(&table, entry);
         let (planned, found) = decode(manifest, entry, row, table);
-        let invalid = planned.as_ref().filter(|_| found.is_empty()).and_then(|planned| planned.check().err());
-        stage.broken |= !found.is_empty() || invalid.is_some();
+        let whole = found.is_empty() && entry.broken.is_empty();
+        let invalid = planned.as_ref().filter(|_| whole).and_then(|planned| planned.check().err());
+        stage.broken |= !whole || invalid.is_some();
         faults.extend(found);
         faults.extend(invalid.map(|invalid| places.invalid(invalid)));
         if let Some(planned) = planned {

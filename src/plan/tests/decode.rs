@@ -190,6 +190,12 @@ fn what_a_stage_refuses_lies_on_the_nearest_text_that_is_written() {
 }
 
 #[test]
+fn what_a_stage_would_refuse_is_not_asked_while_a_value_is_missing() {
+    let variables = "there are no variables; write `$${` for a plain `${`";
+    check("flag = true\npoint = '${no}'", &[&format!("unknown variable `no` | ${{no}} | {variables}")]);
+}
+
+#[test]
 fn an_axis_is_checked_value_by_value() {
     check(
         "matrix.count = [1, 0, 'x']",

@@ -50,6 +50,24 @@ fn several_makers_are_all_offered() {
 }
 
 #[test]
+fn a_mistake_is_not_told_again_by_those_who_read_the_stage() {
+    let readers =
+        "[stage.take]\ntexts = 'make'\n[stage.more]\nkind = 'take'\ntexts = 'take.left'\nmore = 'make'";
+    for (make, error) in [
+        ("kind = 'mkae'\nwords = 1", "unknown kind `mkae`"),
+        ("words = 'x'", "expected a whole number that is not negative, found string \"x\""),
+        ("words = 0", "parameter `words`: must be at least 1"),
+        ("", "stage `make` lacks its parameter `words`"),
+        ("words = '${no}'", "unknown variable `no`"),
+    ] {
+        assert_eq!(errors(&format!("[stage.make]\n{make}\n{readers}")), [error], "{make}");
+    }
+    // But a wrong selector of a stage that is right is told.
+    let text = "[stage.make]\nwords = 1\n[stage.take]\ntexts = 'make[a=1]'\n[stage.more]\nkind = 'take'\ntexts = 'take.left'";
+    assert_eq!(errors(text), ["stage `make` has no variant `[a=1]`"]);
+}
+
+#[test]
 fn a_stage_with_a_mistake_still_tells_of_its_inputs() {
     let found = errors("[stage.take]\ntexts = 'gone'\nmore = 'gone-too'\nrank = 'x'");
     let rank = "expected a whole number that is not negative, found string \"x\"";
