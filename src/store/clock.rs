@@ -50,6 +50,31 @@ mod tests {
     }
 
     #[test]
+    fn every_day_of_five_centuries_follows_the_one_before() {
+        let leap =
+            |year: u32| year.is_multiple_of(4) && (!year.is_multiple_of(100) || year.is_multiple_of(400));
+        let (mut year, mut month, mut day) = (1970, 1, 1);
+        for count in 0..180_000_i64 {
+            let expected = format!("{year:04}{month:02}{day:02}-000000");
+            assert_eq!(utc(count * 86_400), expected);
+            let length = match month {
+                2 if leap(year) => 29,
+                2 => 28,
+                4 | 6 | 9 | 11 => 30,
+                _ => 31,
+            };
+            day += 1;
+            if day > length {
+                (day, month) = (1, month + 1);
+            }
+            if month > 12 {
+                (month, year) = (1, year + 1);
+            }
+        }
+        assert!(year > 2460);
+    }
+
+    #[test]
     fn runs_have_different_names() {
         assert_ne!(run_id(), run_id());
     }

@@ -116,6 +116,37 @@ mod tests {
     }
 
     #[test]
+    fn a_lease_that_is_being_made_has_a_minute() {
+        let root = root();
+        let lease = |name: &str| root.path().join("lease").join(name);
+        let make = |name: &str, age: u64| {
+            let file = File::create(lease(name)).unwrap();
+            let old = std::time::Duration::from_secs(age);
+            file.set_modified(
+                std::time::UNIX_EPOCH + std::time::Duration::from_nanos(clock::now_ns() as u64) - old,
+            )
+            .unwrap();
+            file
+        };
+        drop(make(".fresh", 0));
+        drop(make(".old", 300));
+        let locked = make(".old-and-locked", 300);
+        locked.lock().unwrap();
+        drop(make("old-and-seen", 0));
+        sweep(root.path()).unwrap();
+        let left: Vec<_> =
+            [".fresh", ".old", ".old-and-locked", "old-and-seen"].map(|name| lease(name).exists()).into();
+        assert_eq!(left, [true, false, true, false]);
+    }
+
+    #[test]
+    fn a_sweep_goes_through_where_there_is_nothing_to_sweep() {
+        let empty = tempfile::tempdir().unwrap();
+        sweep(empty.path()).unwrap();
+        assert_eq!(fs::read_dir(empty.path()).unwrap().count(), 0);
+    }
+
+    #[test]
     fn a_lease_cleans_up_after_itself() {
         let root = root();
         drop(Lease::take(root.path()).unwrap());

@@ -107,6 +107,23 @@ mod tests {
     }
 
     #[test]
+    fn views_that_several_make_at_once_are_right_for_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let stores: Vec<Store> = (0..4).map(|_| Store::open(dir.path()).unwrap()).collect();
+        let tree = tree(&stores[0], &[("a/b/c", "1"), ("a/d", "2"), ("e", "3")]);
+        std::thread::scope(|scope| {
+            for store in &stores {
+                scope.spawn(|| {
+                    for (name, text) in [("a/b/c", "1"), ("a/d", "2"), ("e", "3")] {
+                        assert_eq!(fs::read_to_string(&store.files(&tree).unwrap()[name]).unwrap(), text);
+                    }
+                });
+            }
+        });
+        assert_eq!(fs::read_dir(dir.path().join("view")).unwrap().count(), 1);
+    }
+
+    #[test]
     fn spoiled_views_are_made_again() {
         let dir = tempfile::tempdir().unwrap();
         let store = Store::open(dir.path()).unwrap();

@@ -1,5 +1,9 @@
 //! Publishing and looking up, with every kind of damage.
 
+mod bytes;
+mod changes;
+mod publish;
+
 use std::os::unix::fs::PermissionsExt;
 
 use super::*;
