@@ -105,6 +105,9 @@ impl Store {
     fn objects(&self, kind: &str) -> Result<Vec<(Digest, PathBuf)>> {
         let mut objects = Vec::new();
         for shard in disk::list(&self.root().join(kind))? {
+            if !shard.path().is_dir() {
+                continue;
+            }
             for entry in disk::list(&shard.path())? {
                 let name = [shard.file_name(), entry.file_name()].map(|n| n.to_string_lossy().into_owned());
                 if let Ok(digest) = name.concat().parse() {

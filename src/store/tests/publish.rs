@@ -144,6 +144,29 @@ fn what_is_lost_is_told_of_the_first_output_and_all_of_it_is_looked_at() {
 }
 
 #[test]
+fn what_strangers_leave_among_the_objects_is_left_alone() {
+    let (dir, store) = open();
+    let made = record(miss(&store), "text").unwrap();
+    for kind in ["blob", "act"] {
+        let shard = store.sharded(kind, &key()).parent().unwrap().to_owned();
+        fs::create_dir_all(&shard).unwrap();
+        fs::create_dir(dir.path().join(kind).join("zz")).unwrap();
+        for name in [
+            dir.path().join(kind).join(".DS_Store"),
+            shard.join("notes.txt"),
+            dir.path().join(kind).join("zz/x"),
+        ] {
+            fs::write(name, "not ours").unwrap();
+        }
+    }
+    let report = store.verify().unwrap();
+    assert!(report.is_sound(), "{report:?}");
+    assert_eq!((report.blobs, report.records), (2, 1));
+    assert_eq!(store.ls().unwrap(), [made]);
+    assert!(dir.path().join("blob/.DS_Store").exists());
+}
+
+#[test]
 fn verify_counts_every_object_once_and_tells_of_each_that_is_wrong() {
     let (_dir, store) = open();
     let digests: Vec<Digest> = (0..3_u8).map(|i| Digest::of(&[i])).collect();
