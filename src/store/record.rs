@@ -123,7 +123,7 @@ impl Store {
 
     fn load(&self, digest: &Digest) -> Result<Loaded> {
         let path = self.record_path(digest);
-        if path.is_dir() {
+        if fs::symlink_metadata(&path).is_ok_and(|meta| !meta.is_file()) {
             return self.quarantine(&path).map(|()| Loaded::Damaged);
         }
         let Some(bytes) = disk::read_if_present(&path)? else { return Ok(Loaded::Absent) };

@@ -144,6 +144,32 @@ fn what_is_lost_is_told_of_the_first_output_and_all_of_it_is_looked_at() {
 }
 
 #[test]
+fn a_record_that_is_no_file_is_put_aside_and_made_again() {
+    type Spoil = fn(&Path);
+    let spoils: [(&str, Spoil); 3] = [
+        ("a folder", |path| fs::create_dir(path).unwrap()),
+        ("a link", |path| std::os::unix::fs::symlink("/etc/hostname", path).unwrap()),
+        ("a link to nothing", |path| std::os::unix::fs::symlink("gone", path).unwrap()),
+    ];
+    for (what, spoil) in spoils {
+        let (dir, store) = open();
+        record(miss(&store), "text").unwrap();
+        let path = store.sharded("act", &key());
+        fs::remove_file(&path).unwrap();
+        spoil(&path);
+        let slot = miss(&store);
+        assert_eq!(
+            slot.lost.as_deref(),
+            Some("its record was damaged in the cache and moved to bad/"),
+            "{what}"
+        );
+        assert_eq!(fs::read_dir(dir.path().join("bad")).unwrap().count(), 1, "{what}");
+        record(slot, "text").unwrap();
+        hit(&store);
+    }
+}
+
+#[test]
 fn what_strangers_leave_among_the_objects_is_left_alone() {
     let (dir, store) = open();
     let made = record(miss(&store), "text").unwrap();
