@@ -24,7 +24,8 @@ impl Store {
     pub fn latest_checkpoint(&self, key: &Digest) -> Result<Option<BTreeMap<String, PathBuf>>> {
         for number in self.checkpoints(key)?.into_iter().rev() {
             let (listing, files) = self.checkpoint_paths(key, number);
-            let tree = disk::read_if_present(&listing)?.and_then(|bytes| record::first_line::<Tree>(&bytes));
+            let bytes = if listing.is_dir() { None } else { disk::read_if_present(&listing)? };
+            let tree = bytes.and_then(|bytes| record::first_line::<Tree>(&bytes));
             match tree {
                 Some(tree) if is_sound(&tree, &files)? => {
                     return Ok(Some(
@@ -165,6 +166,9 @@ impl Store {
 fn is_sound(tree: &Tree, files: &Path) -> Result<bool> {
     for file in &tree.files {
         let path = files.join(&file.name);
+        if path.is_dir() {
+            return Ok(false);
+        }
         match Digest::of_file(&path) {
             Ok((digest, _)) if digest == file.blob => {}
             Ok(_) => return Ok(false),
@@ -210,6 +214,65 @@ mod tests {
         assert_eq!(store.checkpoints(&key).unwrap().len(), KEPT);
         store.forget_checkpoints(&key);
         assert_eq!(latest(&store, &key), None);
+    }
+
+    #[test]
+    fn several_processes_may_publish_for_one_key() {
+        let dir = tempfile::tempdir().unwrap();
+        let (one, two) = (Store::open(dir.path()).unwrap(), Store::open(dir.path()).unwrap());
+        let key = Digest::of(b"key");
+        for step in 0..6 {
+            publish(if step % 2 == 0 { &one } else { &two }, &key, &step.to_string());
+            assert_eq!(latest(&one, &key), latest(&two, &key));
+        }
+        assert_eq!(one.checkpoints(&key).unwrap(), [4, 5]);
+    }
+
+    #[test]
+    fn a_number_that_is_taken_by_a_half_made_one_is_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let key = Digest::of(b"key");
+        publish(&store, &key, "one");
+        // A process died after it took a number and before it wrote the listing.
+        fs::create_dir(store.checkpoint_home(&key).join("1.files")).unwrap();
+        fs::write(store.checkpoint_home(&key).join("1.files/step"), "half").unwrap();
+        for name in ["notes.txt", "x.json", "-1.json", "7.files.json"] {
+            fs::write(store.checkpoint_home(&key).join(name), "not ours").unwrap();
+        }
+        assert_eq!(latest(&store, &key).as_deref(), Some("one"));
+        publish(&store, &key, "two");
+        assert_eq!(store.checkpoints(&key).unwrap(), [0, 2]);
+        assert_eq!(latest(&store, &key).as_deref(), Some("two"));
+    }
+
+    #[test]
+    fn an_empty_checkpoint_and_files_that_nobody_listed() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let key = Digest::of(b"key");
+        let empty = store.lease().fresh("stage");
+        fs::create_dir(&empty).unwrap();
+        store.publish_checkpoint(&key, &empty).unwrap();
+        assert_eq!(store.latest_checkpoint(&key).unwrap(), Some(BTreeMap::new()));
+        publish(&store, &key, "one");
+        fs::write(store.checkpoint_home(&key).join("1.files/stray"), "").unwrap();
+        assert_eq!(latest(&store, &key).as_deref(), Some("one"), "a file that was not listed is not shown");
+    }
+
+    #[test]
+    fn a_checkpoint_with_a_folder_in_place_of_a_file_falls_back() {
+        for spoiled in ["1.files/step", "1.json"] {
+            let dir = tempfile::tempdir().unwrap();
+            let store = Store::open(dir.path()).unwrap();
+            let key = Digest::of(b"key");
+            publish(&store, &key, "one");
+            publish(&store, &key, "two");
+            let path = store.checkpoint_home(&key).join(spoiled);
+            fs::remove_file(&path).unwrap();
+            fs::create_dir(&path).unwrap();
+            assert_eq!(latest(&store, &key).as_deref(), Some("one"), "{spoiled}");
+        }
     }
 
     #[test]
