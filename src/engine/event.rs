@@ -191,6 +191,58 @@ mod tests {
         }
     }
 
+    /// A disk that is full.
+    struct Full;
+
+    impl Write for Full {
+        fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+            Err(std::io::ErrorKind::StorageFull.into())
+        }
+        fn flush(&mut self) -> std::io::Result<()> {
+            Err(std::io::ErrorKind::StorageFull.into())
+        }
+    }
+
+    #[test]
+    fn a_journal_that_cannot_be_written_does_not_stop_the_telling() {
+        let count = Count::default();
+        let journal = Journal::new(&count, Box::new(Full));
+        for _ in 0..3 {
+            journal.tell(&Event::Say { stage: "svd", text: "x" });
+        }
+        assert_eq!(count.0.load(std::sync::atomic::Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn a_line_of_the_journal_has_the_documented_words() {
+        let words = |event: Event<'_>| serde_json::to_value(event).unwrap();
+        let key = Digest::of(b"k");
+        for (event, expected) in [
+            (
+                Event::RunStarted { run: "r", stages: &["a"] },
+                serde_json::json!({ "event": "run-started", "run": "r", "stages": ["a"] }),
+            ),
+            (
+                Event::StageStarted { stage: "a", kind: "svd", key, why: "w" },
+                serde_json::json!({ "event": "stage-started", "stage": "a", "kind": "svd", "key": key, "why": "w" }),
+            ),
+            (
+                Event::Phase { stage: "a", what: "p", total: None, unit: "u" },
+                serde_json::json!({ "event": "phase", "stage": "a", "what": "p", "total": null, "unit": "u" }),
+            ),
+            (
+                Event::Say { stage: "a", text: "t" },
+                serde_json::json!({ "event": "say", "stage": "a", "text": "t" }),
+            ),
+            (
+                Event::RunFinished { ok: true, seconds: 0.5 },
+                serde_json::json!({ "event": "run-finished", "ok": true, "seconds": 0.5 }),
+            ),
+        ] {
+            assert_eq!(words(event), expected);
+        }
+    }
+
     #[test]
     fn all_events_are_shown_and_the_lasting_ones_kept() {
         let (memory, count) = (Memory::default(), Count::default());

@@ -226,6 +226,34 @@ mod tests {
         assert_eq!(graph.find("c"), Some(NodeId(2)));
     }
 
+    proptest::proptest! {
+        #[test]
+        fn every_node_comes_after_its_producers_and_neighbours_know_each_other(
+            edges in proptest::collection::btree_set((0..8_usize, 0..8_usize), 0..16)
+        ) {
+            // Every edge from a smaller to a larger number of a fixed shuffle, so that there is no circle.
+            let place = |i: usize| (i * 3 + 5) % 8;
+            let names = ["a", "b", "c", "d", "e", "f", "g", "h"];
+            let reads: Vec<Vec<usize>> = (0..8)
+                .map(|i| edges.iter().filter(|(a, b)| *b == i && place(*a) < place(i)).map(|(a, _)| *a).collect())
+                .collect();
+            let spec: Vec<(&str, &[usize])> = names.iter().zip(&reads).map(|(name, reads)| (*name, &reads[..])).collect();
+            let graph = graph(&spec).unwrap();
+            let at = |id: NodeId| graph.order().iter().position(|other| *other == id).unwrap();
+            for (i, reads) in reads.iter().enumerate() {
+                let id = NodeId(i);
+                let producers: BTreeSet<NodeId> = graph.producers(id).collect();
+                proptest::prop_assert_eq!(&producers, &reads.iter().copied().map(NodeId).collect());
+                for producer in producers {
+                    proptest::prop_assert!(at(producer) < at(id));
+                    proptest::prop_assert!(graph.readers(producer).any(|reader| reader == id));
+                    proptest::prop_assert!(graph.with_ancestors(&[id].into()).contains(&producer));
+                    proptest::prop_assert!(graph.with_descendants(&[producer].into()).contains(&id));
+                }
+            }
+        }
+    }
+
     #[test]
     fn a_cycle_is_named_without_bystanders() {
         let error =

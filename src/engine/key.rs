@@ -103,6 +103,7 @@ impl Key {
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
@@ -177,6 +178,77 @@ pub(crate) mod tests {
         digests.sort();
         digests.dedup();
         assert_eq!(digests.len(), count);
+    }
+
+    /// Keys that are often equal or nearly so.
+    fn keys() -> impl Strategy<Value = Key> {
+        let json = prop_oneof![
+            Just(json!(null)),
+            Just(json!(0)),
+            Just(json!(0.0)),
+            Just(json!("")),
+            Just(json!("0")),
+            Just(json!(false)),
+        ];
+        let json = json.prop_recursive(2, 6, 2, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..3).prop_map(serde_json::Value::from),
+                prop::collection::btree_map("[ab]", inner, 0..3)
+                    .prop_map(|map| serde_json::Value::Object(map.into_iter().collect())),
+            ]
+        });
+        let params = prop::collection::btree_map("[ab]", json, 0..3);
+        let digests = || {
+            let digest = (0..2_u8).prop_map(|i| Digest::of(&[i]));
+            prop::collection::btree_map("[ab]", digest, 0..2)
+        };
+        let text = || prop::option::of("[ab]?");
+        (params, digests(), digests(), 0..2_u64, text(), text(), 1..3_u32).prop_map(
+            |(params, inputs, reads, seed, salt, fingerprint, version)| Key {
+                params: serde_json::Value::Object(params.into_iter().collect()),
+                inputs,
+                reads,
+                seed,
+                salt,
+                fingerprint,
+                version,
+                ..sample()
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn two_keys_are_equal_where_their_digests_are_and_where_nothing_differs(a in keys(), b in keys()) {
+            let equal = a == b;
+            prop_assert_eq!(a.digest() == b.digest(), equal);
+            prop_assert_eq!(crate::engine::reason::diff(&a, &b).is_empty(), equal);
+            prop_assert_eq!(a.value().encode() == b.value().encode(), equal);
+        }
+
+        #[test]
+        fn any_key_is_stored_as_it_was_hashed(key in keys()) {
+            let text = serde_json::to_string(&key.to_json()).unwrap();
+            let back = Key::from_json(&serde_json::from_str(&text).unwrap()).unwrap();
+            prop_assert_eq!(back.digest(), key.digest());
+            prop_assert_eq!(key.as_stored(), key);
+        }
+    }
+
+    #[test]
+    fn a_key_with_more_or_fewer_fields_is_of_another_version() {
+        let whole = sample().to_json();
+        for field in ["format", "kind", "version", "params", "inputs", "reads", "seed", "numerics"] {
+            let mut less = whole.clone();
+            less.as_object_mut().unwrap().remove(field);
+            assert_eq!(Key::from_json(&less), None, "without {field}");
+        }
+        let mut more = whole.clone();
+        more["host"] = json!("here");
+        assert_eq!(Key::from_json(&more), None);
+        let bare = Key { salt: None, fingerprint: None, ..sample() };
+        assert!(bare.to_json().get("salt").is_none(), "what is not set is not stored");
+        assert_eq!(Key::from_json(&bare.to_json()), Some(bare));
     }
 
     #[test]

@@ -165,6 +165,13 @@ mod tests {
         assert_eq!(modes(&Select { from: s("b"), ..none() }), "Run Run Run Off");
         assert_eq!(modes(&Select { from: s("d"), ..none() }), "Run Off Off Run");
         assert_eq!(modes(&Select { from: s("b"), until: s("b"), ..none() }), "Run Run Off Off");
+        assert_eq!(modes(&Select { only: s("c"), until: s("d"), ..none() }), "Off Off Off Off");
+        assert_eq!(modes(&Select { only: s("c"), ..none() }), "Probe Probe Run Off");
+        let ends = vec!["a".to_owned(), "c".to_owned()];
+        assert_eq!(modes(&Select { only: ends, ..none() }), "Run Probe Run Off");
+        assert_eq!(modes(&Select { from: s("a"), ..none() }), "Run Run Run Run");
+        let both = vec!["b".to_owned(), "d".to_owned(), "b".to_owned()];
+        assert_eq!(modes(&Select { until: both, ..none() }), "Run Run Off Run");
     }
 
     #[test]

@@ -153,6 +153,53 @@ mod tests {
     }
 
     #[test]
+    fn only_the_moves_of_a_run_are_possible() {
+        use State::{Done, Queued, Ready, Running, Waiting};
+        let all = [
+            Waiting,
+            Ready,
+            Queued,
+            Running,
+            Done(Status::Cached),
+            Done(Status::Ran),
+            Done(Status::Failed),
+            Done(Status::Skipped),
+            Done(Status::Blocked),
+            Done(Status::Run),
+            Done(Status::Maybe),
+        ];
+        // From each state, the moves of a node that has all it needs.
+        let moves: [(&[State], &[State]); 4] = [
+            (&[], &[Ready, Done(Status::Skipped), Done(Status::Blocked)]),
+            (&[Ready], &[Queued, Done(Status::Cached), Done(Status::Failed), Done(Status::Skipped)]),
+            (&[Ready, Queued], &[Running, Done(Status::Skipped)]),
+            (&[Ready, Queued, Running], &[Done(Status::Ran), Done(Status::Failed)]),
+        ];
+        let graph = diamond();
+        for (way, allowed) in moves {
+            for to in all {
+                let mut states = States::new(&graph);
+                for &step in way {
+                    states.set(NodeId(0), step);
+                }
+                let moved =
+                    std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| states.set(NodeId(0), to)));
+                assert_eq!(moved.is_ok(), allowed.contains(&to), "after {way:?} to {to:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_left_out_frees_nobody_and_is_no_root() {
+        let graph = diamond();
+        let mut states = States::new(&graph);
+        assert_eq!(states.set(NodeId(1), State::Done(Status::Skipped)), []);
+        assert_eq!(finish(&mut states, 0), [NodeId(2)], "only the one that still waits");
+        assert_eq!(finish(&mut states, 2), [], "the end lacks its left side");
+        assert_eq!(states.roots(), []);
+    }
+
+    #[test]
     #[should_panic(expected = "cannot go from Waiting to Ready")]
     fn a_node_is_not_ready_before_its_producers() {
         let graph = diamond();

@@ -1,9 +1,12 @@
 //! Whole runs with fake actions: what runs, what hits, and what the cache is left with.
 
+mod branches;
 mod caching;
 mod crash;
+mod memory;
 mod noop;
 mod running;
+mod selecting;
 
 use std::{fs, path::PathBuf};
 
