@@ -141,7 +141,19 @@ mod tests {
     fn names_round_trip_and_unknown_ones_are_refused() {
         assert_eq!("cpu".parse::<Device>().unwrap(), Device::Cpu);
         assert_eq!(Device::Cuda(1).to_string(), "cuda:1");
-        for name in ["", "gpu", "cuda", "cuda:", "cuda:x", "CPU"] {
+        for name in [
+            "",
+            "gpu",
+            "cuda",
+            "cuda:",
+            "cuda:x",
+            "CPU",
+            " cpu",
+            "cpu:0",
+            "cuda:-1",
+            "cuda:1 ",
+            "cuda:18446744073709551616",
+        ] {
             let error = name.parse::<Device>().unwrap_err().to_string();
             assert_eq!(error, format!("unknown device `{name}`; use `auto`, `cpu` or `cuda:N`"));
         }
@@ -158,6 +170,13 @@ mod tests {
         ] {
             assert!(matches!(error, DeviceError::NoCuda(Device::Cuda(0))), "{error}");
         }
+    }
+
+    #[test]
+    fn a_fingerprint_is_one_line_of_words_and_the_same_every_time() {
+        let fingerprint = Device::Cpu.fingerprint().unwrap();
+        assert_eq!(Device::Cpu.fingerprint().unwrap(), fingerprint);
+        assert!(fingerprint.starts_with(isa()) && !fingerprint.contains(['\n', '"']), "{fingerprint}");
     }
 
     #[test]

@@ -126,5 +126,7 @@ mod tests {
         assert_eq!(words("svd p/full.toml"), expected(&["svd"]));
         assert_eq!(words("p/full.toml svd moments"), expected(&["svd", "moments"]));
         assert_eq!(words("svd").pipeline, None);
+        assert_eq!(words("a.toml b.toml").rest, ["b.toml"], "the first is the manifest");
+        assert_eq!(words("svd.tomlx .toml toml").pipeline, None);
     }
 }

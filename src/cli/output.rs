@@ -38,3 +38,21 @@ fn quiet_when_closed(result: io::Result<()>) -> Result<(), CliError> {
         _ => Ok(()),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_reader_that_stopped_reading_is_forgiven() {
+        for (kind, forgiven) in [
+            (io::ErrorKind::BrokenPipe, true),
+            (io::ErrorKind::StorageFull, false),
+            (io::ErrorKind::PermissionDenied, false),
+        ] {
+            assert_eq!(quiet_when_closed(Err(kind.into())).is_ok(), forgiven, "{kind}");
+        }
+        let error = quiet_when_closed(Err(io::ErrorKind::StorageFull.into())).unwrap_err();
+        assert!(error.to_string().starts_with("cannot write the result: "), "{error}");
+    }
+}

@@ -170,4 +170,81 @@ mod tests {
 ";
         assert_eq!(text, expected);
     }
+
+    /// A view that keeps what it is told.
+    #[derive(Clone, Default)]
+    struct Kept(Arc<Mutex<Vec<String>>>);
+
+    impl Kept {
+        fn keep(&self, text: String) {
+            self.0.lock().unwrap().push(text);
+        }
+    }
+
+    impl View for Kept {
+        fn started(&self, stage: &str, why: &str) {
+            self.keep(format!("started {stage} {why}"));
+        }
+        fn phase(&self, stage: &str, what: &str, total: Option<u64>, unit: &str) {
+            self.keep(format!("phase {stage} {what} {total:?} {unit}"));
+        }
+        fn advance(&self, stage: &str, n: u64) {
+            self.keep(format!("advance {stage} {n}"));
+        }
+        fn note(&self, stage: &str, text: &str) {
+            self.keep(format!("note {stage} {text}"));
+        }
+        fn line(&self, text: &str) {
+            self.keep(text.to_owned());
+        }
+        fn finished(&self, stage: &str) {
+            self.keep(format!("finished {stage}"));
+        }
+        fn clear(&self) {
+            self.keep("clear".to_owned());
+        }
+    }
+
+    #[test]
+    fn every_event_reaches_the_view() {
+        let kept = Kept::default();
+        let terminal = Terminal { view: Box::new(kept.clone()), palette: Palette(false), width: 6 };
+        let key = crate::store::Digest::of(b"key");
+        for event in [
+            Event::RunStarted { run: "r", stages: &["svd"] },
+            Event::StageStarted { stage: "svd", kind: "svd", key, why: "forced" },
+            Event::Phase { stage: "svd", what: "layers", total: Some(3), unit: "layers" },
+            Event::Advance { stage: "svd", n: 2 },
+            Event::Note { stage: "svd", text: "rank 8" },
+            Event::StageFinished { stage: "svd", status: Status::Ran, seconds: 0.01, why: "forced" },
+            Event::StageFinished { stage: "after", status: Status::Blocked, seconds: 0.0, why: "needs it" },
+            Event::RunFinished { ok: true, seconds: 1.0 },
+        ] {
+            terminal.event(&event);
+        }
+        terminal.remark("stopping");
+        terminal.end();
+        let expected = [
+            "started svd forced",
+            "phase svd layers Some(3) layers",
+            "advance svd 2",
+            "note svd rank 8",
+            "finished svd",
+            "  ✓ svd       10 ms  forced",
+            "finished after",
+            "stopping",
+            "clear",
+            "",
+        ];
+        assert_eq!(*kept.0.lock().unwrap(), expected);
+    }
+
+    #[test]
+    fn only_the_marks_and_the_names_are_coloured() {
+        let kept = Kept::default();
+        let terminal = Terminal { view: Box::new(kept.clone()), palette: Palette(true), width: 6 };
+        terminal.finished("svd", Status::Failed, 1.0, "no luck\nline 2");
+        let expected = "  \x1b[31;1m✗\x1b[0m \x1b[1msvd   \x1b[0m    1.0 s  no luck\n        line 2";
+        assert_eq!(*kept.0.lock().unwrap(), [expected]);
+    }
 }

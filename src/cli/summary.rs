@@ -142,4 +142,54 @@ mod tests {
         let stages = (0..1000).map(|i| stage(&format!("s{i}"), Status::Cached, 0.0, "")).collect();
         assert_eq!(render(&summary(stages), Palette(false)), "  1000 stages: 1000 cached\n");
     }
+
+    #[test]
+    fn of_a_large_run_what_is_not_cached_is_listed() {
+        let mut stages: Vec<_> = (0..41).map(|i| stage(&format!("s{i}"), Status::Cached, 0.0, "")).collect();
+        stages[7] = stage("odd", Status::Ran, 0.02, "never run");
+        stages[9] = stage("left", Status::Skipped, 0.0, "not selected");
+        let expected = "  stage  status    time  why
+  odd    ran      20 ms  never run
+  left   skipped         not selected
+
+  41 stages: 1 ran, 39 cached, 1 skipped
+";
+        assert_eq!(render(&summary(stages), Palette(false)), expected);
+        let forty = (0..40).map(|i| stage(&format!("s{i}"), Status::Cached, 0.0, "")).collect();
+        assert_eq!(render(&summary(forty), Palette(false)).lines().count(), 1 + 40 + 2, "few are all listed");
+    }
+
+    #[test]
+    fn the_count_names_the_worst_first() {
+        let all = [
+            Status::Skipped,
+            Status::Cached,
+            Status::Maybe,
+            Status::Run,
+            Status::Ran,
+            Status::Blocked,
+            Status::Failed,
+        ];
+        let stages: Vec<_> = all.map(|status| stage("x", status, 0.0, "")).into();
+        let expected = "7 stages: 1 failed, 1 blocked, 1 ran, 1 to run, 1 maybe, 1 cached, 1 skipped";
+        assert_eq!(counts(&stages), expected);
+        assert_eq!(counts(&stages[1..2]), "1 stage: 1 cached");
+    }
+
+    #[test]
+    fn every_status_has_its_colour() {
+        for (status, code) in [
+            (Status::Ran, "32"),
+            (Status::Failed, "31;1"),
+            (Status::Blocked, "33"),
+            (Status::Maybe, "33"),
+            (Status::Run, "36"),
+            (Status::Cached, "2"),
+            (Status::Skipped, "2"),
+        ] {
+            let text = render(&summary(vec![stage("x", status, 0.0, "")]), Palette(true));
+            let word = status.as_str();
+            assert!(text.contains(&format!("\x1b[{code}m{word}")), "{word}: {text:?}");
+        }
+    }
 }

@@ -74,4 +74,24 @@ mod tests {
         assert_eq!(render(&rows, Palette(false)), expected);
         assert!(render(&rows, Palette(true)).contains("\x1b[32mé     \x1b[0m"));
     }
+
+    #[test]
+    fn short_rows_and_wide_letters_keep_the_columns() {
+        let cells = |texts: &[&str]| texts.iter().map(|&text| Cell::new(text)).collect::<Vec<_>>();
+        let rows = [cells(&["a", "b", "c"]), cells(&["ÄÖÜß", "x"]), cells(&[]), cells(&["y", "", "z"])];
+        let expected = "  a     b  c\n  ÄÖÜß  x\n\n  y        z\n";
+        assert_eq!(render(&rows, Palette(false)), expected);
+        assert_eq!(render(&[], Palette(false)), "");
+    }
+
+    #[test]
+    fn a_right_column_at_the_end_is_filled_and_a_heading_is_faint() {
+        let rows = [
+            vec![Cell::new("n").colour(Colour::Bad), Cell::new("size").right()],
+            vec![Cell::new("a"), Cell::new("7").right().colour(Colour::Accent)],
+        ];
+        assert_eq!(render(&rows, Palette(false)), "  n  size\n  a     7\n");
+        let expected = "  \x1b[2mn\x1b[0m  \x1b[2msize\x1b[0m\n  a  \x1b[36m   7\x1b[0m\n";
+        assert_eq!(render(&rows, Palette(true)), expected);
+    }
 }

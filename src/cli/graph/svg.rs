@@ -227,8 +227,10 @@ fn mean(places: &[usize], positions: &[f64]) -> Option<f64> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
-    use crate::cli::graph::tests::diamond;
+    use crate::cli::graph::{Edge, Node, tests::diamond};
 
     #[test]
     fn rows_follow_the_edges() {
@@ -250,6 +252,56 @@ mod tests {
                 assert!(a.centre + a.width / 2.0 < b.centre - b.width / 2.0);
             }
         }
+    }
+
+    /// A drawing of eight stages with these edges, each from a smaller to a larger number.
+    fn of(edges: &BTreeSet<(usize, usize)>) -> Drawing {
+        let mut drawing = diamond();
+        let node = drawing.nodes[0].clone();
+        drawing.nodes = (0..8).map(|i| Node { name: "x".repeat(1 + i * i), ..node.clone() }).collect();
+        for &(a, b) in edges.iter().filter(|(a, b)| a != b) {
+            let edge = Edge { from: a.min(b), port: "p".to_owned() };
+            drawing.nodes[a.max(b)].inputs.push(edge);
+        }
+        drawing
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_graph_is_drawn_downwards_apart_and_inside(
+            edges in proptest::collection::btree_set((0..8_usize, 0..8_usize), 0..20)
+        ) {
+            let drawing = of(&edges);
+            let layout = Layout::new(&drawing);
+            for row in &layout.rows {
+                for pair in row.windows(2) {
+                    let (a, b) = (&layout.places[pair[0]], &layout.places[pair[1]]);
+                    proptest::prop_assert!(a.centre + a.width / 2.0 + GAP <= b.centre - b.width / 2.0 + 1e-6);
+                }
+            }
+            for path in &layout.paths {
+                let rows: Vec<usize> = path.iter().map(|&place| layout.places[place].row).collect();
+                proptest::prop_assert!(rows.windows(2).all(|pair| pair[0] + 1 == pair[1]), "{rows:?}");
+            }
+            let left = layout.places.iter().map(|place| place.centre - place.width / 2.0).fold(f64::INFINITY, f64::min);
+            proptest::prop_assert!((left - MARGIN).abs() < 1e-6, "{left}");
+            let svg = svg(&drawing);
+            proptest::prop_assert_eq!(svg.matches("<rect").count(), 8);
+            proptest::prop_assert!(!svg.contains("NaN") && !svg.contains("inf"));
+        }
+    }
+
+    #[test]
+    fn two_inputs_from_one_stage_are_one_line() {
+        let mut drawing = diamond();
+        drawing.nodes[1].inputs.push(Edge { from: 0, port: "again".to_owned() });
+        assert_eq!(svg(&drawing).matches("marker-end").count(), 5);
+    }
+
+    #[test]
+    fn a_kind_that_is_the_name_is_not_written_twice() {
+        let svg = svg(&diamond());
+        assert_eq!((svg.matches(">corpus<").count(), svg.matches(">embed<").count()), (1, 2));
     }
 
     #[test]

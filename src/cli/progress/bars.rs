@@ -152,4 +152,56 @@ mod tests {
         assert!(lines[1].trim_end().ends_with("vectors  dim 256"), "{screen}");
         assert_eq!(lines.len(), 2, "{screen}");
     }
+
+    /// What is on the screen after these steps, without spinners and times.
+    fn screen(steps: impl Fn(&Bars)) -> Vec<String> {
+        let term = indicatif::InMemoryTerm::new(10, 110);
+        let target = ProgressDrawTarget::term_like(Box::new(term.clone()));
+        let bars = Bars::new(target, Palette(false), 6);
+        steps(&bars);
+        let plain = |line: &str| line.chars().skip(4).collect::<String>();
+        term.contents().lines().map(plain).collect()
+    }
+
+    #[test]
+    fn a_new_phase_takes_the_old_figures_away() {
+        let lines = screen(|bars| {
+            bars.started("train", "forced");
+            bars.phase("train", "warm up", Some(10), "steps");
+            bars.advance("train", 5);
+            bars.note("train", "loss 9");
+            bars.phase("train", "save", None, "files");
+        });
+        let [line] = &lines[..] else { panic!("{lines:?}") };
+        assert!(line.starts_with("train     ") && line.trim_end().ends_with("  save"), "{line}");
+        assert!(!line.contains("loss") && !line.contains('%'), "{line}");
+    }
+
+    #[test]
+    fn why_a_stage_runs_is_shown_until_it_says_more() {
+        let lines = screen(|bars| bars.started("train", "parameter `lr` is new: 1"));
+        assert!(lines[0].trim_end().ends_with("  parameter `lr` is new: 1"), "{lines:?}");
+        let lines = screen(|bars| {
+            bars.started("train", "forced");
+            bars.note("train", "so far");
+        });
+        assert!(lines[0].trim_end().ends_with("  so far") && !lines[0].contains("forced"), "{lines:?}");
+    }
+
+    #[test]
+    fn nothing_is_left_of_stages_that_are_done_or_never_ran() {
+        let lines = screen(|bars| {
+            bars.phase("never", "x", Some(1), "u");
+            for stage in ["a", "b"] {
+                bars.started(stage, "forced");
+                bars.phase(stage, "x", Some(2), "u");
+            }
+            bars.finished("a");
+            bars.advance("a", 1);
+            bars.finished("b");
+            bars.finished("b");
+            bars.clear();
+        });
+        assert_eq!(lines, [""; 0]);
+    }
 }

@@ -143,4 +143,82 @@ mod tests {
         assert!(last.starts_with("  corpus: files, 1/4 docs (25 %), "), "{text}");
         assert!(last.ends_with(" left, 2 dropped"), "{text}");
     }
+
+    /// The lines of a stage that tells of every step, without its rate and the time that is left.
+    fn lines(tell: impl Fn(&Plain<Vec<u8>>)) -> Vec<String> {
+        let plain = Plain { every: Duration::ZERO, ..Plain::new(Vec::new()) };
+        tell(&plain);
+        let of_time = |part: &&str| !part.ends_with("/s") && !part.ends_with(" left");
+        let short = |line: &str| line.split(", ").filter(of_time).collect::<Vec<_>>().join(", ");
+        text(plain).lines().map(short).collect()
+    }
+
+    #[test]
+    fn what_is_not_known_is_not_said() {
+        let found = lines(|plain| {
+            plain.started("a", "forced");
+            plain.note("a", "early");
+            plain.phase("a", "load", None, "files");
+            plain.advance("a", 2);
+            plain.phase("a", "nothing to do", Some(0), "docs");
+            plain.phase("a", "train", Some(3), "steps");
+            plain.note("a", "loss 1.5");
+            plain.advance("a", 1);
+            plain.advance("a", 4);
+        });
+        let expected = [
+            "  a: started, forced",
+            "  a: running, early",
+            "  a: load",
+            "  a: load, 2 files",
+            "  a: nothing to do",
+            "  a: train, 0/3 steps (0 %)",
+            "  a: train, 0/3 steps (0 %), loss 1.5",
+            "  a: train, 1/3 steps (33 %), loss 1.5",
+            "  a: train, 5/3 steps (167 %), loss 1.5",
+        ];
+        assert_eq!(found, expected);
+    }
+
+    #[test]
+    fn stages_that_do_not_run_say_nothing() {
+        let found = lines(|plain| {
+            plain.advance("never", 1);
+            plain.started("a", "forced");
+            plain.finished("a");
+            plain.finished("a");
+            plain.note("a", "late");
+            plain.phase("a", "late", None, "");
+            plain.line("a line of its own");
+        });
+        assert_eq!(found, ["  a: started, forced", "a line of its own"]);
+    }
+
+    #[test]
+    fn a_line_is_written_at_most_once_in_a_while() {
+        let plain = Plain::new(Vec::new());
+        plain.started("a", "forced");
+        plain.phase("a", "load", Some(100), "files");
+        for _ in 0..100 {
+            plain.advance("a", 1);
+        }
+        assert_eq!(text(plain), "  a: started, forced\n");
+    }
+
+    #[test]
+    fn a_reader_that_went_away_stops_nothing() {
+        struct Gone;
+        impl Write for Gone {
+            fn write(&mut self, _: &[u8]) -> std::io::Result<usize> {
+                Err(std::io::ErrorKind::BrokenPipe.into())
+            }
+            fn flush(&mut self) -> std::io::Result<()> {
+                Err(std::io::ErrorKind::BrokenPipe.into())
+            }
+        }
+        let plain = Plain::new(Gone);
+        plain.started("a", "forced");
+        plain.line("x");
+        plain.clear();
+    }
 }
