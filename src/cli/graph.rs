@@ -81,7 +81,11 @@ impl Drawing {
     }
 
     fn mermaid(&self) -> String {
-        let escape = |text: &str| text.replace('"', "#quot;");
+        // `#` begins an entity of Mermaid, and `<` one of HTML.
+        let escape = |text: &str| {
+            let text = text.replace('#', "#35;").replace('"', "#quot;");
+            text.replace('<', "#lt;").replace('>', "#gt;")
+        };
         let mut out = "flowchart TD\n".to_owned();
         for (i, node) in self.nodes.iter().enumerate() {
             let kind = if node.kind == node.name {
@@ -157,6 +161,44 @@ mod tests {
   n2 -->|\"right\"| n3
 ";
         assert_eq!(diamond().render(Format::Mermaid), expected);
+    }
+
+    /// Names that mean something to each of the formats, as a value of a matrix may.
+    fn odd() -> Drawing {
+        let mut drawing = diamond();
+        drawing.nodes.truncate(2);
+        drawing.nodes[0].name = "a[x=\"<b> & #9829; \\n é\"]".to_owned();
+        drawing.nodes[1].inputs[0].port = "in.\"p\"".to_owned();
+        drawing
+    }
+
+    #[test]
+    fn odd_names_are_text_in_every_format() {
+        let expected = "flowchart TD
+  n0[\"a[x=#quot;#lt;b#gt; & #35;9829; \\n é#quot;]<br><small>corpus</small>\"]
+  n1[\"embed[dim=64]<br><small>embed</small>\"]
+  n0 -->|\"in.#quot;p#quot;\"| n1
+";
+        assert_eq!(odd().render(Format::Mermaid), expected);
+        let expected = "digraph pipeline {
+  node [shape=box, style=rounded, fontname=\"sans-serif\"];
+  \"a[x=\\\"<b> & #9829; \\\\n é\\\"]\" [label=\"a[x=\\\"<b> & #9829; \\\\n é\\\"]\\ncorpus\"];
+  \"embed[dim=64]\" [label=\"embed[dim=64]\\nembed\"];
+  \"a[x=\\\"<b> & #9829; \\\\n é\\\"]\" -> \"embed[dim=64]\" [label=\"in.\\\"p\\\"\"];
+}
+";
+        assert_eq!(odd().render(Format::Dot), expected);
+        let svg = odd().render(Format::Svg);
+        assert!(svg.contains(">a[x=&quot;&lt;b&gt; &amp; #9829; \\n é&quot;]</text>"), "{svg}");
+    }
+
+    #[test]
+    fn an_empty_pipeline_is_an_empty_picture() {
+        let empty = Drawing::default();
+        assert_eq!(empty.render(Format::Mermaid), "flowchart TD\n");
+        assert!(empty.render(Format::Dot).ends_with("];\n}\n"));
+        let svg = empty.render(Format::Svg);
+        assert!(svg.contains("width=\"20\" height=\"84\"") && !svg.contains("<rect"), "{svg}");
     }
 
     #[test]
