@@ -9,7 +9,11 @@ use super::{
     exit::Exit,
     paint::{Colour, Palette},
 };
-use crate::{engine::options::EngineError, plan::Rejected, store::StoreError};
+use crate::{
+    engine::{chain, options::EngineError},
+    plan::Rejected,
+    store::StoreError,
+};
 
 /// An error that ends the program.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +25,7 @@ pub(super) enum CliError {
     #[error("the manifest has mistakes")]
     Manifest(Box<Rejected>),
     /// The cache cannot be used.
-    #[error("the cache cannot be used: {0}")]
+    #[error("the cache cannot be used: {}", chain(.0))]
     Cache(#[from] StoreError),
     /// The work failed.
     #[error("{0}")]
@@ -96,5 +100,64 @@ impl From<EngineError> for CliError {
 impl From<Rejected> for CliError {
     fn from(rejected: Rejected) -> Self {
         Self::Manifest(Box::new(rejected))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, path::Path};
+
+    use super::*;
+    use crate::{
+        manifest::{Options, Sources},
+        plan::plan,
+        stage::STAGES,
+    };
+
+    fn rejected(text: &str) -> Rejected {
+        let path = Path::new("m.toml");
+        let (sources, faults) = Sources::read_with(path, &Options::default(), &|_| Ok(text.to_owned()));
+        plan(path, sources, faults, STAGES).err().expect("the manifest has faults")
+    }
+
+    fn unreadable() -> StoreError {
+        StoreError::Io {
+            doing: "read",
+            path: "cache/x".into(),
+            source: io::ErrorKind::PermissionDenied.into(),
+        }
+    }
+
+    #[test]
+    fn every_error_has_its_words_and_its_exit_code() {
+        for (error, words, exit) in [
+            (CliError::usage("no such thing").hint("try another"), "no such thing", Exit::USAGE),
+            (CliError::failed("it broke").hint("not for this one"), "it broke", Exit::FAILED),
+            (rejected("[stage.a]").into(), "the manifest has mistakes", Exit::MANIFEST),
+            (
+                unreadable().into(),
+                "the cache cannot be used: cannot read cache/x: permission denied",
+                Exit::CACHE,
+            ),
+            (
+                EngineError::Store(unreadable()).into(),
+                "the cache cannot be used: cannot read cache/x: permission denied",
+                Exit::CACHE,
+            ),
+            (EngineError::UnknownStage("x".into()).into(), "there is no stage named `x`", Exit::USAGE),
+        ] {
+            assert_eq!((error.to_string().as_str(), error.exit()), (words, exit));
+        }
+    }
+
+    #[test]
+    fn an_error_as_data_has_the_same_words_and_the_mistakes_of_a_manifest() {
+        let data = CliError::usage("no such thing").hint("try another").data();
+        assert_eq!(data, json!({ "status": "error", "error": "no such thing", "exit": 2, "mistakes": [] }));
+        let data = CliError::from(rejected("[stage.a]\nseed = -1\nkind = 'exce'")).data();
+        let lines: Vec<&Value> = data["mistakes"].as_array().unwrap().iter().map(|m| &m["line"]).collect();
+        assert_eq!((&data["exit"], lines), (&json!(3), vec![&json!(2), &json!(3)]));
+        let keys: Vec<&String> = data["mistakes"][0].as_object().unwrap().keys().collect();
+        assert_eq!(keys.len(), 6, "{keys:?}");
     }
 }

@@ -24,3 +24,5 @@ pub mod summary;
 mod tests;
 pub mod value;
 mod worker;
+
+pub(crate) use worker::chain;
