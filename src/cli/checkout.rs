@@ -47,9 +47,11 @@ impl Command {
 }
 
 fn copy_out(store: &Store, trees: &[(&str, &Tree)], dir: &Path, replace: bool) -> Result<usize, CliError> {
-    let occupied = fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
+    let is_file = fs::metadata(dir).is_ok_and(|meta| !meta.is_dir());
+    let occupied = is_file || fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
     if occupied && !replace {
-        let message = format!("`{}` is there and not empty", dir.display());
+        let what = if is_file { "is a file" } else { "is there and not empty" };
+        let message = format!("`{}` {what}", dir.display());
         return Err(CliError::usage(message).hint("choose another folder, or replace it with --replace"));
     }
     let parent = match dir.parent() {
@@ -106,6 +108,7 @@ fn swap(whole: &Path, dir: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::{Digest, Lookup, Made, Record};
 
     #[test]
     fn a_swap_leaves_the_new_files_only() {
@@ -123,5 +126,91 @@ mod tests {
         assert_eq!(fs::read(goal.join("both")).unwrap(), b"1");
         swap(&goal, &dir.path().join("fresh")).unwrap();
         assert_eq!(fs::read(dir.path().join("fresh/new")).unwrap(), b"1");
+    }
+
+    /// A cache with two artifacts: one file, and two of which one lies in a folder.
+    fn two_trees(dir: &Path) -> (Store, Record) {
+        let store = Store::open(&dir.join("cache")).unwrap();
+        let Lookup::Miss(slot) = store.lookup(&Digest::of(b"key")).unwrap() else { panic!("it is new") };
+        let work = slot.workdir(&["one", "two"]).unwrap();
+        fs::create_dir(work.out.join("two/sub")).unwrap();
+        for (name, text) in [("one/a", "1"), ("two/a", "22"), ("two/sub/b", "333")] {
+            fs::write(work.out.join(name), text).unwrap();
+        }
+        let ports = vec!["one".to_owned(), "two".to_owned()];
+        let key = serde_json::json!({});
+        let made = Made { kind: "x".into(), key, ports, seconds: 0.0, why: Vec::new() };
+        let record = slot.record(made, &work).unwrap();
+        (store, record)
+    }
+
+    fn read(dir: &Path, name: &str) -> String {
+        fs::read_to_string(dir.join(name)).unwrap()
+    }
+
+    #[test]
+    fn several_outputs_get_a_folder_each_and_one_gets_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, record) = two_trees(dir.path());
+        let trees: Vec<(&str, &Tree)> =
+            record.outputs.iter().map(|(port, tree)| (port.as_str(), tree)).collect();
+        let all = dir.path().join("all");
+        assert_eq!(copy_out(&store, &trees, &all, false).unwrap(), 3);
+        assert_eq!([read(&all, "one/a"), read(&all, "two/a"), read(&all, "two/sub/b")], ["1", "22", "333"]);
+        let two = dir.path().join("deep/er/two");
+        assert_eq!(copy_out(&store, &trees[1..], &two, false).unwrap(), 2);
+        assert_eq!(read(&two, "sub/b"), "333");
+    }
+
+    #[test]
+    fn what_is_in_the_way_stays_unless_it_is_to_be_replaced() {
+        type Make = fn(&Path);
+        let makes: [(&str, Make, bool); 5] = [
+            ("an empty folder", |path| fs::create_dir(path).unwrap(), true),
+            ("a link to nothing", |path| std::os::unix::fs::symlink("gone", path).unwrap(), true),
+            ("a file", |path| fs::write(path, "mine").unwrap(), false),
+            ("an empty file", |path| fs::write(path, "").unwrap(), false),
+            (
+                "a folder with files",
+                |path| {
+                    fs::create_dir(path).unwrap();
+                    fs::write(path.join("mine"), "mine").unwrap();
+                },
+                false,
+            ),
+        ];
+        for (what, make, free) in makes {
+            let dir = tempfile::tempdir().unwrap();
+            let (store, record) = two_trees(dir.path());
+            let trees = [("one", &record.outputs["one"])];
+            let goal = dir.path().join("goal");
+            make(&goal);
+            let before = fs::read(&goal).ok();
+            let copied = copy_out(&store, &trees, &goal, false);
+            assert_eq!(copied.is_ok(), free, "{what}");
+            if !free {
+                assert_eq!(fs::read(&goal).ok(), before, "{what}");
+                assert!(before.is_some() || goal.join("mine").exists(), "{what}");
+            }
+            copy_out(&store, &trees, &goal, true).unwrap();
+            assert_eq!(read(&goal, "a"), "1", "{what}");
+            assert!(!goal.join("mine").exists(), "{what}");
+        }
+    }
+
+    #[test]
+    fn a_copy_that_fails_leaves_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let (store, record) = two_trees(dir.path());
+        let file = &record.outputs["two"].files[1];
+        fs::remove_file(store.blob_path(&file.blob)).unwrap();
+        let home = dir.path().join("home");
+        fs::create_dir(&home).unwrap();
+        let error =
+            copy_out(&store, &[("two", &record.outputs["two"])], &home.join("goal"), false).unwrap_err();
+        assert!(error.to_string().contains("sub/b"), "{error}");
+        assert_eq!(fs::read_dir(&home).unwrap().count(), 0);
+        fs::write(home.join("file"), "").unwrap();
+        assert!(copy_out(&store, &[("one", &record.outputs["one"])], &home.join("file/goal"), true).is_err());
     }
 }
