@@ -119,6 +119,8 @@ impl<'s> Manifest<'s> {
     }
 }
 
+const PROFILE_KEYS: &[&str] = &["vars", "stage"];
+
 /// Lays the chosen profile over the rest, and checks the form of all of them.
 fn with_profile<'s>(mut root: DeTable<'s>, sources: &'s Sources, faults: &mut Vec<Fault>) -> DeTable<'s> {
     let profiles = take_table(&mut root, "profile", "[profile]", faults);
@@ -128,9 +130,11 @@ fn with_profile<'s>(mut root: DeTable<'s>, sources: &'s Sources, faults: &mut Ve
         let section = format!("[profile.{}]", key.get_ref());
         known.push(key.get_ref().to_string());
         let Some(table) = entry::table(&section, value, faults) else { continue };
-        check_keys(&table, &section, &["vars", "stage"], faults);
+        check_keys(&table, &section, PROFILE_KEYS, faults);
         if sources.profile().is_some_and(|profile| profile.text == *key.get_ref()) {
-            chosen = Some(table);
+            // What is unknown has been told; as a key of the manifest it would be told again.
+            let known = table.into_iter().filter(|(key, _)| PROFILE_KEYS.contains(&key.get_ref().as_ref()));
+            chosen = Some(known.collect());
         }
     }
     match (sources.profile(), chosen) {

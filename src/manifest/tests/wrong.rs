@@ -208,6 +208,17 @@ fn variables_are_told_once_each_and_where_they_stand() {
 }
 
 #[test]
+fn an_unknown_key_of_the_chosen_profile_is_told_once() {
+    let text = "[profile.p]\nstag = 1\npipeline = {}\nvars.v = 1\n[stage.a]\nx = '${v}'";
+    let options = Options { profile: Some("p".into()), set: Vec::new() };
+    let expected = "\
+unknown key `stag` in [profile.p] | stag | did you mean `stage`?
+unknown key `pipeline` in [profile.p] | pipeline | known keys: `vars`, `stage`
+";
+    assert_eq!(told_with(text, &options), expected);
+}
+
+#[test]
 fn a_wrong_set_does_not_stop_the_others() {
     let options =
         Options { profile: None, set: vec!["nope=1".into(), "x".into(), "a.seed=-1".into(), "v=2".into()] };
