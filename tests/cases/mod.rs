@@ -10,4 +10,6 @@ mod parity;
 mod pipelines;
 mod rerun;
 mod run;
+mod shape;
 mod splits;
+mod words;
