@@ -30,7 +30,7 @@ pub(super) struct Command {
 
 impl Command {
     pub(super) fn run(&self) -> Result<Exit, CliError> {
-        let (found, rest) = Found::open(&self.words, &self.stage)?;
+        let (found, rest) = Found::open(&self.words, 1, &self.stage)?;
         let [dir] = &rest[..] else {
             return Err(CliError::usage("`checkout` needs a stage and a folder"));
         };

@@ -34,7 +34,7 @@ pub(super) struct Command {
 
 impl Command {
     pub(super) fn run(&self) -> Result<Exit, CliError> {
-        let (found, rest) = Found::open(&self.words, &self.stage)?;
+        let (found, rest) = Found::open(&self.words, 1, &self.stage)?;
         let record = found.record()?;
         let port = rest.first();
         if let Some(port) = port.filter(|port| !record.outputs.contains_key(*port)) {
@@ -121,5 +121,18 @@ mod tests {
         let long = check("é".repeat(70_000).as_bytes()).unwrap();
         assert!(long.ends_with("é\n…\n") && long.len() < 700, "{}", long.len());
         assert_eq!(check("x\n".repeat(100).as_bytes()).unwrap().lines().count(), SHOWN_LINES + 2);
+        assert!(!check("x\n".repeat(SHOWN_LINES).as_bytes()).unwrap().contains('…'), "all is shown");
+        assert!(check("x\n".repeat(SHOWN_LINES + 1).as_bytes()).unwrap().ends_with("x\n…\n"));
+        assert_eq!(check(b"").as_deref(), Some("\n"));
+        assert_eq!(check(b"a\tb\r\n\n c").as_deref(), Some("\na\tb\n\n c\n"));
+        let size = SHOWN_BYTES as usize;
+        assert_eq!(
+            check(&[b"y".repeat(size - 1), vec![0xff]].concat()),
+            None,
+            "a wrong byte is no split letter"
+        );
+        assert!(check("x".repeat(size - 1).as_bytes()).unwrap().lines().nth(1).unwrap().len() == 300);
+        assert_eq!(preview(&dir.path().join("gone")), None);
+        assert_eq!(preview(dir.path()), None);
     }
 }

@@ -48,8 +48,13 @@ pub(super) struct Found {
 }
 
 impl Found {
-    /// Finds the stage that the first word names, in the manifest that another word names. Returns the other words too.
-    pub(super) fn open(words: &[String], args: &StageArgs) -> Result<(Self, Vec<String>), CliError> {
+    /// Finds the stage that the first word names, in the manifest that another word names. Returns the other words too, at
+    /// most `more` of them.
+    pub(super) fn open(
+        words: &[String],
+        more: usize,
+        args: &StageArgs,
+    ) -> Result<(Self, Vec<String>), CliError> {
         let words = Words::new(words);
         let (pipeline, change) = if let Some(pipeline) = words.pipeline {
             (pipeline, args.change.clone())
@@ -60,6 +65,10 @@ impl Found {
         };
         let mut rest = words.rest.into_iter();
         let name = rest.next().ok_or_else(|| CliError::usage("no stage was named"))?;
+        if let Some(extra) = rest.as_slice().get(more) {
+            let hint = "a manifest is told by its ending `.toml`";
+            return Err(CliError::usage(format!("`{extra}` is one word too many")).hint(hint));
+        }
         let select = SelectArgs { until: vec![name.clone()], ..SelectArgs::default() };
         let mut project = Project::open(&pipeline, &change, &args.place, &select)?;
         project.require_reads()?;

@@ -27,7 +27,7 @@ pub(super) struct Command {
 
 impl Command {
     pub(super) fn run(&self) -> Result<Exit, CliError> {
-        let (found, _) = Found::open(&self.words, &self.stage)?;
+        let (found, _) = Found::open(&self.words, 0, &self.stage)?;
         let stage = &found.stage;
         let reasons: Vec<String> = match &stage.record {
             Some(record) if stage.status == Status::Cached => record.why.clone(),

@@ -70,6 +70,31 @@ fn a_stage_that_is_not_there_is_told_the_same_way_by_every_command() {
 }
 
 #[test]
+fn a_word_too_many_is_not_passed_over() {
+    let space = diamond();
+    for (words, extra) in [
+        ("why upper copy", "copy"),
+        ("why upper p.toml q.toml", "q.toml"),
+        ("show upper out more", "more"),
+        ("show upper out p.toml more", "more"),
+        ("checkout upper out more", "more"),
+    ] {
+        let told = wrong(&space, words, 2);
+        let own = format!(
+            "error: `{extra}` is one word too many\nhelp: a manifest is told by its ending `.toml`\n"
+        );
+        // Beyond the number of words that a command takes at all, the parser says so.
+        assert!(told == own || told.contains(&format!("unexpected value '{extra}'")), "{words}: {told}");
+    }
+    let two = "error: `upper` has no output `p.toml`\nhelp: known outputs: `out`\n";
+    assert_eq!(wrong(&space, "show upper p.toml p.toml", 2), two, "one manifest is enough");
+    assert!(wrong(&space, "why p.toml", 2).starts_with("error: no stage was named"));
+    assert!(
+        wrong(&space, "checkout upper p.toml", 2).starts_with("error: `checkout` needs a stage and a folder")
+    );
+}
+
+#[test]
 fn a_stage_with_variants_is_named_with_one_of_them() {
     let space = matrix();
     let several = "error: `a` has several variants\nhelp: name one: `a[seed=1]`, `a[seed=2]`\n";
