@@ -47,6 +47,28 @@ mod tests {
     }
 
     #[test]
+    fn a_third_of_the_letters_may_be_wrong_and_always_one() {
+        for (word, known, near) in [
+            ("a", "b", true),
+            ("ab", "ac", true),
+            ("ab", "cd", false),
+            ("abcd", "abxy", false),
+            ("abcdef", "abcdxy", true),
+            ("abcdef", "abcxyz", false),
+            ("abcdefghi", "abcdefxyz", true),
+            ("ba", "ab", true),
+            ("éé", "ée", true),
+        ] {
+            assert_eq!(nearest(word, [known]).is_some(), near, "{word} for {known}");
+        }
+        assert_eq!(
+            nearest("rank", ["ranks", "bank", "rang"]),
+            Some("bank"),
+            "of equally near ones the first by name"
+        );
+    }
+
+    #[test]
     fn suggestions_fall_back_to_the_list() {
         assert_eq!(suggest("corpsu", "stages", ["corpus"]), "did you mean `corpus`?");
         assert_eq!(suggest("zzz", "stages", ["corpus", "embed"]), "known stages: `corpus`, `embed`");

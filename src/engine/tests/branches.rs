@@ -240,6 +240,47 @@ fn a_forced_stage_starts_afresh_and_not_from_a_checkpoint() {
     assert_eq!(resumed(&other.run(nodes(false))), "true", "a failure keeps the checkpoint");
 }
 
+#[test]
+fn a_stage_that_is_stopped_early_keeps_the_checkpoint_of_before() {
+    let space = Space::new();
+    let nodes = |publishes: bool| {
+        let act = move |cx: &Cx<'_>| {
+            let dir = cx.scratch.join("ckpt");
+            if publishes {
+                fs::create_dir(&dir).and_then(|()| fs::write(dir.join("x"), "1")).map_err(Failure::stage)?;
+                cx.checkpoints.publish(&dir).map_err(Failure::stage)?;
+            }
+            Err(Failure::Stopped)
+        };
+        vec![space.fake("a").first(act).node()]
+    };
+    let none = space.run(nodes(false));
+    assert_eq!((stage(&none, "a").why.as_str(), none.checkpointed), ("stopped before the end", false));
+    let goes_on = "stopped before the end; the next run goes on from its checkpoint";
+    for publishes in [true, false] {
+        let stopped = space.run(nodes(publishes));
+        assert_eq!((stage(&stopped, "a").why.as_str(), stopped.checkpointed), (goes_on, true));
+    }
+}
+
+#[test]
+fn the_time_of_a_stage_is_told_and_kept_and_a_hit_takes_none() {
+    let space = Space::new();
+    let nodes = |fails: bool| {
+        let act = move |_: &Cx<'_>| {
+            std::thread::sleep(Duration::from_millis(20));
+            if fails { Err(Failure::stage("no")) } else { Ok(()) }
+        };
+        vec![space.fake("a").first(act).node()]
+    };
+    assert!(stage(&space.run(nodes(true)), "a").seconds >= 0.02);
+    let ran = space.run(nodes(false));
+    let a = stage(&ran, "a");
+    assert!(a.seconds >= 0.02 && a.record.as_ref().unwrap().seconds >= 0.02 && ran.seconds >= a.seconds);
+    let hit = space.run(nodes(false));
+    assert!(stage(&hit, "a").seconds == 0.0 && stage(&hit, "a").record == a.record);
+}
+
 /// Keeps events as words: `started a`, `finished a ran`.
 #[derive(Default)]
 struct Heard(Mutex<Vec<String>>);

@@ -126,6 +126,9 @@ fn a_plan_says_what_each_stage_waits_for() {
     assert_eq!(stage(&changed, "bottom").why, "waits on `left`");
     let forced = space.plan(diamond(&space, 2), &options("force=bottom,right"));
     assert_eq!(stage(&forced, "bottom").why, "forced; waits on `left`; waits on `right`");
+    let turned = vec![space.fake("p").node(), space.fake("q").node(), space.fake("r").reading(&[1, 0])];
+    let why = stage(&space.plan(turned, &options("")), "r").why.clone();
+    assert_eq!(why, "never run; waits on `p`; waits on `q`", "in the order of the graph");
     let alone = space.plan(diamond(&space, 2), &options("only=bottom"));
     assert_eq!(stage(&alone, "bottom").why, "needs `left`, which is not in the cache");
     assert_eq!(stage(&alone, "left").why, "not in the cache, and not selected");

@@ -68,6 +68,12 @@ fn a_mistake_is_not_told_again_by_those_who_read_the_stage() {
 }
 
 #[test]
+fn a_stage_that_finds_no_input_has_no_variants_to_select() {
+    let text = "[stage.take]\ntexts = 'gone'\n[stage.more]\nkind = 'take'\ntexts = 'take[words=1].left'";
+    assert_eq!(errors(text), ["unknown stage `gone`"]);
+}
+
+#[test]
 fn a_stage_with_a_mistake_still_tells_of_its_inputs() {
     let found = errors("[stage.take]\ntexts = 'gone'\nmore = 'gone-too'\nrank = 'x'");
     let rank = "expected a whole number that is not negative, found string \"x\"";

@@ -220,6 +220,26 @@ fn verify_counts_every_object_once_and_tells_of_each_that_is_wrong() {
 }
 
 #[test]
+fn records_are_listed_oldest_first() {
+    let (_dir, store) = open();
+    let sample = record(miss(&store), "text").unwrap();
+    let mut expected: Vec<Record> = (0..6_u8)
+        .map(|i| Record { digest: Digest::of(&[i]), made: 1_000 + i64::from(i) / 2, ..sample.clone() })
+        .collect();
+    for old in expected.iter().rev() {
+        let path = store.sharded("act", &old.digest);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, record::seal(&[&record::to_json(old), b"{}"])).unwrap();
+    }
+    expected.push(sample);
+    // Those of the same second by their digests.
+    let mut sorted = expected.clone();
+    sorted.sort_by_key(|record| (record.made, record.digest));
+    assert_eq!(store.ls().unwrap(), sorted);
+    assert!(sorted.windows(2).all(|pair| pair[0].made <= pair[1].made));
+}
+
+#[test]
 fn a_folder_of_another_format_is_refused_and_a_new_one_says_what_it_is() {
     for text in
         ["", "mla-run cache 1", "mla-run cache 1\r\n", "mla-run cache 10\n", "other\n", "mla-run cache 1\n\n"]
