@@ -29,7 +29,7 @@ const MEMORY_MAPS: &[&str] = &["src/artifact/checkpoint.rs"];
 
 const LONGEST_FILE: usize = 400;
 /// Lines of test code for each line of the product's code, without comments and blank lines.
-const TEST_SHARE: f64 = 0.5;
+const TEST_SHARE: f64 = 0.7;
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR"))
