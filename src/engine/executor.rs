@@ -4,7 +4,7 @@
 //! its own, at most `jobs` of the CPU pool and one of the device pool at a time.
 
 use std::{
-    collections::VecDeque,
+    collections::{BTreeMap, VecDeque},
     fs::File,
     sync::{
         Arc,
@@ -27,7 +27,7 @@ use super::{
     summary::{RunStatus, RunSummary, StageSummary},
     worker::{Attempt, Job, chain},
 };
-use crate::store::{self, Record, Store, StoreError};
+use crate::store::{self, Digest, Record, Store, StoreError};
 
 /// What runs graphs: a cache, a graph and what is asked of it.
 pub struct Engine<'a> {
@@ -89,6 +89,8 @@ struct Session<'a> {
     records: Vec<Option<Arc<Record>>>,
     stages: Vec<Option<StageSummary>>,
     pools: [Workers; 2],
+    /// The keys that are queued or running, each with the nodes that wait for it because they have the same.
+    in_work: BTreeMap<Digest, Vec<NodeId>>,
     /// Why nothing more is started.
     halted: Option<String>,
     checkpointed: bool,
@@ -121,6 +123,7 @@ impl<'a> Session<'a> {
             records: vec![None; n],
             stages: vec![None; n],
             pools: [pool(engine.options.jobs.max(1)), pool(1)],
+            in_work: BTreeMap::new(),
             halted: None,
             checkpointed: false,
         }
@@ -200,6 +203,11 @@ impl<'a> Session<'a> {
             self.fail(stage, id);
             return;
         }
+        if let Some(twins) = self.in_work.get_mut(&miss.digest) {
+            twins.push(id);
+            return;
+        }
+        self.in_work.insert(miss.digest, Vec::new());
         self.states.set(id, State::Queued);
         let pool = self.engine.graph.node(id).action.pool();
         self.pools[pool_index(pool)].queue.push_back(Job { id, miss });
@@ -238,6 +246,7 @@ impl<'a> Session<'a> {
         let pool = self.engine.graph.node(id).action.pool();
         self.pools[pool_index(pool)].running -= 1;
         self.checkpointed |= attempt.checkpointed;
+        let twins = self.in_work.remove(&attempt.digest).unwrap_or_default();
         let (status, why) = match &attempt.result {
             Ok(_) => (Status::Ran, sentence(&attempt.reasons)),
             Err(error) => (Status::Failed, error.clone()),
@@ -246,10 +255,12 @@ impl<'a> Session<'a> {
         (stage.key, stage.seconds, stage.reasons) = (Some(attempt.digest), attempt.seconds, attempt.reasons);
         if let Ok((record, outputs)) = attempt.result {
             stage.outputs = outputs;
-            self.succeed(id, stage, record)
+            let mut ready = self.succeed(id, stage, record);
+            ready.extend(twins);
+            ready
         } else {
             self.fail(stage, id);
-            Vec::new()
+            twins
         }
     }
 

@@ -7,7 +7,8 @@ use super::graph::{Graph, NodeId};
 pub(crate) enum State {
     /// A producer is not done. Every node starts here.
     Waiting,
-    /// All producers are `Cached` or `Ran`, so its key can be made.
+    /// All producers are `Cached` or `Ran`, so its key can be made. It stays so while another node of the same key runs, and is
+    /// then looked up again.
     Ready,
     /// Its key is not in the cache; it waits for a worker.
     Queued,
@@ -84,7 +85,7 @@ impl<'a> States<'a> {
         let fits = match from {
             Waiting if to == Ready => self.missing[id.0] == 0,
             Waiting => matches!(to, Done(Status::Blocked | Status::Skipped)),
-            Ready => matches!(to, Queued | Done(Status::Cached | Status::Failed | Status::Skipped)),
+            Ready => matches!(to, Ready | Queued | Done(Status::Cached | Status::Failed | Status::Skipped)),
             Queued => matches!(to, Running | Done(Status::Skipped)),
             Running => matches!(to, Done(Status::Ran | Status::Failed)),
             Done(_) => false,
@@ -171,7 +172,7 @@ mod tests {
         // From each state, the moves of a node that has all it needs.
         let moves: [(&[State], &[State]); 4] = [
             (&[], &[Ready, Done(Status::Skipped), Done(Status::Blocked)]),
-            (&[Ready], &[Queued, Done(Status::Cached), Done(Status::Failed), Done(Status::Skipped)]),
+            (&[Ready], &[Ready, Queued, Done(Status::Cached), Done(Status::Failed), Done(Status::Skipped)]),
             (&[Ready, Queued], &[Running, Done(Status::Skipped)]),
             (&[Ready, Queued, Running], &[Done(Status::Ran), Done(Status::Failed)]),
         ];

@@ -191,3 +191,42 @@ fn damage_is_found_put_aside_and_repaired() {
     assert_eq!(stage(&repaired, "a").why, "output `out` is gone from the cache");
     assert!(space.store().verify().unwrap().is_sound());
 }
+
+#[test]
+fn nodes_of_one_key_run_once_in_a_run() {
+    let space = Space::new();
+    let twin = |name: &str| Node { name: name.to_owned(), ..space.fake("a").node() };
+    let nodes = || vec![twin("a"), twin("b"), twin("c"), space.fake("end").reading(&[0, 1, 2])];
+    let options = Options { jobs: 4, ..Options::default() };
+    let summary = space.run_with(nodes(), &options);
+    assert_eq!(line(&summary), "a:ran b:cached c:cached end:ran");
+    assert_eq!(space.log.take(), ["a", "end"]);
+    assert_eq!(stage(&summary, "a").outputs, stage(&summary, "c").outputs);
+    assert_eq!(line(&space.run_with(nodes(), &options)), "a:cached b:cached c:cached end:cached");
+}
+
+#[test]
+fn a_failure_is_no_result_for_a_node_of_the_same_key() {
+    let space = Space::new();
+    let tries = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let twin = |name: &str| {
+        let tries = tries.clone();
+        let act = move |_: &Cx<'_>| match tries.fetch_add(1, std::sync::atomic::Ordering::SeqCst) {
+            0 => Err(Failure::stage("no luck")),
+            _ => Ok(()),
+        };
+        Node { name: name.to_owned(), ..space.fake("a").first(act).node() }
+    };
+    let options = Options { jobs: 4, keep_going: true, ..Options::default() };
+    let summary = space.run_with(vec![twin("a"), twin("b"), twin("c")], &options);
+    assert_eq!(line(&summary), "a:failed b:ran c:cached");
+    let strict = Space::new();
+    let summary = strict.run_with(
+        vec![
+            strict.fake("a").fails("no luck").node(),
+            Node { name: "b".to_owned(), ..strict.fake("a").fails("no luck").node() },
+        ],
+        &Options { jobs: 4, ..Options::default() },
+    );
+    assert_eq!(line(&summary), "a:failed b:skipped");
+}
