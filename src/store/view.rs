@@ -25,11 +25,11 @@ impl Store {
     /// What to show to a person: the file of a single-file artifact, else the folder.
     pub fn view(&self, tree: &Tree) -> Result<PathBuf> {
         let home = self.view_home(tree);
-        let shown = match &tree.files[..] {
-            [file] => home.join(&file.name),
-            _ => home.clone(),
+        let (shown, right) = match &tree.files[..] {
+            [file] => (home.join(&file.name), self.is_linked(&home, file)),
+            _ => (home.clone(), fs::symlink_metadata(&home).is_ok()),
         };
-        if fs::symlink_metadata(&shown).is_err() {
+        if !right {
             self.make_view(tree, &home)?;
         }
         Ok(shown)
@@ -142,5 +142,16 @@ mod tests {
             let files = store.files(&tree).unwrap();
             assert_eq!(fs::read_to_string(&files["b"]).unwrap(), "2");
         }
+    }
+
+    #[test]
+    fn what_is_shown_of_a_single_file_is_that_file() {
+        let dir = tempfile::tempdir().unwrap();
+        let store = Store::open(dir.path()).unwrap();
+        let tree = tree(&store, &[("a", "1")]);
+        let shown = store.view(&tree).unwrap();
+        fs::remove_file(&shown).unwrap();
+        fs::write(&shown, "forged").unwrap();
+        assert_eq!(fs::read_to_string(store.view(&tree).unwrap()).unwrap(), "1");
     }
 }
