@@ -21,6 +21,9 @@ pub(super) enum CliError {
     /// The command line asks for something that does not exist or does not fit.
     #[error("{message}")]
     Usage { message: String, hint: Option<String> },
+    /// `--locked` or `--frozen` cannot be kept.
+    #[error("{message}")]
+    Locked { message: String, hint: Option<String> },
     /// The manifest has mistakes.
     #[error("the manifest has mistakes")]
     Manifest(Box<Rejected>),
@@ -37,14 +40,19 @@ impl CliError {
         Self::Usage { message: message.into(), hint: None }
     }
 
+    pub(super) fn locked(message: impl Into<String>) -> Self {
+        Self::Locked { message: message.into(), hint: None }
+    }
+
     pub(super) fn failed(message: impl Into<String>) -> Self {
         Self::Failed(message.into())
     }
 
-    /// Says what to do about a wrong command line.
+    /// Says what to do about it.
     pub(super) fn hint(self, text: impl Into<String>) -> Self {
         match self {
             Self::Usage { message, .. } => Self::Usage { message, hint: Some(text.into()) },
+            Self::Locked { message, .. } => Self::Locked { message, hint: Some(text.into()) },
             other => other,
         }
     }
@@ -57,7 +65,7 @@ impl CliError {
             Self::Manifest(rejected) => diagnostic::render(rejected, palette.0),
             error => {
                 let hint = match error {
-                    Self::Usage { hint: Some(hint), .. } => {
+                    Self::Usage { hint: Some(hint), .. } | Self::Locked { hint: Some(hint), .. } => {
                         format!("\n{} {hint}", palette.paint(Colour::Accent, "help:"))
                     }
                     _ => String::new(),
@@ -81,6 +89,7 @@ impl CliError {
     pub(super) fn exit(&self) -> Exit {
         match self {
             Self::Usage { .. } => Exit::USAGE,
+            Self::Locked { .. } => Exit::LOCKED,
             Self::Manifest(_) => Exit::MANIFEST,
             Self::Cache(_) => Exit::CACHE,
             Self::Failed(_) => Exit::FAILED,

@@ -9,6 +9,7 @@ pub mod diagnostic;
 mod error;
 pub mod exit;
 mod graph;
+mod lock;
 mod log;
 mod output;
 mod paint;

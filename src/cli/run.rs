@@ -1,6 +1,13 @@
 //! `run`: makes what is missing.
 
-use std::{num::NonZeroUsize, path::PathBuf, sync::Arc};
+use std::{
+    num::NonZeroUsize,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+};
 
 use clap::Args;
 
@@ -8,6 +15,7 @@ use super::{
     args::{Format, PipelineArgs},
     error::CliError,
     exit::Exit,
+    lock::{self, Lock, Strictness},
     log, output,
     progress::Terminal,
     project::Project,
@@ -32,6 +40,12 @@ pub(super) struct Command {
     /// How many CPU stages run at once [default: one per core]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
+    /// Hold the run to the lock file beside the manifest: other keys or other bytes end it with exit code 4
+    #[arg(long)]
+    locked: bool,
+    /// As `--locked`, and nothing runs: everything must be in the cache
+    #[arg(long)]
+    frozen: bool,
     /// Write the run's timeline as a Chrome trace, for Perfetto or chrome://tracing
     #[arg(long, value_name = "FILE.json")]
     trace: Option<PathBuf>,
@@ -47,6 +61,7 @@ impl Command {
         project.require_reads()?;
         project.options.keep_going = self.keep_going;
         project.options.jobs = self.jobs.map_or(project.options.jobs, NonZeroUsize::get);
+        let held = self.held(&mut project)?;
         remember(&project.store, &manifest.pipeline, &manifest.change)?;
 
         let names = project.graph.order().iter().map(|&id| project.graph.node(id).name.as_str());
@@ -70,8 +85,52 @@ impl Command {
             Format::Json => output::json(&summary)?,
             Format::Text => output::text(&summary::render(&summary, output::palette()))?,
         }
-        Ok(exit(&summary))
+        Ok(self.settle(held, &summary, &terminal))
     }
+
+    /// The lock file that the run is held to.
+    fn held(&self, project: &mut Project) -> Result<Option<Held>, CliError> {
+        let strictness = match (self.locked, self.frozen) {
+            (false, false) => return Ok(None),
+            (_, true) => Strictness::Frozen,
+            (true, false) => Strictness::Locked,
+        };
+        let lock = Lock::read(&lock::path(&self.args.manifest.pipeline))?;
+        let refused = Arc::new(AtomicBool::new(false));
+        project.options.gate = Some(lock.gate(strictness, refused.clone()));
+        Ok(Some(Held { lock, refused }))
+    }
+
+    /// Compares what was made with the lock file, or writes it, and says how the run ended.
+    fn settle(&self, held: Option<Held>, summary: &RunSummary, terminal: &Terminal) -> Exit {
+        let path = lock::path(&self.args.manifest.pipeline);
+        if let Some(Held { lock, refused }) = held {
+            let differences = lock.differences(summary);
+            if !differences.is_empty() {
+                terminal.remark(&format!("against {}:\n{}", path.display(), differences.trim_end()));
+            }
+            let broken = refused.load(Ordering::Relaxed) || !differences.is_empty();
+            return if broken { Exit::LOCKED } else { exit(summary) };
+        }
+        let PipelineArgs { manifest, select, .. } = &self.args;
+        let whole = [&select.only, &select.until, &select.from].iter().all(|names| names.is_empty());
+        let plain = manifest.change.set.is_empty() && manifest.change.profile.is_none();
+        if whole
+            && plain
+            && summary.status == RunStatus::Ok
+            && let Err(error) = Lock::of(summary).write(&path)
+        {
+            // The results are safe; a manifest in a folder that cannot be written to is no failure.
+            terminal.remark(&format!("cannot write the lock file {}: {error}", path.display()));
+        }
+        exit(summary)
+    }
+}
+
+/// The lock file of a run, and whether it kept a stage from running.
+struct Held {
+    lock: Lock,
+    refused: Arc<AtomicBool>,
 }
 
 fn exit(summary: &RunSummary) -> Exit {

@@ -6,6 +6,7 @@ mod crash;
 mod errors;
 mod explain;
 mod export;
+mod lock;
 mod parity;
 mod pipelines;
 mod rerun;
