@@ -105,7 +105,7 @@ def main(bundle: pathlib.Path, tolerance: float) -> bool:
             ok &= expect(f"layer {layer['index']} ({layer['attention']}) caches {said} elements per token", found == said, found)
 
     if (bundle / "tokenizer.json").exists():
-        tokenizer = AutoTokenizer.from_pretrained(bundle)
+        tokenizer = AutoTokenizer.from_pretrained(bundle, trust_remote_code=True)
         text = "The value of x is 12, said Ada."
         ok &= expect("the tokenizer gives text back", tokenizer.decode(tokenizer(text)["input_ids"]) == text)
     return ok

@@ -87,7 +87,7 @@ enum ExportError {
 
 impl Stage for Export {
     const KIND: &'static str = "export";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const OUTPUTS: &'static [OutputPort] = &[OutputPort { name: "bundle", kind: Bundle::KIND }];
 
     fn inputs(&self) -> Vec<InputPort> {
