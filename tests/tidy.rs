@@ -54,7 +54,8 @@ fn product(name: &str, text: &str) -> String {
     {
         return String::new();
     }
-    let cut = text.find("#[cfg(test)]\nmod tests").unwrap_or(text.len());
+    let heads = ["mod tests", "pub(crate) mod tests"].map(|head| format!("#[cfg(test)]\n{head}"));
+    let cut = heads.iter().filter_map(|head| text.find(head)).min().unwrap_or(text.len());
     text[..cut].to_owned()
 }
 

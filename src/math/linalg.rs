@@ -156,31 +156,9 @@ pub fn effective_rank(values: &[f64]) -> f64 {
 }
 
 #[cfg(test)]
-pub(crate) mod testing {
-    //! Seeded matrices.
-
-    use faer::Mat;
-
-    use crate::kernel::testing::noise;
-
-    pub(crate) fn random(seed: u64, rows: usize, cols: usize) -> Mat<f64> {
-        let values = noise(seed, rows * cols, 1.0);
-        Mat::from_fn(rows, cols, |i, j| f64::from(values[i * cols + j]))
-    }
-
-    pub(crate) fn distance(a: &Mat<f64>, b: &Mat<f64>) -> f64 {
-        assert_eq!((a.nrows(), a.ncols()), (b.nrows(), b.ncols()));
-        let cells = (0..a.nrows()).flat_map(|i| (0..a.ncols()).map(move |j| (i, j)));
-        cells.map(|at| (a[at] - b[at]).abs()).fold(0.0, f64::max)
-    }
-}
-
-#[cfg(test)]
 mod tests {
-    use super::{
-        testing::{distance, random},
-        *,
-    };
+    use super::*;
+    use crate::math::testing::{distance, random};
 
     fn gram(seed: u64, n: usize) -> Mat<f64> {
         congruence(random(seed, n, 2 * n).as_ref(), Mat::<f64>::identity(2 * n, 2 * n).as_ref())

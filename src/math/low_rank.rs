@@ -64,10 +64,9 @@ impl LowRank {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::math::linalg::{
-        cholesky, roots,
+    use crate::math::{
+        linalg::{cholesky, roots, thin_svd},
         testing::{distance, random},
-        thin_svd,
     };
 
     fn gram(seed: u64, n: usize) -> Mat<f64> {

@@ -5,3 +5,5 @@ pub mod hash;
 pub mod linalg;
 pub mod low_rank;
 pub mod moments;
+#[cfg(test)]
+pub(crate) mod testing;
