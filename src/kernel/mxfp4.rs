@@ -81,8 +81,10 @@ fn scale_of(max: f32) -> u8 {
     if max == 0.0 {
         return 0;
     }
+    // In f64, where a sixth of the smallest f32 is not yet zero.
+    let max = f64::from(max);
     let mut exponent = (max / 6.0).log2().floor() as i32 - 1;
-    while 6.0 * f64::from(2.0f32).powi(exponent) < f64::from(max) {
+    while 6.0 * 2f64.powi(exponent) < max {
         exponent += 1;
     }
     (exponent + 127).clamp(0, 254) as u8
@@ -95,6 +97,8 @@ fn exp2(e: i32) -> f32 {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
     use crate::kernel::testing::noise;
 
@@ -156,5 +160,85 @@ mod tests {
             values[..6].iter().map(|x| x * 2.0).map(|x| x as i32).collect::<Vec<_>>(),
             [12, 1, -2, 6, -12, 0]
         );
+    }
+
+    /// What a block with this scale byte and all sixteen codes stands for, in f64.
+    fn meaning(scale: i32) -> Vec<f64> {
+        let code = |c: usize| if c < 8 { f64::from(MAGNITUDES[c]) } else { -f64::from(MAGNITUDES[c - 8]) };
+        (0..32).map(|i| code(i % 16) * 2f64.powi(scale - 127)).collect()
+    }
+
+    #[test]
+    fn every_value_of_every_scale_survives_packing_and_unpacking() {
+        let codes: Vec<u8> = (0..16).map(|j| (2 * j % 16) | ((2 * j + 1) % 16) << 4).collect();
+        // With 253 and 254 the largest code is beyond f32.
+        for scale in 0..=252u8 {
+            let mut values = [0f32; 32];
+            dequantize(&codes, &[scale], &mut values).unwrap();
+            let exact: Vec<f64> = values.iter().map(|&x| f64::from(x)).collect();
+            assert_eq!(exact, meaning(i32::from(scale)), "scale {scale}");
+            let (mut blocks, mut scales) = ([0u8; 16], [0u8]);
+            quantize(&values, &mut blocks, &mut scales);
+            // Code 8 is −0, which is packed as 0.
+            let plain: Vec<u8> = codes.iter().map(|c| if c & 15 == 8 { c & 0xf0 } else { *c }).collect();
+            assert_eq!((&blocks[..], scales), (&plain[..], [scale]));
+        }
+    }
+
+    /// The nearest of the eight magnitudes times `2^(scale − 127)`, the larger of two that are equally near.
+    fn nearest(x: f32, scale: u8) -> f64 {
+        let unit = 2f64.powi(i32::from(scale) - 127);
+        let far = |m: f64| (f64::from(x.abs()) - m * unit).abs();
+        let magnitudes = MAGNITUDES.map(f64::from);
+        let best = magnitudes.into_iter().reduce(|best, m| if far(m) <= far(best) { m } else { best });
+        best.unwrap() * unit * f64::from(x.signum())
+    }
+
+    proptest! {
+        #[test]
+        fn values_go_to_the_nearest_code_of_the_smallest_scale_that_clips_nothing(
+            values in prop::collection::vec(-1.0f32..1.0, 32),
+            exponent in -149i32..125,
+        ) {
+            let values: Vec<f32> = values.iter().map(|x| (f64::from(*x) * 2f64.powi(exponent)) as f32).collect();
+            let (mut blocks, mut scales) = ([0u8; 16], [0u8]);
+            quantize(&values, &mut blocks, &mut scales);
+            let max = values.iter().fold(0f64, |m, x| m.max(f64::from(x.abs())));
+            let reach = |scale: i32| 6.0 * 2f64.powi(scale - 127);
+            prop_assert!(reach(i32::from(scales[0])) >= max);
+            prop_assert!(scales[0] == 0 || reach(i32::from(scales[0]) - 1) < max);
+            let mut back = [0f32; 32];
+            dequantize(&blocks, &scales, &mut back).unwrap();
+            for (x, y) in values.iter().zip(back) {
+                let want = nearest(*x, scales[0]).abs();
+                prop_assert_eq!(f64::from(y).abs().to_bits(), want.to_bits(), "{} under {}", x, scales[0]);
+                prop_assert!(y.abs() == 0.0 || (y < 0.0) == (*x < 0.0));
+            }
+        }
+    }
+
+    #[test]
+    fn zeros_and_the_smallest_numbers_are_packed_as_zero() {
+        for x in [0.0, -0.0, f32::from_bits(1), -f32::from_bits(3), f32::from_bits(4)] {
+            let (mut blocks, mut scales) = ([255u8; 16], [255u8]);
+            quantize(&[x; 32], &mut blocks, &mut scales);
+            assert_eq!((blocks, scales), ([0; 16], [0]), "{x:e}");
+        }
+    }
+
+    #[test]
+    fn blocks_do_not_know_each_other() {
+        let mut values = noise(4, 96, 1.0);
+        values[32..64].iter_mut().for_each(|x| *x *= 1e6);
+        let mut apart = values.clone();
+        apart.chunks_mut(32).for_each(round_trip);
+        round_trip(&mut values);
+        assert_eq!(values, apart);
+    }
+
+    #[test]
+    #[should_panic(expected = "sizes of an MXFP4 tensor")]
+    fn a_block_without_its_scale_is_refused() {
+        let _ = dequantize(&[0; 32], &[127], &mut [0.0; 64]);
     }
 }
