@@ -48,6 +48,9 @@ impl CustomOp1 for CrossEntropy {
                 self.weights.len()
             );
         }
+        if let Some(target) = self.targets.iter().find(|&&target| target as usize >= vocab) {
+            bail!("cross_entropy: target {target} of {vocab} logits");
+        }
         let x = f32s(x, layout, "cross_entropy")?;
         let row = |(i, row): (usize, &[f32])| match self.weights[i] {
             0.0 => 0.0,
@@ -85,7 +88,7 @@ impl CustomOp1 for CrossEntropy {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::testing::{check_gradients, var};
+    use crate::kernel::testing::{check_gradients, close, flat, gradient, noise, var};
 
     #[test]
     fn uniform_logits_cost_log_vocab_and_masked_rows_nothing() {
@@ -100,5 +103,65 @@ mod tests {
         let (targets, weights): (Arc<[u32]>, Arc<[f32]>) =
             ([3, 0, 6, 1, 1].into(), [1.0, 1.0, 0.0, 1.0, 0.5].into());
         check_gradients(&[&x], 1e-3, || cross_entropy(&x, &targets, &weights, 3.5));
+    }
+
+    fn reference(x: &[f32], targets: &[u32], weights: &[f32], norm: f64) -> f64 {
+        let vocab = x.len() / targets.len();
+        let one = |(i, row): (usize, &[f32])| {
+            let top = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+            let sum: f64 = row.iter().map(|&x| (f64::from(x) - f64::from(top)).exp()).sum();
+            f64::from(weights[i]) * (f64::from(top) + sum.ln() - f64::from(row[targets[i] as usize]))
+        };
+        x.chunks(vocab).enumerate().map(one).sum::<f64>() / norm
+    }
+
+    fn loss(x: &[f32], targets: &[u32], weights: &[f32], norm: f32) -> f32 {
+        let x = tensor(x.to_vec(), (targets.len(), x.len() / targets.len())).unwrap();
+        flat(&cross_entropy(&x, &targets.into(), &weights.into(), norm).unwrap())[0]
+    }
+
+    #[test]
+    fn matches_f64_at_every_vocabulary_and_magnitude() {
+        for vocab in [1, 2, 15, 16, 17, 33, 1000] {
+            for scale in [1e-6, 1.0, 30.0, 1e4] {
+                let x = noise(vocab as u64, 3 * vocab, scale);
+                let targets = [0, (vocab - 1) as u32, (vocab / 2) as u32];
+                let weights = [1.0, 0.25, 3.0];
+                let want = reference(&x, &targets, &weights, 2.5);
+                close(&[loss(&x, &targets, &weights, 2.5)], &[want], 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn losses_of_parts_add_up_and_a_shift_of_a_row_changes_nothing() {
+        let (x, targets, weights) = (noise(3, 40, 2.0), [1, 0, 7, 3, 3], [1.0, 0.0, 1.0, 1.0, 0.5]);
+        let whole = loss(&x, &targets, &weights, 3.5);
+        let parts = loss(&x[..16], &targets[..2], &weights[..2], 3.5)
+            + loss(&x[16..], &targets[2..], &weights[2..], 3.5);
+        assert!((whole - parts).abs() < 1e-6);
+        let shifted: Vec<f32> = x.iter().enumerate().map(|(i, x)| x + (i / 8) as f32 * 8.0).collect();
+        assert!((whole - loss(&shifted, &targets, &weights, 3.5)).abs() < 1e-5);
+    }
+
+    #[test]
+    fn the_gradient_of_a_row_sums_to_nothing_and_of_a_masked_row_is_nothing() {
+        let x = var(1, &[5, 19], 3.0);
+        let out =
+            cross_entropy(&x, &[3, 0, 6, 18, 1].into(), &[1.0, 1.0, 0.0, 2.0, 0.5].into(), 3.5).unwrap();
+        for (i, row) in gradient(&out, &x).chunks(19).enumerate() {
+            assert!(row.iter().sum::<f32>().abs() < 1e-6, "row {i}");
+            assert_eq!(row.iter().all(|g| g.abs() > 0.0), i != 2, "row {i}");
+        }
+    }
+
+    #[test]
+    fn sizes_that_do_not_fit_are_refused() {
+        for (targets, weights) in
+            [(&[0, 1][..], &[1.0, 1.0, 1.0][..]), (&[0, 1, 2], &[1.0, 1.0]), (&[0, 1, 4], &[1.0; 3])]
+        {
+            let x = var(1, &[3, 4], 1.0);
+            assert!(cross_entropy(&x, &targets.into(), &weights.into(), 1.0).is_err(), "{targets:?}");
+        }
     }
 }

@@ -145,4 +145,58 @@ mod tests {
     fn a_view_past_the_end_is_refused() {
         let _ = Mat::new(&[0.0; 5], 2, 3, 3);
     }
+
+    #[test]
+    fn a_strided_destination_keeps_what_is_between_its_rows() {
+        let (a, b) = (noise(1, 6, 1.0), noise(2, 4, 1.0));
+        let want = reference(&a, &b, 3, 2, 2);
+        let mut out = vec![9.0; 3 * 5];
+        gemm((&mut out, 5), Write::Set, -2.0, (Mat::dense(&a, 3, 2), Mat::dense(&b, 2, 2)), Threads::One);
+        for (i, x) in out.iter().enumerate() {
+            let want = if i % 5 < 2 { -2.0 * want[i / 5 * 2 + i % 5] } else { 9.0 };
+            assert!((f64::from(*x) - want).abs() < 1e-6, "{i}: {x} {want}");
+        }
+    }
+
+    #[test]
+    fn an_empty_inner_dimension_gives_zeros_or_adds_none() {
+        let factors = || (Mat::dense(&[], 2, 0), Mat::dense(&[], 0, 3));
+        let mut out = vec![9.0; 6];
+        gemm((&mut out, 3), Write::Add, 1.0, factors(), Threads::One);
+        assert_eq!(out, vec![9.0; 6]);
+        gemm((&mut out, 3), Write::Set, 1.0, factors(), Threads::One);
+        assert_eq!(out, vec![0.0; 6]);
+        gemm(
+            (&mut [], 3),
+            Write::Set,
+            1.0,
+            (Mat::dense(&[], 0, 2), Mat::dense(&[1.0; 6], 2, 3)),
+            Threads::All,
+        );
+    }
+
+    #[test]
+    fn a_view_of_some_columns_is_multiplied_as_if_it_were_dense() {
+        let wide = noise(3, 4 * 7, 1.0);
+        let (a, b) = (&wide[2..], noise(4, 9, 1.0));
+        let dense: Vec<f32> = (0..4).flat_map(|i| a[i * 7..][..3].to_vec()).collect();
+        let want = reference(&dense, &b, 4, 3, 3);
+        let mut out = vec![0.0; 12];
+        gemm((&mut out, 3), Write::Set, 1.0, (Mat::new(a, 4, 3, 7), Mat::dense(&b, 3, 3)), Threads::All);
+        assert!(out.iter().zip(&want).all(|(got, want)| (f64::from(*got) - want).abs() < 1e-6));
+    }
+
+    #[test]
+    #[should_panic(expected = "outside its destination")]
+    fn a_product_past_the_end_is_refused() {
+        let (a, b) = ([1.0; 4], [1.0; 4]);
+        gemm((&mut [0.0; 3], 2), Write::Set, 1.0, (Mat::dense(&a, 2, 2), Mat::dense(&b, 2, 2)), Threads::One);
+    }
+
+    #[test]
+    #[should_panic(expected = "inner dimensions differ")]
+    fn factors_that_do_not_meet_are_refused() {
+        let (a, b) = ([1.0; 4], [1.0; 6]);
+        gemm((&mut [0.0; 4], 2), Write::Set, 1.0, (Mat::dense(&a, 2, 2), Mat::dense(&b, 3, 2)), Threads::One);
+    }
 }

@@ -61,7 +61,10 @@ impl CustomOp3 for GroupedLinear {
         b: &CpuStorage,
         bl: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        let ((m, inner), (groups, out, _)) = (xl.shape().dims2()?, wl.shape().dims3()?);
+        let ((m, inner), (groups, out, width)) = (xl.shape().dims2()?, wl.shape().dims3()?);
+        if width != inner || bl.dims() != [groups, out] {
+            bail!("grouped_linear: x {xl:?}, weight {wl:?} and bias {bl:?} do not fit");
+        }
         if self.offsets.len() != groups + 1 || self.offsets[groups] != m {
             bail!(
                 "grouped_linear: {} offsets up to {:?} for {groups} groups and {m} rows",
@@ -120,7 +123,7 @@ mod tests {
     use super::*;
     use crate::kernel::{
         linear::linear,
-        testing::{check_gradients, var},
+        testing::{check_gradients, gradient, var},
     };
 
     #[test]
@@ -151,5 +154,54 @@ mod tests {
     fn wrong_offsets_are_refused() {
         let (x, w, b) = (var(1, &[6, 4], 1.0), var(2, &[3, 5, 4], 1.0), var(3, &[3, 5], 1.0));
         assert!(grouped_linear(&x, &w, &b, &[0, 2, 2, 5].into(), true).is_err());
+    }
+
+    #[test]
+    fn groups_may_be_empty_or_have_everything() {
+        let (x, w, b) = (var(1, &[6, 4], 1.0), var(2, &[3, 5, 4], 1.0), var(3, &[3, 5], 1.0));
+        for offsets in [[0, 6, 6, 6], [0, 0, 6, 6], [0, 0, 0, 6], [0, 1, 6, 6]] {
+            let offsets: Arc<[usize]> = offsets.into();
+            check_gradients(&[&x, &w, &b], 2e-3, || grouped_linear(&x, &w, &b, &offsets, true));
+            let out = grouped_linear(&x, &w, &b, &offsets, true).unwrap();
+            let (dw, db) = (gradient(&out, &w), gradient(&out, &b));
+            for e in 0..3 {
+                let rows = offsets[e + 1] - offsets[e];
+                assert!(db[e * 5..][..5].iter().all(|g| (g - rows as f32).abs() < 1e-6), "{db:?}");
+                assert_eq!(
+                    dw[e * 20..][..20].iter().all(|g| g.abs() > 0.0),
+                    rows > 0,
+                    "an empty group has zeros"
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn no_rows_at_all_give_no_rows() {
+        let x = tensor(vec![], (0, 4)).unwrap();
+        let (w, b) = (var(2, &[2, 5, 4], 1.0), var(3, &[2, 5], 1.0));
+        assert_eq!(grouped_linear(&x, &w, &b, &[0, 0, 0].into(), false).unwrap().dims(), [0, 5]);
+    }
+
+    #[test]
+    fn frozen_experts_get_no_gradient() {
+        let (x, w, b) = (var(1, &[6, 4], 1.0), var(2, &[3, 5, 4], 1.0), var(3, &[3, 5], 1.0));
+        let out = grouped_linear(&x, &w, &b, &[0, 2, 2, 6].into(), false).unwrap();
+        let grads = out.sum_all().unwrap().backward().unwrap();
+        assert!(grads.get(x.as_tensor()).is_some());
+        assert!(grads.get(w.as_tensor()).is_none() && grads.get(b.as_tensor()).is_none());
+    }
+
+    #[test]
+    fn shapes_that_do_not_fit_are_refused() {
+        let check = |x: [usize; 2], w: [usize; 3], b: [usize; 2]| {
+            let (x, w, b) = (var(1, &x, 1.0), var(2, &w, 1.0), var(3, &b, 1.0));
+            assert!(grouped_linear(&x, &w, &b, &[0, 2, 2, 6].into(), true).is_err());
+        };
+        check([6, 4], [3, 5, 6], [3, 5]); // a wider weight, whose data would suffice
+        check([6, 4], [3, 5, 4], [3, 6]);
+        check([6, 4], [3, 5, 4], [5, 3]);
+        check([6, 4], [4, 5, 4], [4, 5]);
+        check([7, 4], [3, 5, 4], [3, 5]);
     }
 }

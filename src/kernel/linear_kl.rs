@@ -34,11 +34,15 @@ pub struct Teacher<'a> {
 
 /// The loss, a scalar `[1]`, for student states `hidden` [t, hidden].
 pub fn linear_kl(hidden: &Tensor, teacher: &Teacher<'_>) -> Result<Tensor> {
-    if hidden.shape() != teacher.hidden.shape() || teacher.weights.len() != hidden.dim(0)? {
+    if hidden.shape() != teacher.hidden.shape()
+        || teacher.weights.len() != hidden.dim(0)?
+        || teacher.head.dim(1)? != hidden.dim(1)?
+    {
         bail!(
-            "linear_kl: student {:?}, teacher {:?}, {} weights",
+            "linear_kl: student {:?}, teacher {:?}, head {:?}, {} weights",
             hidden.shape(),
             teacher.hidden.shape(),
+            teacher.head.shape(),
             teacher.weights.len()
         );
     }
@@ -137,63 +141,4 @@ impl CustomOp1 for LinearKl {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kernel::testing::{check_gradients, noise, var};
-
-    fn teacher<'a>(hidden: &'a Tensor, head: &'a Tensor, weights: &'a Arc<[f32]>) -> Teacher<'a> {
-        Teacher { hidden, head, weights, norm: 2.0 }
-    }
-
-    /// The definition in f64, one token at a time.
-    fn reference(h: &[f32], t: &[f32], head: &[f32], weights: &[f32], (inner, vocab): (usize, usize)) -> f64 {
-        let logits = |x: &[f32]| -> Vec<f64> {
-            (0..vocab)
-                .map(|v| (0..inner).map(|i| f64::from(x[i]) * f64::from(head[v * inner + i])).sum())
-                .collect()
-        };
-        let softmax = |z: Vec<f64>| -> Vec<f64> {
-            let total: f64 = z.iter().map(|z| z.exp()).sum();
-            z.iter().map(|z| z.exp() / total).collect()
-        };
-        let kl = |i: usize| -> f64 {
-            let (q, p) =
-                (softmax(logits(&h[i * inner..][..inner])), softmax(logits(&t[i * inner..][..inner])));
-            p.iter().zip(&q).map(|(p, q)| p * (p / q).ln()).sum::<f64>() * f64::from(weights[i])
-        };
-        (0..weights.len()).map(kl).sum::<f64>() / 2.0
-    }
-
-    #[test]
-    fn value_across_chunks() {
-        let (t, inner, vocab) = (2 * CHUNK + 3, 5, 11);
-        let (h, u, w) = (noise(1, t * inner, 1.0), noise(2, t * inner, 1.0), noise(3, vocab * inner, 1.0));
-        let weights: Arc<[f32]> = (0..t).map(|i| if i % 5 == 0 { 0.0 } else { 1.0 }).collect();
-        let want = reference(&h, &u, &w, &weights, (inner, vocab));
-        let (u, w) = (tensor(u, (t, inner)).unwrap(), tensor(w, (vocab, inner)).unwrap());
-        let got = linear_kl(&tensor(h, (t, inner)).unwrap(), &teacher(&u, &w, &weights))
-            .unwrap()
-            .to_vec1::<f32>()
-            .unwrap()[0];
-        assert!((f64::from(got) - want).abs() < 1e-4 * want, "{got} {want}");
-    }
-
-    #[test]
-    fn gradients() {
-        let (h, u, w) = (var(1, &[4, 5], 1.0), var(2, &[4, 5], 1.0), var(3, &[7, 5], 1.0));
-        let weights: Arc<[f32]> = [1.0, 0.0, 1.0, 0.5].into();
-        check_gradients(&[&h], 1e-3, || linear_kl(&h, &teacher(&u, &w, &weights)));
-    }
-
-    #[test]
-    fn a_student_equal_to_its_teacher_costs_nothing() {
-        let (h, w) = (var(1, &[4, 5], 3.0), var(3, &[7, 5], 3.0));
-        let weights: Arc<[f32]> = [1.0; 4].into();
-        let loss = linear_kl(&h, &teacher(&h, &w, &weights)).unwrap();
-        assert!(loss.to_vec1::<f32>().unwrap()[0] < 1e-6);
-        let grads = loss.backward().unwrap();
-        let largest =
-            grads.get(h.as_tensor()).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-        assert!(largest < 1e-6);
-    }
-}
+mod tests;

@@ -91,7 +91,7 @@ impl CustomOp1 for Rope {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::testing::{check_gradients, var};
+    use crate::kernel::testing::{check_gradients, close, flat, gradient, noise, var};
 
     #[test]
     fn a_quarter_turn_and_the_concentration() {
@@ -107,5 +107,81 @@ mod tests {
         let table = RopeTable::new(&[0, 3, 700], &[1.0, 0.01], 1.3);
         let x = var(6, &[3, 2, 4], 1.0);
         check_gradients(&[&x], 1e-3, || rope(&x, &table));
+    }
+
+    fn turned(x: &[f32], position: u32, inv_freq: &[f64], m: f64) -> Vec<f32> {
+        let table = RopeTable::new(&[position], inv_freq, m);
+        flat(&rope(&tensor(x.to_vec(), (1, 1, x.len())).unwrap(), &table).unwrap())
+    }
+
+    fn dot(a: &[f32], b: &[f32]) -> f64 {
+        a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum()
+    }
+
+    const FREQUENCIES: [f64; 4] = [1.0, 0.1, 0.013, 0.000_01];
+
+    #[test]
+    fn matches_f64_at_long_positions() {
+        for position in [0, 1, 127, 4096, 131_071, 10_000_000] {
+            let x = noise(1, 8, 1.0);
+            let turn = |i: usize| {
+                let (p, angle) = (i % 4, f64::from(position) * FREQUENCIES[i % 4]);
+                let (a, b) = (f64::from(x[p]), f64::from(x[4 + p]));
+                1.3 * if i < 4 {
+                    a * angle.cos() - b * angle.sin()
+                } else {
+                    b * angle.cos() + a * angle.sin()
+                }
+            };
+            let want: Vec<f64> = (0..8).map(turn).collect();
+            close(&turned(&x, position, &FREQUENCIES, 1.3), &want, 1e-6);
+        }
+    }
+
+    #[test]
+    fn lengths_stay_and_only_distances_count() {
+        let (q, k) = (noise(2, 8, 1.0), noise(3, 8, 1.0));
+        let at = |x: &[f32], position| turned(x, position, &FREQUENCIES, 1.0);
+        for position in [0, 5, 999, 65_536] {
+            let y = at(&q, position);
+            assert!((dot(&y, &y) - dot(&q, &q)).abs() < 1e-5);
+        }
+        for distance in [0, 1, 77] {
+            let near = dot(&at(&q, distance), &at(&k, 0));
+            for start in [1, 300, 100_000] {
+                let far = dot(&at(&q, start + distance), &at(&k, start));
+                assert!((near - far).abs() < 1e-5, "{distance} from {start}: {near} {far}");
+            }
+        }
+        assert_eq!(at(&q, 0), q, "the first position does not turn");
+    }
+
+    #[test]
+    fn every_head_of_a_token_turns_alike_and_tokens_by_their_own_positions() {
+        let x = noise(4, 3 * 2 * 8, 1.0);
+        let table = RopeTable::new(&[7, 0, 7], &FREQUENCIES, 1.0);
+        let y = flat(&rope(&tensor(x.clone(), (3, 2, 8)).unwrap(), &table).unwrap());
+        for (i, (x, y)) in x.chunks(8).zip(y.chunks(8)).enumerate() {
+            assert_eq!(turned(x, [7, 0, 7][i / 2], &FREQUENCIES, 1.0), y);
+        }
+    }
+
+    #[test]
+    fn the_backward_pass_turns_back() {
+        let table = RopeTable::new(&[3, 1000], &FREQUENCIES, 1.0);
+        let x = var(6, &[2, 1, 8], 1.0);
+        let y = rope(&x, &table).unwrap();
+        // The gradient of half the squared length is `Rᵀ R x`, which is `x`.
+        let half = (y.sqr().unwrap() * 0.5).unwrap();
+        let want: Vec<f64> = flat(&x).iter().map(|&x| f64::from(x)).collect();
+        close(&gradient(&half, &x), &want, 1e-6);
+    }
+
+    #[test]
+    fn a_table_of_another_size_is_refused() {
+        let table = RopeTable::new(&[0, 1], &FREQUENCIES, 1.0);
+        for shape in [[2, 1, 6], [3, 1, 8], [1, 2, 8]] {
+            assert!(rope(&var(1, &shape, 1.0), &table).is_err(), "{shape:?}");
+        }
     }
 }

@@ -145,7 +145,7 @@ impl CustomOp2 for Combine {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::testing::{check_gradients, var};
+    use crate::kernel::testing::{bits, check_gradients, gradient, var};
 
     /// Three tokens of two slots; rows in the order of slots 2, 0, 5, 3, 1, 4.
     fn route() -> Route {
@@ -175,5 +175,50 @@ mod tests {
         let (x, gates) = (var(1, &[4, 5], 1.0), var(3, &[3, 2], 1.0));
         assert!(gather(&x, &route()).is_err());
         assert!(combine(&x, &gates, &route()).is_err());
+    }
+
+    /// A shuffled route of `t` tokens.
+    fn shuffled(t: usize, per_token: usize) -> Route {
+        let mut order: Vec<u32> = (0..(t * per_token) as u32).collect();
+        order.sort_by_key(|&slot| slot.wrapping_mul(2_654_435_761));
+        Route::new(&order, per_token)
+    }
+
+    #[test]
+    fn what_goes_out_comes_back_at_every_size() {
+        for (t, per_token) in [(1, 1), (1, 4), (7, 3), (300, 2), (257, 4)] {
+            let (x, route) = (var(1, &[t, 3], 1.0), shuffled(t, per_token));
+            let rows = gather(&x, &route).unwrap();
+            assert_eq!(rows.dims(), [t * per_token, 3]);
+            for place in 0..per_token {
+                // Only one slot of each token counts, whichever: the token's row comes back as it was.
+                let gates = (0..t * per_token).map(|slot| f32::from(u8::from(slot % per_token == place)));
+                let gates = tensor(gates.collect(), (t, per_token)).unwrap();
+                assert_eq!(
+                    bits(&combine(&rows, &gates, &route).unwrap()),
+                    bits(&x),
+                    "{t} {per_token} {place}"
+                );
+            }
+            let counts = gradient(&rows, &x);
+            assert!(
+                counts.iter().all(|&g| (g - per_token as f32).abs() < 1e-6),
+                "each row went out so often"
+            );
+        }
+    }
+
+    #[test]
+    fn gradients_of_a_larger_route() {
+        let (route, y, gates) = (shuffled(9, 4), var(2, &[36, 2], 1.0), var(3, &[9, 4], 1.0));
+        check_gradients(&[&y, &gates], 1e-3, || combine(&y, &gates, &route));
+    }
+
+    #[test]
+    fn gates_of_another_shape_are_refused() {
+        let y = var(1, &[6, 5], 1.0);
+        for shape in [[2, 2], [3, 1], [2, 3], [6, 1]] {
+            assert!(combine(&y, &var(3, &shape, 1.0), &route()).is_err(), "{shape:?}");
+        }
     }
 }

@@ -91,7 +91,10 @@ impl CustomOp2 for Sink {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::testing::{check_gradients, var};
+    use crate::kernel::{
+        attention::{Pattern, attention},
+        testing::{check_gradients, close, flat, gradient, noise, var},
+    };
 
     #[test]
     fn equals_one_more_softmax_column() {
@@ -118,5 +121,68 @@ mod tests {
     fn gradients() {
         let (x, s) = (var(1, &[5, 3, 4], 2.0), var(2, &[3], 2.0));
         check_gradients(&[&x, &s], 1e-3, || sink(&x, &s, true));
+    }
+
+    /// Scores, values and a sink to the output of softmax with one more column, in f64, and its derivative by the sink.
+    fn column(scores: &[f64], values: &[f64], sink: f64) -> (f64, f64) {
+        let top = scores.iter().copied().fold(sink, f64::max);
+        let e: Vec<f64> = scores.iter().map(|s| (s - top).exp()).collect();
+        let (own, rest) = ((sink - top).exp(), e.iter().sum::<f64>());
+        let out = e.iter().zip(values).map(|(e, v)| e * v).sum::<f64>() / (rest + own);
+        (out, -out * own / (rest + own))
+    }
+
+    #[test]
+    fn attention_with_a_sink_is_softmax_with_one_more_column() {
+        let (t, scale) = (5, 0.7f32);
+        let (q, k, v) = (noise(1, t, 3.0), noise(2, t, 3.0), noise(3, t, 2.0));
+        let row = |x: &[f32]| tensor(x.to_vec(), (t, 1, 1)).unwrap();
+        let pattern = Pattern { offsets: [0, t].into(), window: None, scale };
+        let packed = attention(&row(&q), &row(&k), &row(&v), &pattern).unwrap();
+        for s in [-30.0f32, -1.0, 0.0, 0.5, 4.0, 30.0] {
+            let sinks = candle_core::Var::from_tensor(&tensor(vec![s], 1).unwrap()).unwrap();
+            let out = sink(&packed, &sinks, true).unwrap();
+            let mut slope = 0.0;
+            for (i, got) in flat(&out).into_iter().enumerate() {
+                let score = |j: usize| f64::from(scale) * f64::from(q[i]) * f64::from(k[j]);
+                let scores: Vec<f64> = (0..=i).map(score).collect();
+                let values: Vec<f64> = v[..=i].iter().map(|&v| f64::from(v)).collect();
+                let (want, by_sink) = column(&scores, &values, f64::from(s));
+                close(&[got], &[want], 1e-6);
+                slope += by_sink;
+            }
+            close(&gradient(&out, &sinks), &[slope], 1e-6);
+        }
+    }
+
+    #[test]
+    fn each_head_has_its_own_sink_and_a_frozen_one_no_gradient() {
+        let packed = tensor([2.0f32, 0.0].repeat(6), (2, 3, 2)).unwrap();
+        let sinks = candle_core::Var::from_tensor(&tensor(vec![-1e9, 0.0, 1e9], 3).unwrap()).unwrap();
+        let out = sink(&packed, &sinks, false).unwrap();
+        close(&flat(&out), &[2.0, 1.0, 0.0, 2.0, 1.0, 0.0], 1e-6);
+        let grads =
+            sink(&var(1, &[2, 3, 2], 1.0), &sinks, false).unwrap().sum_all().unwrap().backward().unwrap();
+        assert!(grads.get(sinks.as_tensor()).is_none());
+    }
+
+    #[test]
+    fn gradients_far_out_are_finite() {
+        let packed =
+            candle_core::Var::from_tensor(&tensor(vec![2.0, 80.0, 2.0, -80.0], (2, 1, 2)).unwrap()).unwrap();
+        for s in [-1e9, -200.0, 200.0, 1e9] {
+            let sinks = candle_core::Var::from_tensor(&tensor(vec![s], 1).unwrap()).unwrap();
+            let out = sink(&packed, &sinks, true).unwrap();
+            assert!(gradient(&out, &packed).iter().all(|g| g.is_finite()), "{s}");
+            assert!(
+                gradient(&out, &sinks)[0].abs() < 1e-6,
+                "{s}: nothing moves where the sink takes all or nothing"
+            );
+        }
+    }
+
+    #[test]
+    fn a_wrong_number_of_sinks_is_refused() {
+        assert!(sink(&var(1, &[5, 3, 4], 1.0), &var(2, &[4], 1.0), true).is_err());
     }
 }

@@ -3,7 +3,7 @@
 //! Columns 2i and 2i+1 are gate and up: `g = min(gate, limit)`, `u = clamp(up, −limit, limit)`,
 //! `y = (u + 1) · g · sigmoid(alpha · g)`. At the limit the gradient passes, as in PyTorch's `clamp`.
 
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{exp::exp, f32s, host, tensor};
@@ -25,6 +25,9 @@ impl CustomOp1 for Swiglu {
 
     fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let (n, width) = layout.shape().dims2()?;
+        if !width.is_multiple_of(2) {
+            bail!("swiglu: columns come in pairs, got {:?}", layout.shape());
+        }
         let x = f32s(x, layout, "swiglu")?;
         let mut y = vec![0f32; n * width / 2];
         y.par_iter_mut().zip(x.par_chunks_exact(2)).with_min_len(4096).for_each(|(y, pair)| {
@@ -56,7 +59,7 @@ impl CustomOp1 for Swiglu {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::testing::{check_gradients, var};
+    use crate::kernel::testing::{check_gradients, close, flat, gradient, var};
 
     #[test]
     fn values_by_hand() {
@@ -71,5 +74,40 @@ mod tests {
     fn gradients() {
         let x = var(8, &[6, 8], 3.0);
         check_gradients(&[&x], 2e-3, || swiglu(&x, 1.702, 2.0));
+    }
+
+    #[test]
+    fn matches_f64_inside_at_and_beyond_the_limits() {
+        let axis = [-1e30, -90.0, -7.5, -7.0, -1.0, -1e-20, 0.0, 1e-20, 0.3, 6.999, 7.0, 7.001, 90.0, 1e30];
+        let pairs: Vec<f32> = axis.iter().flat_map(|&g| axis.iter().flat_map(move |&u| [g, u])).collect();
+        let one = |pair: &[f32]| {
+            let (g, u) = (f64::from(pair[0]).min(7.0), f64::from(pair[1]).clamp(-7.0, 7.0));
+            (u + 1.0) * g / (1.0 + (-1.702 * g).exp())
+        };
+        let want: Vec<f64> = pairs.chunks(2).map(one).collect();
+        let y = swiglu(&tensor(pairs, (14, 28)).unwrap(), 1.702, 7.0).unwrap();
+        close(&flat(&y), &want, 2e-5);
+    }
+
+    #[test]
+    fn at_a_limit_the_gradient_passes_and_beyond_it_stops() {
+        for (gate, up, passes) in [
+            (2.0, 1.0, [true, true]),
+            (2.001, 1.0, [false, true]),
+            (-9.0, 1.0, [true, true]), // a gate has no lower bound
+            (1.0, 2.0, [true, true]),
+            (1.0, -2.0, [true, true]),
+            (1.0, 2.001, [true, false]),
+            (1.0, -2.001, [true, false]),
+        ] {
+            let x = candle_core::Var::from_tensor(&tensor(vec![gate, up], (1, 2)).unwrap()).unwrap();
+            let grad = gradient(&swiglu(&x, 1.702, 2.0).unwrap(), &x);
+            assert_eq!([grad[0].abs() > 0.0, grad[1].abs() > 0.0], passes, "{gate} {up}");
+        }
+    }
+
+    #[test]
+    fn an_odd_number_of_columns_is_refused() {
+        assert!(swiglu(&var(1, &[2, 5], 1.0), 1.702, 7.0).is_err());
     }
 }
