@@ -47,6 +47,8 @@ pub fn add(sum: &mut [i64], row: &[i16]) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prop_assert, prop_assert_eq, proptest};
+
     use super::*;
 
     fn quantised(x: &[i64]) -> Vec<i16> {
@@ -84,5 +86,45 @@ mod tests {
         let mut alone = quantised(&[1, 1]);
         centre(2, &mut alone);
         assert_eq!(alone, [0, 0]);
+    }
+
+    proptest! {
+        #[test]
+        fn every_vector_lands_within_half_a_unit_of_its_direction(
+            x in vec(-1_000_000i64..1_000_000, 1..200),
+            factor in 1i64..1000,
+        ) {
+            let q = quantised(&x);
+            let norm = x.iter().map(|&v| (v as f64).powi(2)).sum::<f64>().sqrt();
+            for (&v, &q) in x.iter().zip(&q) {
+                let want = if norm > 0.0 { 4000.0 * v as f64 / norm } else { 0.0 };
+                prop_assert!((f64::from(q) - want).abs() <= 0.5 + 1e-9);
+            }
+            let mirrored: Vec<i64> = x.iter().map(|v| -v).collect();
+            let negated: Vec<i16> = q.iter().map(|q| -q).collect();
+            prop_assert_eq!(quantised(&mirrored), negated);
+            // A longer vector of the same direction may differ where a value stands on a half.
+            let longer: Vec<i64> = x.iter().map(|v| v * factor).collect();
+            prop_assert!(quantised(&longer).iter().zip(&q).all(|(a, b)| (a - b).abs() <= 1));
+        }
+
+        #[test]
+        fn centring_does_not_know_the_order_of_rows(rows in vec(-4000i16..=4000, 3..60)) {
+            let mut rows = rows[..rows.len() / 3 * 3].to_vec();
+            let mut turned = rows.clone();
+            turned.rotate_left(3);
+            centre(3, &mut rows);
+            centre(3, &mut turned);
+            turned.rotate_right(3);
+            prop_assert_eq!(rows, turned);
+        }
+    }
+
+    #[test]
+    fn equal_rows_have_nothing_of_their_own() {
+        let mut rows = quantised(&[5, -2, 9]).repeat(7);
+        centre(3, &mut rows);
+        assert_eq!(rows, [0; 21]);
+        centre(3, &mut []);
     }
 }

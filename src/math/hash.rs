@@ -34,4 +34,24 @@ mod tests {
         // The first output of the reference generator for seed 0.
         assert_eq!(mix(0x9e37_79b9_7f4a_7c15), 0xe220_a839_7b1d_cdaf);
     }
+
+    #[test]
+    fn the_mix_is_a_bijection_and_spreads_every_bit() {
+        // Its inverse, from the inverses of both factors modulo 2^64.
+        let unshift = |z: u64, by: u32| (0..3).fold(z, |x, _| z ^ (x >> by));
+        let back = |z: u64| {
+            let z = unshift(z, 31).wrapping_mul(0x3196_42b2_d24d_8ec3);
+            let z = unshift(z, 27).wrapping_mul(0x96de_1b17_3f11_9089);
+            unshift(z, 30)
+        };
+        for x in (0..64).map(|i| 1u64 << i).chain([0, u64::MAX, 12_345]) {
+            assert_eq!(back(mix(x)), x);
+        }
+        // Flipping any input bit flips about half of the output bits.
+        for bit in 0..64 {
+            let flipped: u32 =
+                (0..64u64).map(|x| (mix(x * 977) ^ mix((x * 977) ^ (1 << bit))).count_ones()).sum();
+            assert!((28 * 64..36 * 64).contains(&flipped), "bit {bit}: {flipped}");
+        }
+    }
 }

@@ -131,4 +131,62 @@ mod tests {
         let lossless = LowRank::identity(3);
         assert!(distance(&lossless.up, &lossless.down) < 1e-300);
     }
+
+    /// A second moment of `n` dimensions of which only `rank` are used.
+    fn flat(seed: u64, n: usize, rank: usize) -> Mat<f64> {
+        congruence(random(seed, n, rank).as_ref(), gram(seed + 1, rank).as_ref())
+    }
+
+    #[test]
+    fn a_moment_of_low_rank_is_kept_whole_by_that_rank() {
+        for (n, rank) in [(6, 1), (9, 4), (20, 7)] {
+            let sigma = flat(3, n, rank);
+            let components = Components::new(sigma.as_ref(), unit(n)).unwrap();
+            let all = components.error(0);
+            assert!(components.error(rank) < 1e-12 * all, "nothing is left at rank {rank}");
+            assert!(components.error(rank - 1) > 1e-6 * all, "and something below it");
+            assert!(components.energies()[rank..].iter().all(|&e| (0.0..1e-12 * all).contains(&e)));
+            let map = components.truncate(rank);
+            let kept = product(map.up.as_ref(), map.down.as_ref());
+            assert!(distance(&congruence(kept.as_ref(), sigma.as_ref()), &sigma) < 1e-9);
+        }
+    }
+
+    #[test]
+    fn rank_nothing_drops_the_weighted_trace() {
+        let (sigma, metric) = (gram(3, 7), gram(4, 7));
+        let components = Components::new(sigma.as_ref(), roots(metric.as_ref(), 0.0).unwrap()).unwrap();
+        let weighted = product(metric.as_ref(), sigma.as_ref());
+        let trace: f64 = (0..7).map(|i| weighted[(i, i)]).sum();
+        assert!((components.error(0) - trace).abs() < 1e-9 * trace);
+        assert!((components.energies().iter().sum::<f64>() - trace).abs() < 1e-9 * trace);
+        let nothing = components.truncate(0);
+        assert_eq!((nothing.down.nrows(), nothing.up.ncols()), (0, 0));
+    }
+
+    #[test]
+    fn going_down_and_up_again_is_a_projection() {
+        let components =
+            Components::new(gram(5, 9).as_ref(), roots(gram(6, 9).as_ref(), 1e-3).unwrap()).unwrap();
+        for rank in 1..=9 {
+            let map = components.truncate(rank);
+            let there = product(map.down.as_ref(), map.up.as_ref());
+            assert!(distance(&there, &Mat::identity(rank, rank)) < 1e-9, "rank {rank}");
+        }
+    }
+
+    #[test]
+    fn a_larger_moment_scales_the_error_and_keeps_the_map() {
+        let sigma = gram(7, 6);
+        let large = Mat::from_fn(6, 6, |i, j| 1e6 * sigma[(i, j)]);
+        let [a, b] = [&sigma, &large].map(|s| Components::new(s.as_ref(), unit(6)).unwrap());
+        for rank in 0..6 {
+            assert!((b.error(rank) / a.error(rank) / 1e6 - 1.0).abs() < 1e-9);
+        }
+        let kept = |c: &Components| {
+            let map = c.truncate(3);
+            product(map.up.as_ref(), map.down.as_ref())
+        };
+        assert!(distance(&kept(&a), &kept(&b)) < 1e-9);
+    }
 }

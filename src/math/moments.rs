@@ -61,7 +61,7 @@ impl SecondMoment {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::testing::noise;
+    use crate::{kernel::testing::noise, math::linalg::congruence};
 
     fn reference(x: &[f32], weights: &[f64], width: usize) -> Vec<f64> {
         let dim = width + 1;
@@ -105,5 +105,59 @@ mod tests {
         };
         assert_eq!(run(1), run(2));
         assert_eq!(run(1), run(7));
+    }
+
+    #[test]
+    fn every_width_around_a_tile_is_summed_whole() {
+        for width in [TILE - 2, TILE - 1, TILE, TILE + 1, 2 * TILE - 1, 2 * TILE] {
+            let x = noise(width as u64, 3 * width, 1.0);
+            let mut moment = SecondMoment::new(width);
+            moment.add(&x, None);
+            let want = reference(&x, &[1.0; 3], width);
+            assert!(moment.sum.iter().zip(&want).all(|(got, want)| (got - want).abs() < 1e-12), "{width}");
+            let dim = moment.dim;
+            for i in 0..dim {
+                for j in 0..i {
+                    assert!((moment.sum[i * dim + j] - moment.sum[j * dim + i]).abs() < 1e-12);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_weight_is_a_repetition_and_none_is_one() {
+        let x = noise(3, 4 * 6, 1.0);
+        let sum = |x: &[f32], weights: Option<&[f64]>| {
+            let mut moment = SecondMoment::new(6);
+            moment.add(x, weights);
+            moment
+        };
+        let close = |a: &SecondMoment, b: &SecondMoment| {
+            assert!(a.sum.iter().zip(&b.sum).all(|(a, b)| (a - b).abs() < 1e-12));
+        };
+        close(&sum(&x, None), &sum(&x, Some(&[1.0; 4])));
+        let repeated = [&x[..6], &x[12..18], &x[12..18], &x[12..18]].concat();
+        close(&sum(&x, Some(&[1.0, 0.0, 3.0, 0.0])), &sum(&repeated, None));
+        assert_eq!(sum(&x, Some(&[0.0; 4])), SecondMoment::new(6));
+    }
+
+    #[test]
+    fn the_moment_of_a_linear_map_with_bias_comes_out_exactly() {
+        let (width, out, n) = (5, 3, 40);
+        let (x, w) = (noise(1, n * width, 1.0), noise(2, out * (width + 1), 1.0));
+        let mut moment = SecondMoment::new(width);
+        moment.add(&x, None);
+        let map = faer::Mat::from_fn(out, width + 1, |i, j| f64::from(w[i * (width + 1) + j]));
+        let sum = MatRef::from_row_major_slice(&moment.sum, moment.dim, moment.dim);
+        let got = congruence(map.as_ref(), sum);
+        let y = |row: &[f32], i: usize| {
+            (0..width).map(|j| map[(i, j)] * f64::from(row[j])).sum::<f64>() + map[(i, width)]
+        };
+        for i in 0..out {
+            for j in 0..out {
+                let want: f64 = x.chunks(width).map(|row| y(row, i) * y(row, j)).sum();
+                assert!((got[(i, j)] - want).abs() < 1e-9, "{} {want}", got[(i, j)]);
+            }
+        }
     }
 }
