@@ -242,45 +242,4 @@ pub fn files_in(dir: &Path) -> Result<Files, ArtifactError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn draft() -> Draft {
-        Draft {
-            config: serde_json::json!({"model_type": "gpt_oss"}),
-            tensors: BTreeMap::from([
-                ("a".to_owned(), Owned::f32(&[2, 2], &[1.0, -2.0, 0.5, 3.0])),
-                ("b".to_owned(), Owned::bf16(&[3], &[1.0, 1.003, -7.0])),
-                ("c".to_owned(), Owned::u8(&[4], vec![1, 2, 3, 255])),
-            ]),
-            side_files: BTreeMap::from([("tokenizer.json".to_owned(), b"{}".to_vec())]),
-        }
-    }
-
-    #[test]
-    fn round_trip() {
-        let dir = tempfile::tempdir().unwrap();
-        draft().save(dir.path()).unwrap();
-        let checkpoint = Checkpoint::load(&files_in(dir.path()).unwrap()).unwrap();
-        assert_eq!(checkpoint.names().collect::<Vec<_>>(), ["a", "b", "c"]);
-        assert_eq!(checkpoint.raw("a").unwrap().to_f32().unwrap(), [1.0, -2.0, 0.5, 3.0]);
-        assert_eq!(checkpoint.raw("b").unwrap().to_f32().unwrap(), [1.0, 1.0, -7.0]);
-        assert!(checkpoint.raw("c").unwrap().to_f32().is_none());
-        assert!(checkpoint.raw("d").is_none());
-        assert_eq!(checkpoint.side_files().map(|(name, _)| name).collect::<Vec<_>>(), ["tokenizer.json"]);
-        let again = Draft::copy_of(&checkpoint).unwrap();
-        assert_eq!((again.tensors, again.side_files), (draft().tensors, draft().side_files));
-    }
-
-    #[test]
-    fn broken_files_are_named() {
-        let dir = tempfile::tempdir().unwrap();
-        draft().save(dir.path()).unwrap();
-        fs::write(dir.path().join(WEIGHTS), b"nonsense").unwrap();
-        let error = Checkpoint::load(&files_in(dir.path()).unwrap()).err().unwrap().to_string();
-        assert!(error.contains("model.safetensors") && error.contains("header"), "{error}");
-        fs::remove_file(dir.path().join(WEIGHTS)).unwrap();
-        let error = Checkpoint::load(&files_in(dir.path()).unwrap()).err().unwrap().to_string();
-        assert!(error.contains("lacks its file `model.safetensors`"), "{error}");
-    }
-}
+mod tests;

@@ -13,6 +13,8 @@ pub mod moments;
 pub mod parquet;
 pub mod scores;
 pub mod splits;
+#[cfg(test)]
+pub(crate) mod testing;
 pub mod texts;
 pub mod tokenizer;
 
@@ -99,3 +101,6 @@ pub fn read_json<T: for<'de> serde::Deserialize<'de>>(
         why: e.to_string(),
     })
 }
+
+#[cfg(test)]
+mod tests;

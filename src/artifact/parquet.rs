@@ -89,6 +89,11 @@ mod tests {
         record::{Field, RowAccessor},
     };
 
+    use proptest::{
+        prelude::{ProptestConfig, any},
+        prop_assert_eq, proptest,
+    };
+
     use super::*;
     use crate::artifact::texts::Mark;
 
@@ -148,5 +153,100 @@ mod tests {
         bytes("none", &[]);
         let reader = SerializedFileReader::new(File::open(dir.path().join("none")).unwrap()).unwrap();
         assert_eq!(reader.metadata().file_metadata().num_rows(), 0);
+    }
+
+    #[test]
+    fn the_columns_are_those_of_a_chosen_row_with_their_types() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("split.parquet");
+        write(&path, &[chosen(1)]).unwrap();
+        let reader = SerializedFileReader::new(File::open(&path).unwrap()).unwrap();
+        let schema = reader.metadata().file_metadata().schema_descr();
+        let columns: Vec<_> = schema
+            .columns()
+            .iter()
+            .map(|c| {
+                assert_eq!((c.max_def_level(), c.max_rep_level()), (0, 0), "{} is required", c.name());
+                (c.name(), c.physical_type().to_string(), c.converted_type().to_string())
+            })
+            .collect();
+        let text = |name| (name, "BYTE_ARRAY".to_owned(), "UTF8".to_owned());
+        let number = |name, kind: &str| (name, kind.to_owned(), "NONE".to_owned());
+        assert_eq!(
+            columns,
+            [
+                text("id"),
+                text("text"),
+                text("source"),
+                text("licence"),
+                number("n_tokens", "INT64"),
+                text("bucket"),
+                number("cluster", "INT32"),
+                text("reason"),
+                number("rank", "INT32"),
+                number("score", "INT64"),
+                number("margin", "INT64"),
+                text("marks"),
+            ]
+        );
+        let json = serde_json::to_value(chosen(1)).unwrap();
+        let fields: Vec<_> = json.as_object().unwrap().keys().cloned().collect();
+        let mut names: Vec<_> = columns.iter().map(|(name, ..)| (*name).to_owned()).collect();
+        names.sort_unstable();
+        assert!(fields.iter().all(|field| names.contains(field)) && fields.len() == names.len());
+        assert_eq!(reader.metadata().file_metadata().created_by(), Some("mla-run"));
+        let group = reader.metadata().row_group(0);
+        assert!(group.columns().iter().all(|c| c.compression() == Compression::SNAPPY));
+    }
+
+    #[test]
+    fn rows_are_cut_into_groups_and_keep_their_order() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("split.parquet");
+        for (n, groups) in [(1, 1), (GROUP - 1, 1), (GROUP, 1), (GROUP + 1, 2), (2 * GROUP, 2)] {
+            let rows: Vec<_> = (0..n as u32).map(|i| Chosen { text: String::new(), ..chosen(i) }).collect();
+            write(&path, &rows).unwrap();
+            let reader = SerializedFileReader::new(File::open(&path).unwrap()).unwrap();
+            assert_eq!(reader.num_row_groups(), groups, "{n} rows");
+            let ranks = reader.get_row_iter(None).unwrap().map(|row| row.unwrap().get_int(8).unwrap());
+            assert!(ranks.eq(0..n as i32), "{n} rows");
+        }
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+
+        #[test]
+        fn any_row_comes_back(
+            words in proptest::collection::vec(any::<String>(), 5),
+            n_tokens in 0usize..1 << 40,
+            score in any::<i64>(),
+            margin in any::<i64>(),
+            rank in 0u32..1 << 31,
+        ) {
+            let [text, source, licence, bucket, reason] = words.try_into().unwrap();
+            let row =
+                Chosen { text, source, licence, n_tokens, bucket, reason, rank, score, margin, ..chosen(1) };
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("split.parquet");
+            write(&path, std::slice::from_ref(&row)).unwrap();
+            let reader = SerializedFileReader::new(File::open(&path).unwrap()).unwrap();
+            let read = reader.get_row_iter(None).unwrap().next().unwrap().unwrap();
+            let text = |i| read.get_string(i).unwrap().as_str();
+            prop_assert_eq!(
+                [text(1), text(2), text(3), text(5), text(7)],
+                [&*row.text, &*row.source, &*row.licence, &*row.bucket, &*row.reason]
+            );
+            let long = |i| read.get_long(i).unwrap();
+            prop_assert_eq!([long(4), long(9), long(10)], [n_tokens as i64, score, margin]);
+            prop_assert_eq!(read.get_int(8).unwrap(), rank as i32);
+        }
+    }
+
+    #[test]
+    fn a_folder_that_is_not_there_is_named() {
+        let path = tempfile::tempdir().unwrap().path().join("no/split.parquet");
+        let error = write(&path, &[]).unwrap_err().to_string();
+        assert!(error.starts_with(&path.display().to_string()), "{error}");
     }
 }

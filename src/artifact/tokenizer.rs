@@ -154,6 +154,7 @@ fn write(path: &Path, mut text: String) -> Result<(), ArtifactError> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::artifact::testing::{each_file_is_needed, edited, saved};
 
     /// Three special tokens, `a`, `b`, `ab` and nothing else.
     fn json(pad: &str) -> String {
@@ -200,5 +201,40 @@ mod tests {
         assert!(error("{").starts_with("not a tokenizer: "));
         let missing = Tokenizer::load(&Files::new()).unwrap_err().to_string();
         assert_eq!(missing, "artifact `tokenizer` lacks its file `tokenizer.json`");
+    }
+
+    #[test]
+    fn each_special_token_is_needed_by_name() {
+        for name in SPECIALS {
+            let error = Tokenizer::from_json(&json(PAD).replace(name, "<|other|>")).unwrap_err().to_string();
+            assert_eq!(error, format!("the vocabulary lacks the special token `{name}`"));
+        }
+    }
+
+    #[test]
+    fn transformers_finds_the_special_tokens_in_the_files_beside() {
+        let (_dir, files) = saved(&Tokenizer::from_json(&json(PAD)).unwrap());
+        let read = |name: &str| -> serde_json::Value {
+            serde_json::from_slice(&std::fs::read(&files[name]).unwrap()).unwrap()
+        };
+        for file in [CONFIG, MAP] {
+            let values = read(file);
+            for (key, token) in [("bos_token", START), ("eos_token", END), ("pad_token", PAD)] {
+                assert_eq!(values[key], token, "{file}");
+            }
+        }
+        assert_eq!(read(CONFIG)["tokenizer_class"], "PreTrainedTokenizerFast");
+        assert_eq!(read(CONFIG)["clean_up_tokenization_spaces"], false, "a text must come back as it was");
+    }
+
+    #[test]
+    fn a_damaged_file_is_named() {
+        let tokenizer = Tokenizer::from_json(&json(PAD)).unwrap();
+        let error = edited(&tokenizer, FILE, "\"BPE\"", "\"XYZ\"");
+        assert!(
+            error.starts_with("artifact `tokenizer`, file `tokenizer.json`, whole file: not a tokenizer: "),
+            "{error}"
+        );
+        each_file_is_needed(&tokenizer, &[FILE]);
     }
 }

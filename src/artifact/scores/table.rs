@@ -155,4 +155,40 @@ mod tests {
         scores.models[0].recall = None;
         assert!(!scores.lines().join("\n").contains("recall"));
     }
+
+    #[test]
+    fn columns_are_aligned_whatever_the_names() {
+        let mut scores = example();
+        scores.models[1].model = "a model with a long näme".into();
+        let lines = scores.lines();
+        let table = &lines[..lines.len() - 2];
+        let width = |line: &String| line.chars().count();
+        assert!(table.iter().all(|line| width(line) == width(&table[0])), "{}", table.join("\n"));
+        assert!(table[0].ends_with("a model with a long näme"));
+    }
+
+    #[test]
+    fn a_model_without_a_bucket_or_a_distance_has_a_dash_there() {
+        let mut scores = example();
+        scores.models[1].buckets.clear();
+        scores.models[1].recall.as_mut().unwrap().by_distance.clear();
+        let text = scores.lines().join("\n");
+        for name in ["KL, ratio at 0–511", "recall 128–511 tokens back"] {
+            let line = text.lines().find(|line| line.starts_with(name)).unwrap();
+            assert!(line.ends_with(NONE), "{line}");
+        }
+    }
+
+    #[test]
+    fn spans_and_widths_in_words() {
+        assert_eq!(
+            [span(0, Some(1)), span(512, Some(1024)), span(4096, None)],
+            ["0–0", "512–1023", "4096 or more"]
+        );
+        for (layers, expected) in
+            [(&[][..], "–"), (&[7], "7"), (&[288, 288, 288], "288"), (&[1, 1, 2], "1 1 2")]
+        {
+            assert_eq!(elements(layers), expected);
+        }
+    }
 }
