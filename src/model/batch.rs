@@ -50,6 +50,8 @@ impl Batch {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prop_assert_eq, proptest};
+
     use super::Batch;
 
     #[test]
@@ -58,5 +60,36 @@ mod tests {
         assert_eq!(batch.offsets.as_ref(), [0, 3, 4, 6]);
         assert_eq!(batch.positions, [0, 1, 2, 0, 0, 1]);
         assert_eq!(batch.next_tokens(), (vec![6, 7, 0, 0, 1, 0], vec![1.0, 1.0, 0.0, 0.0, 1.0, 0.0]));
+    }
+
+    #[test]
+    fn documents_without_tokens_take_no_row() {
+        for (sequences, weights) in [
+            (vec![vec![], vec![5, 6]], vec![1.0, 0.0]),
+            (vec![vec![5, 6], vec![]], vec![1.0, 0.0]),
+            (vec![vec![5], vec![], vec![6]], vec![0.0, 0.0]),
+            (vec![vec![], vec![]], vec![]),
+            (vec![], vec![]),
+        ] {
+            let batch = Batch::new(sequences.iter().map(Vec::as_slice));
+            assert_eq!(batch.offsets.len(), sequences.len() + 1);
+            assert_eq!(batch.next_tokens().1, weights, "{sequences:?}");
+            assert_eq!((batch.len(), batch.is_empty()), (weights.len(), weights.is_empty()));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_token_but_the_last_predicts_the_next(sequences in vec(vec(1u32..99, 0..6), 0..6)) {
+            let batch = Batch::new(sequences.iter().map(Vec::as_slice));
+            let (targets, weights) = batch.next_tokens();
+            let rows = sequences.iter().flat_map(|s| (0..s.len()).map(move |i| (s, i)));
+            for (row, (sequence, i)) in rows.enumerate() {
+                prop_assert_eq!(batch.ids[row], sequence[i]);
+                prop_assert_eq!(batch.positions[row], i as u32);
+                let want = sequence.get(i + 1).map_or((0, 0.0), |&next| (next, 1.0));
+                prop_assert_eq!((targets[row], weights[row]), want);
+            }
+        }
     }
 }

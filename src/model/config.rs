@@ -221,8 +221,11 @@ impl Config {
         {
             return fault("num_attention_heads must be a multiple of num_key_value_heads");
         }
-        if !self.head_dim.is_multiple_of(2) {
-            return fault("head_dim must be even");
+        if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
+            return fault("head_dim must be even and positive");
+        }
+        if self.sliding_window == 0 && self.layers.contains(&LayerKind::Sliding) {
+            return fault("sliding_window must be positive, for a token sees itself");
         }
         if self.num_experts_per_tok == 0 || self.num_experts_per_tok > self.num_local_experts {
             return fault("num_experts_per_tok must be between 1 and num_local_experts");

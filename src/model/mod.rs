@@ -9,9 +9,14 @@ pub mod config;
 pub mod decoder;
 pub mod params;
 pub mod probe;
+#[cfg(test)]
+pub(crate) mod testing;
 
 pub use batch::Batch;
 pub use config::Config;
 pub use decoder::{Layer, Model, Shell};
 pub use params::{ModelError, Params};
 pub use probe::Probe;
+
+#[cfg(test)]
+mod tests;

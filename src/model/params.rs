@@ -201,4 +201,52 @@ mod tests {
         assert_eq!(flat(&params.experts("dense", shape)), values);
         assert_eq!(params.finish().unwrap().keys().collect::<Vec<_>>(), ["dense"]);
     }
+
+    #[test]
+    fn faults_of_packed_experts_are_told_with_the_tensor() {
+        let check = |inner: usize, tensors: &[(&str, Owned)], expected: &str| {
+            let (_dir, checkpoint) = checkpoint(tensors);
+            let params = Params::new(&checkpoint, &|_| false);
+            let stand_in = params.experts("w", [2, 3, inner]);
+            assert_eq!(stand_in.tensor.dims(), [2, 3, inner]);
+            assert_eq!(params.finish().unwrap_err().to_string().lines().nth(1).unwrap().trim(), expected);
+        };
+        let blocks = || Owned::u8(&[2, 3, 1, 16], vec![0; 96]);
+        let scales = |bytes: Vec<u8>| Owned::u8(&[2, 3, 1], bytes);
+        check(32, &[("w_blocks", blocks())], "`w_scales` is missing");
+        check(
+            32,
+            &[("w_blocks", blocks()), ("w_scales", Owned::u8(&[2, 3], vec![0; 6]))],
+            "`w_scales` has shape [2, 3], expected [2, 3, 1]",
+        );
+        check(
+            64,
+            &[("w_blocks", blocks()), ("w_scales", scales(vec![0; 6]))],
+            "`w_blocks` has shape [2, 3, 1, 16], expected [2, 3, 2, 16]",
+        );
+        check(
+            33,
+            &[("w_blocks", blocks())],
+            "`w_blocks`: MXFP4 needs an input width that is a multiple of 32, got 33",
+        );
+        check(
+            32,
+            &[("w_blocks", blocks()), ("w_scales", scales(vec![1, 2, 3, 255, 5, 6]))],
+            "`w_scales`: scale 3 is 255, which MXFP4 reserves for NaN",
+        );
+        check(32, &[("w_scales", scales(vec![0; 6]))], "`w` is missing");
+    }
+
+    #[test]
+    fn a_variable_shares_its_values_with_the_model() {
+        let (_dir, checkpoint) =
+            checkpoint(&[("a", Owned::f32(&[2], &[1.0, 2.0])), ("b", Owned::f32(&[1], &[3.0]))]);
+        let params = Params::new(&checkpoint, &|name| name == "a");
+        let (a, b) = (params.get("a", &[2]), params.get("b", &[1]));
+        assert_eq!((a.train, b.train), (true, false));
+        let vars = params.finish().unwrap();
+        vars["a"].set(&Tensor::new(&[7f32, 8.0], &Device::Cpu).unwrap()).unwrap();
+        assert_eq!(a.tensor.to_vec1::<f32>().unwrap(), [7.0, 8.0]);
+        assert_eq!(vars.len(), 1);
+    }
 }

@@ -104,9 +104,11 @@ impl Moe {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{prop_assert, prop_assert_eq, proptest};
+
     use super::*;
     use crate::{
-        kernel::testing::{check_gradients, var},
+        kernel::testing::{check_gradients, flat, var},
         model::probe::NoProbe,
     };
 
@@ -193,5 +195,58 @@ mod tests {
         let mut all = vec![&x];
         all.extend(vars.iter());
         check_gradients(&all, 1e-2, || moe.forward(&x, &mut NoProbe));
+    }
+
+    proptest! {
+        /// Few distinct logits make ties.
+        #[test]
+        fn routing_is_a_permutation_grouped_by_expert(
+            logits in proptest::collection::vec(-2i8..3, 5..60),
+            per_token in 1usize..=5,
+        ) {
+            let logits: Vec<f32> = logits[..logits.len() / 5 * 5].iter().map(|&x| f32::from(x)).collect();
+            let routing = Routing::new(&logits, 5, per_token);
+            for (row, chosen) in logits.chunks(5).zip(routing.experts.chunks(per_token)) {
+                let mut ranked: Vec<u32> = (0..5).collect();
+                ranked.sort_by(|&a, &b| row[b as usize].total_cmp(&row[a as usize]));
+                prop_assert_eq!(chosen, &ranked[..per_token], "a stable sort keeps the lower index first");
+            }
+            let mut slots = routing.order.clone();
+            slots.sort_unstable();
+            prop_assert!(slots.into_iter().eq(0..routing.experts.len() as u32));
+            prop_assert_eq!(routing.offsets.len(), 6);
+            for e in 0..5 {
+                let rows = &routing.order[routing.offsets[e]..routing.offsets[e + 1]];
+                prop_assert!(rows.iter().all(|&slot| routing.experts[slot as usize] == e as u32));
+                prop_assert!(rows.is_sorted(), "tokens of an expert stay in order");
+            }
+        }
+    }
+
+    #[test]
+    fn experts_are_rounded_while_they_train_and_only_then() {
+        let wide = |train: bool, round_experts: bool| {
+            let param = |seed: u64, shape: &[usize]| Param { train, ..param(seed, shape, train).1 };
+            let moe = Moe {
+                layer: 0,
+                router: Linear { weight: param(1, &[2, 32]), bias: None },
+                gate_up: param(2, &[2, 64, 32]),
+                gate_up_bias: param(3, &[2, 64]),
+                down: param(4, &[2, 32, 32]),
+                down_bias: param(5, &[2, 32]),
+                per_token: 1,
+                alpha: 1.702,
+                limit: 7.0,
+                round_experts,
+            };
+            flat(&moe.forward(&var(9, &[3, 32], 1.0), &mut NoProbe).unwrap())
+        };
+        let exact = wide(false, false);
+        assert_eq!(wide(true, false), exact);
+        assert_eq!(wide(false, true), exact, "frozen experts are what the checkpoint says");
+        let rounded = wide(true, true);
+        let difference = exact.iter().zip(&rounded).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+        let largest = exact.iter().fold(0f32, |m, x| m.max(x.abs()));
+        assert!(difference > 1e-3 * largest && difference < 0.5 * largest, "{difference} of {largest}");
     }
 }
