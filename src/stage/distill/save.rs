@@ -72,6 +72,7 @@ pub(crate) fn is_latent_attention(config: &Value, name: &str) -> bool {
         return false;
     };
     let index: Option<usize> = layer.parse().ok();
-    let latent = |i: usize| config["layer_types"].get(i).and_then(Value::as_str) == Some("latent_attention");
+    // Not by its type: transformers saves a latent layer as full attention.
+    let latent = |i: usize| config["mla"].get(i).is_some_and(|latent| !latent.is_null());
     part.starts_with("self_attn.") && index.is_some_and(latent)
 }

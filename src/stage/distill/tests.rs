@@ -294,3 +294,44 @@ fn the_learning_rate_warms_up_and_ends_at_a_tenth() {
     close(60, 0.55);
     close(109, 0.1);
 }
+
+#[test]
+fn the_rate_warms_up_in_a_line_and_falls_along_a_cosine_to_a_tenth() {
+    let phase = Phase { steps: 110, lr: Finite(0.5), batch_tokens: 1, warmup: 10 };
+    let lr = |step| f64::from(phase.lr(step));
+    for (step, want) in
+        [(0, 0.05), (4, 0.25), (9, 0.5), (10, 0.5), (60, 0.275), (35, 0.5 * (0.55 + 0.45 * 0.5f64.sqrt()))]
+    {
+        assert!((lr(step) - want).abs() < 1e-6, "step {step}: {} {want}", lr(step));
+    }
+    assert!((10..109).all(|step| lr(step + 1) < lr(step)));
+    assert!(lr(109) > 0.05 && lr(109) < 0.0503, "{}", lr(109));
+    // A phase shorter than its warm-up only climbs.
+    let short = Phase { steps: 3, lr: Finite(1.0), batch_tokens: 1, warmup: 10 };
+    let rates = [0, 1, 2].map(|step| short.lr(step));
+    assert!(rates.iter().zip([0.1, 0.2, 0.3]).all(|(got, want)| (got - want).abs() < 1e-6), "{rates:?}");
+    let cold = Phase { warmup: 0, ..short };
+    assert!((cold.lr(0) - 1.0).abs() < 1e-6);
+}
+
+#[test]
+fn what_trains_is_the_attention_of_latent_layers_however_they_are_spelt() {
+    let latent = json!({"kv_lora_rank": 10, "rope_pairs": [0]});
+    // The second layer as this program writes it, the third as transformers does.
+    let config = json!({"layer_types": ["full_attention", "latent_attention", "full_attention"],
+        "mla": [null, latent, latent]});
+    for (name, expected) in [
+        ("model.layers.0.self_attn.q_proj.weight", false),
+        ("model.layers.1.self_attn.q_proj.weight", true),
+        ("model.layers.1.self_attn.sinks", true),
+        ("model.layers.2.self_attn.kv_a_proj.bias", true),
+        ("model.layers.1.mlp.router.weight", false),
+        ("model.layers.1.input_layernorm.weight", false),
+        ("model.layers.3.self_attn.q_proj.weight", false),
+        ("model.layers.x.self_attn.q_proj.weight", false),
+        ("lm_head.weight", false),
+    ] {
+        assert_eq!(save::is_latent_attention(&config, name), expected, "{name}");
+    }
+    assert!(!save::is_latent_attention(&json!({}), "model.layers.1.self_attn.sinks"));
+}
