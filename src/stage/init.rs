@@ -86,6 +86,13 @@ impl Stage for Init {
                 return Err(Invalid::new(param, "must be a positive multiple of 32, the block of MXFP4"));
             }
         }
+        for (param, value) in
+            [("num-hidden-layers", self.num_hidden_layers), ("sliding-window", self.sliding_window)]
+        {
+            if value == 0 {
+                return Err(Invalid::new(param, "must be positive"));
+            }
+        }
         if self.num_key_value_heads == 0 || !self.num_attention_heads.is_multiple_of(self.num_key_value_heads)
         {
             return Err(Invalid::new("num-attention-heads", "must be a multiple of num-key-value-heads"));
@@ -276,9 +283,22 @@ mod tests {
     }
 
     #[test]
-    fn widths_that_mxfp4_cannot_store_are_refused() {
-        let wrong = Init { hidden_size: 40, ..init() };
-        assert_eq!(wrong.check().unwrap_err().param, "hidden-size");
+    fn sizes_that_make_no_model_are_refused() {
+        for (wrong, param) in [
+            (Init { hidden_size: 40, ..init() }, "hidden-size"),
+            (Init { hidden_size: 0, ..init() }, "hidden-size"),
+            (Init { intermediate_size: 33, ..init() }, "intermediate-size"),
+            (Init { num_hidden_layers: 0, ..init() }, "num-hidden-layers"),
+            (Init { sliding_window: 0, ..init() }, "sliding-window"),
+            (Init { num_key_value_heads: 3, ..init() }, "num-attention-heads"),
+            (Init { num_key_value_heads: 0, ..init() }, "num-attention-heads"),
+            (Init { head_dim: 7, ..init() }, "head-dim"),
+            (Init { head_dim: 0, ..init() }, "head-dim"),
+            (Init { num_experts_per_tok: 5, ..init() }, "num-experts-per-tok"),
+            (Init { num_experts_per_tok: 0, ..init() }, "num-experts-per-tok"),
+        ] {
+            assert_eq!(wrong.check().unwrap_err().param, param);
+        }
         assert!(init().check().is_ok());
     }
 }
