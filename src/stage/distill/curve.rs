@@ -69,7 +69,10 @@ fn draw(points: &[Point], path: &Path) -> Result<(), DrawingAreaErrorKind<std::i
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::artifact::checkpoint::files_in;
+    use crate::artifact::{
+        checkpoint::files_in,
+        testing::{comes_back, each_file_is_needed, edited},
+    };
 
     #[test]
     fn rows_survive_and_the_picture_has_a_panel_per_phase() {
@@ -88,5 +91,16 @@ mod tests {
         let svg = std::fs::read_to_string(dir.path().join(PICTURE)).unwrap();
         assert!(svg.contains("layerwise") && svg.contains("kl"));
         Curve::default().save(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_row_is_named_and_odd_curves_can_be_drawn() {
+        let point = |loss| Point { phase: "kl".into(), step: 1, loss, grad_norm: 0.0, lr: 0.0, tokens: 1 };
+        for losses in [&[0.0][..], &[0.0, 0.0], &[1e-30], &[1e30, 1e-30]] {
+            comes_back(&Curve(losses.iter().map(|&loss| point(loss)).collect()));
+        }
+        let error = edited(&Curve(vec![point(1.0), point(2.0)]), FILE, "\"step\":1", "\"step\":-1");
+        assert!(error.starts_with("artifact `curve`, file `loss.jsonl`, line 1: "), "{error}");
+        each_file_is_needed(&Curve(vec![point(1.0)]), &[FILE]);
     }
 }

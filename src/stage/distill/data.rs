@@ -110,4 +110,33 @@ mod tests {
             assert_eq!(straight.next().ids, resumed.next().ids);
         }
     }
+
+    #[test]
+    fn every_seed_and_every_epoch_has_its_own_order() {
+        let orders = [(5, 0), (5, 1), (5, 2), (6, 0), (6, 1)].map(|(seed, epoch)| shuffled(23, seed, epoch));
+        for (i, order) in orders.iter().enumerate() {
+            let mut sorted = order.clone();
+            sorted.sort_unstable();
+            assert!(sorted.into_iter().eq(0..23));
+            assert!(orders[..i].iter().all(|other| other != order));
+        }
+        assert_eq!(shuffled(1, 5, 0), [0]);
+    }
+
+    #[test]
+    fn the_size_of_batches_does_not_change_the_order_of_documents() {
+        let seen = |batch_tokens| {
+            let mut feed = Feed::new(documents(), batch_tokens, 5, Cursor::default());
+            let mut seen = Vec::new();
+            while seen.len() < 60 {
+                let batch = feed.next();
+                seen.extend(batch.offsets.windows(2).map(|w| batch.ids[w[0]]));
+            }
+            seen.truncate(60);
+            seen
+        };
+        let one = seen(1);
+        assert_eq!(seen(7), one);
+        assert_eq!(seen(40), one);
+    }
 }

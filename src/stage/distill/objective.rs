@@ -118,3 +118,124 @@ impl Probe for Routers {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        artifact::checkpoint::{Draft, Owned, Raw},
+        kernel::testing::{close, flat},
+        model::testing::{FULL, SLIDING, VOCAB, checkpoint, draft, lossless},
+    };
+
+    const LAYERS: [&str; 3] = [SLIDING, FULL, FULL];
+
+    fn model(draft: &Draft) -> Model {
+        Model::load(&checkpoint(draft).1, &|_| true).unwrap()
+    }
+
+    fn batch() -> Batch {
+        Batch::new([&[3, 1, 4, 1, 5, 9, 2][..], &[6, 5, 3][..]])
+    }
+
+    /// Multiplies the values of a tensor.
+    fn scale(draft: &mut Draft, name: &str, by: f32) {
+        let tensor = &draft.tensors[name];
+        let values =
+            Raw { dtype: tensor.dtype, shape: &tensor.shape, bytes: &tensor.bytes }.to_f32().unwrap();
+        let values: Vec<f32> = values.iter().map(|x| x * by).collect();
+        let scaled = Owned::f32(&tensor.shape.clone(), &values);
+        draft.tensors.insert(name.to_owned(), scaled);
+    }
+
+    fn value(objective: Objective, student: &Draft, teacher: &Draft) -> f64 {
+        let (value, total) = objective.loss(&model(student), Some(&model(teacher)), &batch()).unwrap();
+        close(&flat(&total), &[f64::from(value)], 1e-6);
+        f64::from(value)
+    }
+
+    #[test]
+    fn a_lossless_student_costs_nothing() {
+        let teacher = draft(&LAYERS);
+        let student = lossless(&lossless(&teacher, 1), 2);
+        for objective in [Objective::Layerwise, Objective::Kl] {
+            let value = value(objective, &student, &teacher);
+            assert!((0.0..1e-6).contains(&value), "{objective:?}: {value}");
+        }
+    }
+
+    #[test]
+    fn a_layer_twice_as_loud_has_the_relative_error_one() {
+        let teacher = draft(&LAYERS);
+        let mut student = lossless(&lossless(&teacher, 1), 2);
+        // `‖2 y − y‖² = ‖y‖²` in one of two converted layers; the other gets the teacher's inputs and stays exact.
+        for part in ["weight", "bias"] {
+            scale(&mut student, &format!("model.layers.1.self_attn.o_proj.{part}"), 2.0);
+        }
+        assert!((value(Objective::Layerwise, &student, &teacher) - 0.5).abs() < 1e-5);
+        // What is not converted is not looked at.
+        for part in ["weight", "bias"] {
+            scale(&mut student, &format!("model.layers.0.self_attn.o_proj.{part}"), 3.0);
+        }
+        assert!((value(Objective::Layerwise, &student, &teacher) - 0.5).abs() < 1e-5);
+    }
+
+    /// `ln softmax` of a row of logits in f64, and the token that follows.
+    type Prediction = (Vec<f64>, usize);
+
+    /// Of all rows that predict a token.
+    fn predictions(draft: &Draft) -> Vec<Prediction> {
+        let logits = flat(&model(draft).logits(&batch(), &mut NoProbe).unwrap());
+        let (targets, weights) = batch().next_tokens();
+        let row = |z: &[f32]| {
+            let sum = z.iter().map(|&z| f64::from(z).exp()).sum::<f64>().ln();
+            z.iter().map(|&z| f64::from(z) - sum).collect::<Vec<_>>()
+        };
+        let rows = logits.chunks(VOCAB).zip(targets).zip(weights);
+        rows.filter(|(_, w)| *w > 0.0).map(|((z, t), _)| (row(z), t as usize)).collect()
+    }
+
+    #[test]
+    fn kl_and_cross_entropy_are_means_over_predicted_tokens() {
+        let teacher = draft(&LAYERS);
+        let mut student = lossless(&teacher, 1);
+        scale(&mut student, "model.layers.1.self_attn.kv_a_proj.weight", 0.3);
+        let (taught, learnt) = (predictions(&teacher), predictions(&student));
+        assert_eq!(taught.len(), 8, "all but the last of each document");
+        let kl = |(p, q): (&Prediction, &Prediction)| {
+            p.0.iter().zip(&q.0).map(|(p, q)| p.exp() * (p - q)).sum::<f64>()
+        };
+        let want = taught.iter().zip(&learnt).map(kl).sum::<f64>() / 8.0;
+        assert!(want > 1e-4);
+        assert!((value(Objective::Kl, &student, &teacher) - want).abs() < 1e-5 * (1.0 + want));
+        let want = learnt.iter().map(|(q, target)| -q[*target]).sum::<f64>() / 8.0;
+        let got = value(Objective::CrossEntropy { balance: 0.0 }, &student, &teacher);
+        assert!((got - want).abs() < 1e-5 * want, "{got} {want}");
+    }
+
+    #[test]
+    fn routers_that_prefer_nobody_cost_one_each() {
+        let mut student = draft(&[FULL, SLIDING]);
+        for layer in 0..2 {
+            for part in ["weight", "bias"] {
+                scale(&mut student, &format!("model.layers.{layer}.mlp.router.{part}"), 0.0);
+            }
+        }
+        // The mean probability of each expert is 1/E, so `E · Σ load / E` is 1 whoever was chosen.
+        let (value, total) = Objective::CrossEntropy { balance: 0.25 }
+            .loss(&model(&student), Some(&model(&student)), &batch())
+            .unwrap();
+        close(&flat(&total), &[f64::from(value) + 2.0 * 0.25], 1e-5);
+    }
+
+    #[test]
+    fn faults_are_told() {
+        let error = |result: Result<(f32, Tensor), ModelError>| result.unwrap_err().to_string();
+        let plain = model(&draft(&LAYERS));
+        let text = error(Objective::Layerwise.loss(&plain, Some(&plain), &batch()));
+        assert!(text.contains("no converted layer"), "{text}");
+        for objective in [Objective::Layerwise, Objective::Kl] {
+            assert!(error(objective.loss(&plain, None, &batch())).contains("needs a teacher"));
+        }
+    }
+}

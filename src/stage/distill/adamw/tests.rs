@@ -1,0 +1,157 @@
+//! The optimiser against the paper, step by step, and its saved state.
+
+use super::*;
+use crate::{
+    artifact::{Artifact, checkpoint::files_in},
+    kernel::testing::{close, var},
+};
+
+fn vars() -> BTreeMap<String, Var> {
+    BTreeMap::from([("matrix".to_owned(), var(1, &[3, 4], 1.0)), ("vector".to_owned(), var(2, &[5], 1.0))])
+}
+
+fn values(vars: &BTreeMap<String, Var>) -> Vec<Vec<f32>> {
+    vars.values().map(|v| v.flatten_all().unwrap().to_vec1().unwrap()).collect()
+}
+
+/// Gradients of half the squared distance of every variable from 1.
+fn grads(vars: &BTreeMap<String, Var>) -> GradStore {
+    let loss = |v: &Var| ((v.as_tensor() - 1.0).unwrap().sqr().unwrap().sum_all().unwrap() * 0.5).unwrap();
+    vars.values().map(loss).reduce(|a, b| (a + b).unwrap()).unwrap().backward().unwrap()
+}
+
+#[test]
+fn the_first_step_moves_by_lr_against_the_sign() {
+    let vars = vars();
+    let before = values(&vars);
+    AdamW::new(&vars, 0.0, f32::INFINITY).step(&vars, &grads(&vars), 0.01).unwrap();
+    for (old, new) in before.iter().flatten().zip(values(&vars).iter().flatten()) {
+        assert!((new - old - 0.01 * (1.0 - old).signum()).abs() < 1e-5);
+    }
+}
+
+#[test]
+fn decay_touches_matrices_only_and_clipping_bounds_the_moments() {
+    let vars = vars();
+    let before = values(&vars);
+    let mut adam = AdamW::new(&vars, 0.5, 1e-3);
+    let norm = adam.step(&vars, &grads(&vars), 0.1).unwrap();
+    assert!(norm > 1.0);
+    let m: f32 = adam.moments.values().flat_map(|(m, _)| m).map(|m| m * m).sum();
+    assert!((m.sqrt() - 1e-4).abs() < 1e-6);
+    let after = values(&vars);
+    let moved = |old: f32, new: f32, decay: f32| new - (old - decay * old) - 0.1 * (1.0 - old).signum();
+    assert!(before[0].iter().zip(&after[0]).all(|(a, b)| moved(*a, *b, 0.05).abs() < 1e-3));
+    assert!(before[1].iter().zip(&after[1]).all(|(a, b)| moved(*a, *b, 0.0).abs() < 1e-3));
+}
+
+#[test]
+fn saved_and_restored_goes_on_with_the_same_bits() {
+    let (a, b) = (vars(), vars());
+    let mut straight = AdamW::new(&a, 0.1, 1.0);
+    for _ in 0..3 {
+        straight.step(&a, &grads(&a), 0.05).unwrap();
+    }
+    let dir = tempfile::tempdir().unwrap();
+    straight.save(&a, dir.path()).unwrap();
+    let mut resumed = AdamW::new(&b, 0.1, 1.0);
+    resumed.restore(&b, &Checkpoint::load(&files_in(dir.path()).unwrap()).unwrap()).unwrap();
+    for _ in 0..3 {
+        straight.step(&a, &grads(&a), 0.05).unwrap();
+        resumed.step(&b, &grads(&b), 0.05).unwrap();
+    }
+    assert_eq!(values(&a), values(&b));
+    let other = BTreeMap::from([("other".to_owned(), var(1, &[3], 1.0))]);
+    let error = AdamW::new(&other, 0.1, 1.0)
+        .restore(&other, &Checkpoint::load(&files_in(dir.path()).unwrap()).unwrap())
+        .unwrap_err();
+    assert!(error.to_string().contains("`w.other` is missing"), "{error}");
+}
+
+/// The paper's algorithm 2 in f64, one number at a time, after clipping by the global norm.
+struct Paper {
+    w: Vec<Vec<f64>>,
+    m: Vec<Vec<f64>>,
+    v: Vec<Vec<f64>>,
+    t: i32,
+}
+
+impl Paper {
+    fn step(&mut self, lr: f64, decay: f64, clip: f64) {
+        self.t += 1;
+        let grads: Vec<Vec<f64>> = self.w.iter().map(|w| w.iter().map(|w| w - 1.0).collect()).collect();
+        let norm = grads.iter().flatten().map(|g| g * g).sum::<f64>().sqrt();
+        let scale = (clip / norm).min(1.0);
+        for (tensor, grads) in grads.iter().enumerate() {
+            let decay = if tensor == 0 { decay } else { 0.0 }; // the matrix only
+            for (i, g) in grads.iter().enumerate() {
+                let g = g * scale;
+                let (m, v) = (&mut self.m[tensor][i], &mut self.v[tensor][i]);
+                *m = 0.9 * *m + 0.1 * g;
+                *v = 0.95 * *v + 0.05 * g * g;
+                let (m, v) = (*m / (1.0 - 0.9f64.powi(self.t)), *v / (1.0 - 0.95f64.powi(self.t)));
+                let w = &mut self.w[tensor][i];
+                *w -= lr * (m / (v.sqrt() + 1e-8) + decay * *w);
+            }
+        }
+    }
+}
+
+#[test]
+fn many_steps_follow_the_paper() {
+    for (decay, clip) in [(0.0, 1e9), (0.1, 1e9), (0.0, 0.5), (0.3, 0.05)] {
+        let vars = vars();
+        let w: Vec<Vec<f64>> =
+            values(&vars).iter().map(|w| w.iter().map(|&w| f64::from(w)).collect()).collect();
+        let zeros: Vec<Vec<f64>> = w.iter().map(|w| vec![0.0; w.len()]).collect();
+        let mut paper = Paper { w, m: zeros.clone(), v: zeros, t: 0 };
+        let mut adam = AdamW::new(&vars, decay, clip);
+        for step in 0..40 {
+            let lr = 0.02 / f64::from(1 + step % 5);
+            adam.step(&vars, &grads(&vars), lr as f32).unwrap();
+            paper.step(lr, f64::from(decay), f64::from(clip));
+            for (got, want) in values(&vars).iter().zip(&paper.w) {
+                close(got, want, 2e-5);
+            }
+        }
+    }
+}
+
+#[test]
+fn the_norm_is_that_of_all_gradients_before_clipping() {
+    let vars = vars();
+    let want = values(&vars).iter().flatten().map(|w| f64::from(w - 1.0).powi(2)).sum::<f64>().sqrt();
+    for clip in [1e-3, 1e9] {
+        let vars = self::vars();
+        let norm = AdamW::new(&vars, 0.0, clip).step(&vars, &grads(&vars), 0.0).unwrap();
+        close(&[norm], &[want], 1e-6);
+        assert_eq!(values(&vars), values(&self::vars()), "a rate of zero moves nothing");
+    }
+}
+
+#[test]
+fn a_variable_without_a_gradient_stays_as_it_is() {
+    let vars = vars();
+    let before = values(&vars);
+    let only_vector: BTreeMap<_, _> =
+        vars.iter().filter(|(name, _)| *name == "vector").map(|(n, v)| (n.clone(), v.clone())).collect();
+    AdamW::new(&vars, 0.5, 1.0).step(&vars, &grads(&only_vector), 0.1).unwrap();
+    assert_eq!(values(&vars)[0], before[0], "not even decay touches it");
+    assert_ne!(values(&vars)[1], before[1]);
+}
+
+#[test]
+fn a_saved_state_of_another_shape_or_without_its_step_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    AdamW::new(&vars(), 0.0, 1.0).save(&vars(), dir.path()).unwrap();
+    let load = || Checkpoint::load(&files_in(dir.path()).unwrap()).unwrap();
+    let wider = BTreeMap::from([
+        ("matrix".to_owned(), var(1, &[4, 3], 1.0)),
+        ("vector".to_owned(), var(2, &[5], 1.0)),
+    ]);
+    let error = AdamW::new(&wider, 0.0, 1.0).restore(&wider, &load()).unwrap_err().to_string();
+    assert!(error.contains("`w.matrix` is missing or has another shape"), "{error}");
+    std::fs::write(dir.path().join("config.json"), "{\"step\": \"three\"}").unwrap();
+    let error = AdamW::new(&vars(), 0.0, 1.0).restore(&vars(), &load()).unwrap_err().to_string();
+    assert!(error.contains("`step`"), "{error}");
+}
