@@ -126,4 +126,24 @@ mod tests {
             assert!(error.message.starts_with(message), "{error}");
         }
     }
+
+    #[test]
+    fn stars_stay_within_a_folder_and_folders_are_no_files() {
+        let dir = space(&["a.md", "b/c.md", "b/d/e.md", "b/d/f.MD", ".hidden.md", "odd.md/inside.txt"]);
+        for (pattern, expected) in [
+            ("*.md", &["s/.hidden.md", "s/a.md"][..]),
+            ("?.md", &["s/a.md"]),
+            ("**/*.md", &["s/.hidden.md", "s/a.md", "s/b/c.md", "s/b/d/e.md"]),
+            ("b/**/*.md", &["s/c.md", "s/d/e.md"]),
+            ("b/**", &["s/c.md", "s/d/e.md", "s/d/f.MD"]),
+            ("*/*/*", &["s/b/d/e.md", "s/b/d/f.MD"]),
+            ("{a,b/c}.md", &["s/a.md", "s/b/c.md"]),
+            ("b/d/[ef].*", &["s/e.md", "s/f.MD"]),
+            ("odd.md/*", &["s/inside.txt"]),
+        ] {
+            let found: Vec<_> =
+                matching(dir.path(), pattern, "p", "s").unwrap().into_iter().map(|r| r.name).collect();
+            assert_eq!(found, expected, "{pattern}");
+        }
+    }
 }

@@ -74,4 +74,31 @@ mod tests {
             assert_eq!(read(&format!("{{\"text\": \"ok\"}}\n{bad}\n")).unwrap_err(), message);
         }
     }
+
+    #[test]
+    fn escapes_line_ends_and_fields_of_any_name() {
+        let check = |bytes: &[u8], field: &str, expected: Result<&[&str], &str>| {
+            let found = texts(Path::new("r"), bytes, field).map_err(|e| e.to_string());
+            match expected {
+                Ok(rows) => assert_eq!(found.unwrap(), rows),
+                Err(start) => assert!(found.as_ref().is_err_and(|e| e.starts_with(start)), "{found:?}"),
+            }
+        };
+        check(br#"{"text": "a\u00e9\ud83d\ude00\r\n"}"#, "text", Ok(&["a\u{e9}\u{1f600}\r\n"]));
+        check(b"{\"text\": \"a\"}\r\n{\"text\": \"b\"}\r\n", "text", Ok(&["a", "b"]));
+        check(b"{\"text\": \"\"}", "text", Ok(&[""]));
+        // A field's name is taken as it stands, with any signs in it.
+        check(br#"{"a.b": "dotted", "a": {"b": "nested"}}"#, "a.b", Ok(&["dotted"]));
+        check(br#"{"a": {"b": "nested"}}"#, "a.b", Err("r:1: there is no field `a.b`; the row has `a`"));
+        check(br#"{"text": null}"#, "text", Err("r:1: the field `text` is not a string"));
+        check(br"{}", "text", Err("r:1: there is no field `text`"));
+        check(b"{\"text\": \"\xff\"}", "text", Err("r:1: not valid JSON"));
+        check(br#"{"text": "\ud83d"}"#, "text", Err("r:1: not valid JSON"));
+        check(
+            br#"{"text": "a"} {"text": "b"}"#,
+            "text",
+            Err("r:1: not valid JSON, column 15: trailing characters"),
+        );
+        check(b"\n\n{\"text\": \"a\"}\n\nnull\n", "text", Err("r:5: expected a JSON object"));
+    }
 }

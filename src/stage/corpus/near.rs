@@ -108,6 +108,7 @@ impl Sets {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::kernel::testing::on_threads;
 
     /// 200 words; `edits` of them, far apart, replaced.
     fn text(id: usize, topic: &str, edits: usize) -> Text {
@@ -162,5 +163,47 @@ mod tests {
     fn figures_out_of_range_are_refused() {
         let stage = NearDuplicates { rows: 0, ..NearDuplicates::default() };
         assert_eq!(stage.check().unwrap_err().param, "near-duplicates.rows");
+    }
+
+    #[test]
+    fn bands_and_rows_set_how_similar_is_too_similar() {
+        let found = |bands, rows, edits| {
+            let near = NearDuplicates { bands, rows, ..NearDuplicates::default() };
+            near.remove(vec![text(1, "a", 0), text(2, "a", edits)], &mut Vec::new()).len() == 1
+        };
+        // Many bands of one row take nearly anything in common; one band of many rows wants nearly everything.
+        assert!(found(64, 1, 8) && found(64, 1, 1));
+        assert!(!found(1, 64, 8));
+        assert!(found(1, 64, 0), "equal texts are near whatever the figures");
+    }
+
+    #[test]
+    fn neither_the_order_nor_the_threads_decide_who_stays() {
+        let texts: Vec<Text> = (0..24).map(|i| text(i, ["a", "b", "c"][i % 3], i / 12)).collect();
+        let kept = |mut texts: Vec<Text>, turn: usize| {
+            texts.rotate_left(turn);
+            // The stage sorts by id before, as here.
+            texts.sort_by(|a, b| a.id.cmp(&b.id));
+            let kept = NearDuplicates::default().remove(texts, &mut Vec::new());
+            kept.into_iter().map(|text| text.id).collect::<Vec<_>>()
+        };
+        let want = kept(texts.clone(), 0);
+        assert_eq!(want, ["0000", "0001", "0002"]);
+        let [one, two, five] = on_threads(|| kept(texts.clone(), 7));
+        assert!(one == want && two == want && five == want);
+    }
+
+    #[test]
+    fn runs_of_words_see_the_order() {
+        let words: Vec<String> = (0..200).map(|i| format!("w{i}")).collect();
+        let forwards = Text { text: words.join(" "), ..text(1, "", 0) };
+        let mut turned = words.clone();
+        turned.reverse();
+        let backwards = Text { text: turned.join(" "), ..text(2, "", 0) };
+        let left = |words| {
+            let near = NearDuplicates { words, ..NearDuplicates::default() };
+            near.remove(vec![forwards.clone(), backwards.clone()], &mut Vec::new()).len()
+        };
+        assert_eq!((left(1), left(2)), (1, 2), "single words have no order");
     }
 }

@@ -164,3 +164,63 @@ fn faults_of_synthetic_sources_name_the_place() {
     check("sources = [{ synthetic = {}, files = 'a' }]", "sources.0: a source needs exactly one of");
     check("sources = [{ synthetic = {}, name = 'a' }]", "sources.0.name: a synthetic source");
 }
+
+#[test]
+fn one_text_in_many_encodings_is_one_document() {
+    let dir = space(&[
+        ("docs/a.md", "caf\u{e9}\nau lait".as_bytes()),
+        ("docs/b.md", "cafe\u{301}\r\nau lait".as_bytes()),
+        ("docs/c.md", "\u{feff}caf\u{e9}\rau lait".as_bytes()),
+        ("docs/d.md", "CAF\u{c9}\nau lait".as_bytes()),
+        ("rows/r.jsonl", br#"{"body": "cafe\u0301\r\nau lait"}"#),
+    ]);
+    let (texts, drops) = run(&corpus(SOURCES), dir.path()).unwrap();
+    assert_eq!(texts.0.len(), 2, "letters are not folded");
+    let dropped: Vec<_> = drops.rows.iter().map(|d| (&*d.source, &*d.reason)).collect();
+    let duplicate = |source| (source, "duplicate");
+    assert_eq!(dropped, ["docs/b.md", "docs/c.md", "sources.1/r.jsonl"].map(duplicate));
+    let kept = texts.0.iter().find(|text| text.source == "docs/a.md").unwrap();
+    assert!(drops.rows.iter().all(|row| row.kept == kept.id));
+}
+
+#[test]
+fn length_limits_count_characters_and_include_their_ends() {
+    let check = |text: &str, expected: Option<&str>| {
+        let source = &corpus("sources = [{ files = 'a', min-chars = 3, max-chars = 5 }]").sources[0];
+        assert_eq!(source.fault(text), expected, "{text:?}");
+    };
+    check("", Some("empty"));
+    check(" \n\t\u{a0}\u{3000}", Some("empty"));
+    check("ab", Some("too-short"));
+    check("abc", None);
+    check("\u{e9}\u{e9}\u{e9}", None);
+    check("\u{1f600}\u{1f600}\u{1f600}\u{1f600}\u{1f600}", None);
+    check("abcde", None);
+    check("abcdef", Some("too-long"));
+    check("  a  ", None);
+}
+
+#[test]
+fn every_document_read_is_kept_or_dropped_once() {
+    let names: Vec<String> = (0..40).map(|i| format!("docs/{i:02}.md")).collect();
+    let text = |i: usize| match i % 5 {
+        0 => b"\xff\xfe".to_vec(),
+        1 => b"hi".to_vec(),
+        2 => format!("number {}", i / 10).into_bytes(),
+        3 => vec![b'x'; 30],
+        _ => format!("alone {i}").into_bytes(),
+    };
+    let bytes: Vec<Vec<u8>> = (0..40).map(text).collect();
+    let files: Vec<(&str, &[u8])> =
+        names.iter().map(String::as_str).zip(bytes.iter().map(Vec::as_slice)).collect();
+    let mut all = files.clone();
+    all.push(("rows/r.jsonl", b"{\"body\": \"a row\"}"));
+    let dir = space(&all);
+    let (texts, drops) = run(&corpus(SOURCES), dir.path()).unwrap();
+    let total = drops.total();
+    assert_eq!((total.read, total.kept), (41, texts.0.len() as u64));
+    assert_eq!(total.dropped.values().sum::<u64>(), drops.rows.len() as u64);
+    assert_eq!(total.read, total.kept + drops.rows.len() as u64);
+    let want = [("duplicate", 4), ("invalid-utf8", 8), ("too-long", 8), ("too-short", 8)];
+    assert!(total.dropped.iter().map(|(reason, n)| (reason.as_str(), *n)).eq(want), "{:?}", total.dropped);
+}

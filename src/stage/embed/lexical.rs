@@ -170,4 +170,46 @@ mod tests {
     }
 
     const PINNED: [i16; 8] = [-1279, -426, -1279, 2132, 426, 1279, -2132, -1279];
+
+    #[test]
+    fn what_counts_is_set_by_the_figures() {
+        let check = |lexical: Lexical, a: &str, b: &str, same: bool| {
+            assert_eq!(embed(lexical, a) == embed(lexical, b), same, "{a:?} {b:?}");
+        };
+        let bag = Lexical { word_ngrams: 1, char_ngrams: 0, ..LEXICAL };
+        check(bag, "one two three", "three one two", true);
+        check(bag, "one two two", "one two", false);
+        check(bag, "one two", "one twos", false);
+        check(LEXICAL, "one two three", "three one two", false);
+        // White space only parts words, however much there is of it.
+        check(LEXICAL, "one two", " one\n\n two\t", true);
+        check(LEXICAL, "one two", "one, two", false);
+        check(LEXICAL, "STRASSE", "strasse", true);
+        check(LEXICAL, "\u{c9}t\u{e9}", "\u{e9}t\u{e9}", false); // letters beyond ASCII are not folded
+        // Runs of four letters find a shared stem; without them nothing is shared.
+        let near = |lexical| cosine(&embed(lexical, "transformation"), &embed(lexical, "transformational"));
+        assert!(near(LEXICAL) > 0.5 && near(bag).abs() < 0.4, "{} {}", near(LEXICAL), near(bag));
+    }
+
+    #[test]
+    fn a_text_without_words_is_the_zero_vector_and_others_are_of_unit_length() {
+        for text in ["", " \n\t", "\u{0}\u{7}"] {
+            assert_eq!(embed(LEXICAL, text), [0; 256], "{text:?}");
+        }
+        for text in ["a", "!", "\u{1f600}", "a b c d e f g"] {
+            let row = embed(LEXICAL, text);
+            assert!((cosine(&row, &row) - 1.0).abs() < 5e-3, "{text}: {}", cosine(&row, &row));
+        }
+    }
+
+    #[test]
+    fn unrelated_texts_are_nearly_orthogonal_in_many_dimensions() {
+        let wide = Lexical { dim: 1024, ..LEXICAL };
+        let rows: Vec<_> = (0..12).map(|i| embed(wide, &format!("x{i}y z{i}w q{i}p k{i}l m{i}n"))).collect();
+        for (i, a) in rows.iter().enumerate() {
+            for b in &rows[..i] {
+                assert!(cosine(a, b).abs() < 0.16, "{}", cosine(a, b)); // 5 / √1024
+            }
+        }
+    }
 }

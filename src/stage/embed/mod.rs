@@ -192,4 +192,31 @@ mod tests {
             assert_eq!(stage(toml).check().unwrap_err().param, param, "{toml}");
         }
     }
+
+    #[test]
+    fn without_centring_a_row_depends_on_its_own_text_only() {
+        let run = |texts: &Texts, toml: &str| {
+            let bench = Bench::new().input("texts", texts).seed(7);
+            bench.run(&stage(&format!("dim = 64\n{toml}"))).unwrap();
+            bench.load::<Embeddings>("embeddings")
+        };
+        let (many, few) = (texts(20), Texts(texts(20).0[5..9].to_vec()));
+        let (all, some) = (run(&many, "centre = false"), run(&few, "centre = false"));
+        assert_eq!(all.vectors[5 * 64..9 * 64], some.vectors);
+        assert_eq!((all.about.centred, all.about.dim, all.about.scale), (false, 64, 4000));
+        // Centred, what the corpus shares is gone: the documents are much alike, and their rows no longer.
+        let centred = run(&many, "centre = true");
+        let dot = |e: &Embeddings| {
+            let row = |i: usize| &e.vectors[i * 64..][..64];
+            row(0).iter().zip(row(1)).map(|(&a, &b)| i64::from(a) * i64::from(b)).sum::<i64>()
+        };
+        assert!(centred.about.centred && dot(&centred) < dot(&all) / 2, "{} {}", dot(&centred), dot(&all));
+    }
+
+    #[test]
+    fn no_documents_give_no_rows() {
+        let bench = Bench::new().input("texts", &Texts::default());
+        bench.run(&stage("")).unwrap();
+        assert_eq!(bench.load::<Embeddings>("embeddings").ids.len(), 0);
+    }
 }

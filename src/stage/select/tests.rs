@@ -2,6 +2,11 @@
 
 use std::collections::BTreeSet;
 
+use ::parquet::{
+    file::reader::{FileReader, SerializedFileReader},
+    record::RowAccessor,
+};
+
 use super::*;
 use crate::{
     artifact::{clusters, drops::Tally, encoder::tests::WORDS, files::FileSet},
@@ -184,4 +189,59 @@ fn parameters_out_of_range_are_refused() {
         assert_eq!(stage(toml).check().unwrap_err().param, param);
     }
     assert_eq!(stage("swa-below = 4097").check(), Ok(()), "no gap at all");
+}
+
+#[test]
+fn the_dataset_folder_holds_the_rows_of_the_splits() {
+    let corpus = corpus(&(0..60).map(|i| 1500 + 60 * i).collect::<Vec<_>>(), 4);
+    let bench = run(&corpus, "mixed = 12");
+    for name in [SWA, FULL, MIXED] {
+        let split: Split = bench.load(name);
+        assert!(split.0.len() > 2, "{name}");
+        let files = bench.files("dataset");
+        let bytes = |file: &str| std::fs::read(&files[file]).unwrap();
+        assert_eq!(
+            bytes(&format!("{name}.jsonl")),
+            std::fs::read(&bench.files(name)["split.jsonl"]).unwrap()
+        );
+        let file = std::fs::File::open(&files[&format!("data/{name}-00000-of-00001.parquet")]).unwrap();
+        let reader = SerializedFileReader::new(file).unwrap();
+        let rows: Vec<_> = reader.get_row_iter(None).unwrap().map(Result::unwrap).collect();
+        assert_eq!(rows.len(), split.0.len());
+        for (row, chosen) in rows.iter().zip(&split.0) {
+            assert_eq!(row.get_string(0).unwrap(), &chosen.id);
+            assert_eq!(row.get_string(1).unwrap(), &chosen.text);
+            assert_eq!(row.get_long(4).unwrap(), chosen.n_tokens as i64);
+        }
+        let card = String::from_utf8(bytes("README.md")).unwrap();
+        assert!(card.contains(&format!("data/{name}-")), "the card tells loaders where {name} is");
+    }
+}
+
+#[test]
+fn rows_keep_what_the_corpus_said_about_them() {
+    let mut corpus = corpus(&[30, 40, 50], 1);
+    let mark = crate::artifact::texts::Mark { start: 0, end: 2, stated: 0, choices: 4 };
+    corpus.texts.0[1].marks = vec![mark];
+    corpus.texts.0[1].licence = "CC0-1.0".into();
+    let bench = run(&corpus, "outlier-percent = 50\nmixed = 3");
+    for name in [SWA, MIXED] {
+        for row in bench.load::<Split>(name).0 {
+            let text = corpus.texts.0.iter().find(|text| text.id == row.id).unwrap();
+            assert_eq!((&row.text, &row.source, &row.licence), (&text.text, &text.source, &text.licence));
+            assert_eq!(row.marks, text.marks);
+            assert_eq!(row.n_tokens, row.text.split_whitespace().count());
+        }
+    }
+}
+
+#[test]
+fn outliers_are_a_share_rounded_down() {
+    for (n, percent, expected) in [(19, 5, 0), (20, 5, 1), (39, 5, 1), (40, 5, 2), (10, 50, 5), (40, 0, 0)] {
+        let lengths: Vec<usize> = (0..n).map(|i| 100 + i).collect();
+        let bench = run(&corpus(&lengths, 1), &format!("outlier-percent = {percent}"));
+        let split: Split = bench.load(SWA);
+        let of = |reason: &str| split.0.iter().filter(|row| row.reason == reason).count();
+        assert_eq!((of("near"), of("outlier")), (1, expected), "{n} documents, {percent} %");
+    }
 }
