@@ -65,3 +65,70 @@ fn fingerprint(checkpoint: &Checkpoint, layer: usize) -> String {
     }
     hasher.finalize().to_hex().to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        kernel::testing::{close, flat},
+        model::{
+            Batch, Layer, Probe, Shell,
+            probe::AttentionSeen,
+            testing::{FULL, LATENT, SLIDING, checkpoint, draft},
+        },
+    };
+
+    /// Compares the values that the layer computes with the projection of its input.
+    struct Values(Projections);
+
+    impl Probe for Values {
+        fn attention(&mut self, seen: &AttentionSeen<'_>) -> candle_core::Result<()> {
+            let (input, hidden) = (flat(seen.input), seen.input.dim(1)?);
+            let v = &self.0.v;
+            let row = |x: &[f32], i: usize| {
+                (0..hidden).map(|j| v[(i, j)] * f64::from(x[j])).sum::<f64>() + v[(i, hidden)]
+            };
+            let want: Vec<f64> =
+                input.chunks(hidden).flat_map(|x| (0..v.nrows()).map(move |i| row(x, i))).collect();
+            close(&flat(seen.v), &want, 1e-6);
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn values_are_the_projection_of_the_input_with_a_one_behind_it() {
+        let (_dir, checkpoint) = checkpoint(&draft(&[SLIDING, FULL]));
+        let config = Config::parse(&checkpoint.config).unwrap();
+        let batch = Batch::new([&[3, 1, 4, 1, 5][..]]);
+        let x = Shell::load(&checkpoint, &config).unwrap().embed(&batch.ids).unwrap();
+        for layer in 0..2 {
+            let mut probe = Values(Projections::read(&checkpoint, &config, layer).unwrap());
+            Layer::load(&checkpoint, &config, layer).unwrap().attend(&x, &batch, &mut probe).unwrap();
+        }
+    }
+
+    #[test]
+    fn the_metric_of_two_heads_is_the_product_of_their_output_columns() {
+        let (_dir, checkpoint) = checkpoint(&draft(&[FULL]));
+        let config = Config::parse(&checkpoint.config).unwrap();
+        let (d, projections) = (config.head_dim, Projections::read(&checkpoint, &config, 0).unwrap());
+        for (h, other) in [(0, 0), (1, 3), (3, 1)] {
+            let metric = projections.output_metric(h, other, d);
+            for (i, j) in [(0, 0), (2, 7), (7, 2)] {
+                let o = &projections.o;
+                let want: f64 = (0..o.nrows()).map(|row| o[(row, h * d + i)] * o[(row, other * d + j)]).sum();
+                assert!((metric[(i, j)] - want).abs() < 1e-12);
+            }
+        }
+    }
+
+    #[test]
+    fn a_latent_layer_has_no_such_projections_and_all_are_named() {
+        let (_dir, checkpoint) = checkpoint(&draft(&[LATENT]));
+        let config = Config::parse(&checkpoint.config).unwrap();
+        let error = Projections::read(&checkpoint, &config, 0).err().unwrap().to_string();
+        for name in ["k_proj.weight", "k_proj.bias", "v_proj.weight", "v_proj.bias"] {
+            assert!(error.contains(&format!("`model.layers.0.self_attn.{name}` is missing")), "{error}");
+        }
+    }
+}

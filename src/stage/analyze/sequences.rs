@@ -68,6 +68,8 @@ impl Sequences {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prop_assert, prop_assert_eq, proptest};
+
     use super::*;
 
     fn ids(lengths: &[usize]) -> Vec<Vec<u32>> {
@@ -98,5 +100,32 @@ mod tests {
         let sequences = Sequences { calibration: ids(&[3000, 1096, 1, 9000, 10]), held_out: vec![] };
         let sizes: Vec<usize> = sequences.batches().iter().map(Batch::len).collect();
         assert_eq!(sizes, [4096, 1, 9000, 10]);
+    }
+
+    proptest! {
+        #[test]
+        fn limits_hold_and_no_sequence_is_seen_twice(
+            given in vec(0usize..40, 1..30),
+            max_tokens in 1usize..200,
+            max_length in 1usize..30,
+            held_out in 0usize..100,
+        ) {
+            let sequences = Sequences::divide(ids(&given), &Limits { max_tokens, max_length, held_out });
+            let tokens = |part: &[Vec<u32>]| part.iter().map(Vec::len).sum::<usize>();
+            prop_assert!(tokens(&sequences.calibration) <= max_tokens && tokens(&sequences.held_out) <= held_out);
+            let (calibration, held_out) = (lengths(&sequences.calibration), lengths(&sequences.held_out));
+            for part in [&calibration, &held_out] {
+                prop_assert!(part.windows(2).all(|pair| pair[0].0 < pair[1].0), "in the order given");
+            }
+            prop_assert!(calibration.iter().all(|(i, _)| held_out.iter().all(|(j, _)| i != j)));
+            for (i, length) in &held_out {
+                prop_assert_eq!(*length, given[*i as usize].min(max_length), "what is held out is whole");
+            }
+            // Unless the budget is used up, every text that has a token is in one of the parts.
+            let texts = given.iter().filter(|&&n| n > 0).count();
+            prop_assert!(tokens(&sequences.calibration) == max_tokens || calibration.len() + held_out.len() == texts);
+            let batched: Vec<u32> = sequences.batches().iter().flat_map(|batch| batch.ids.clone()).collect();
+            prop_assert_eq!(batched, sequences.calibration.concat());
+        }
     }
 }

@@ -167,4 +167,49 @@ mod tests {
         assert!(write(&figures(), 64).contains("| 15.5 % | 0.0 % |"));
         assert!(write(&figures(), 4).contains("heads 1 look far (at least 10 % beyond 4 tokens)"));
     }
+
+    #[test]
+    fn thresholds_include_their_ends() {
+        let check = |change: &dyn Fn(&mut Layer), part: &str, expected: bool| {
+            let mut layer = Layer {
+                attention: "full".into(),
+                heads: vec![Head { distance: vec![1.0], ..Head::default() }],
+                kv_heads: vec![KvHead { key_norm: 1.0, first_key_ratio: 1.0 }],
+                pairs: vec![Pair::default()],
+                routing: Routing { load: vec![0.25; 4], ..Routing::default() },
+                ..Layer::default()
+            };
+            assert_eq!(
+                sentences(&layer, 8),
+                Vec::<String>::new(),
+                "an ordinary layer is not worth a sentence"
+            );
+            change(&mut layer);
+            assert_eq!(
+                sentences(&layer, 8).join("; ").contains(part),
+                expected,
+                "{part} {:?}",
+                sentences(&layer, 8)
+            );
+        };
+        check(&|l| l.heads[0].sink_mass = 0.5, "mostly rest", true);
+        check(&|l| l.heads[0].sink_mass = 0.499, "mostly rest", false);
+        check(&|l| l.heads[0].first_token_mass = 0.3, "second sink", true);
+        check(&|l| l.heads[0].first_token_mass = 0.299, "second sink", false);
+        let far = |mass: f64| [0.0, 0.0, 0.0, 0.9 - mass, mass]; // the last starts at distance 8
+        check(&|l| l.heads[0].distance = far(0.1).into(), "look far", true);
+        check(&|l| l.heads[0].distance = far(0.099).into(), "look far", false);
+        check(
+            &|l| (l.heads[0].distance, l.attention) = (far(0.5).into(), "sliding".into()),
+            "look far",
+            false,
+        );
+        check(&|l| l.kv_heads[0].first_key_ratio = 1.51, "1.5 times as long", true);
+        check(&|l| l.kv_heads[0].first_key_ratio = 1.5, "times as long", false);
+        check(&|l| l.kv_heads[0].first_key_ratio = 0.66, "0.7 times as long", true);
+        check(&|l| l.pairs[0].sharing = Some(0.8), "nearly share", true);
+        check(&|l| l.pairs[0].sharing = Some(0.799), "nearly share", false);
+        check(&|l| l.routing.load = vec![0.51, 0.49, 0.0, 0.0], "expert 0 takes 51 %", true);
+        check(&|l| l.routing.load = vec![0.5, 0.5, 0.0, 0.0], "fair share", false);
+    }
 }

@@ -169,3 +169,76 @@ fn mistakes_are_named() {
     let error = bench.run(&stage("layers = [9]")).unwrap_err().to_string();
     assert!(error.contains("layer 9, but the model has 4 layers"), "{error}");
 }
+
+/// Sink shares, first-token shares and chosen experts of every layer, straight from what the model computes.
+#[derive(Default)]
+struct Direct {
+    sinks: Vec<Vec<f32>>,
+    sink_mass: Vec<Vec<f64>>,
+    value_norm: Vec<f64>,
+    chosen: Vec<Vec<f64>>,
+}
+
+impl Probe for Direct {
+    fn attention(&mut self, seen: &AttentionSeen<'_>) -> candle_core::Result<()> {
+        let (tokens, heads, width) = seen.packed.dims3()?;
+        let packed = host(seen.packed)?;
+        let sinks = &self.sinks[seen.layer];
+        let share = |t: usize, h: usize| {
+            let log_sum = f64::from(packed[(t * heads + h) * width + width - 1]);
+            let sink = f64::from(sinks[h]);
+            sink.exp() / (sink.exp() + log_sum.exp())
+        };
+        let mean = |h| (0..tokens).map(|t| share(t, h)).sum::<f64>() / tokens as f64;
+        self.sink_mass.push((0..heads).map(mean).collect());
+        self.value_norm
+            .push(host(seen.v)?.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / tokens as f64);
+        Ok(())
+    }
+
+    fn router(&mut self, _layer: usize, logits: &candle_core::Tensor) -> candle_core::Result<()> {
+        let (tokens, experts) = logits.dims2()?;
+        let mut counts = vec![0.0; experts];
+        for row in host(logits)?.chunks_exact(experts) {
+            let mut ranked: Vec<usize> = (0..experts).collect();
+            ranked.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
+            ranked[..2].iter().for_each(|&e| counts[e] += 0.5 / tokens as f64);
+        }
+        self.chosen.push(counts);
+        Ok(())
+    }
+}
+
+#[test]
+fn sinks_experts_and_spectra_equal_a_direct_computation() {
+    let (_dir, bench) = bench("gptoss-dense", &[70, 50]);
+    bench.run(&stage("held-out-tokens = 0")).unwrap();
+    let figures = bench.load::<Analysis>("analysis").figures;
+    let (_dir, checkpoint) = golden("gptoss-dense");
+    let words = |text: &str| text.split(' ').map(|word| word[1..].parse().unwrap()).collect::<Vec<u32>>();
+    let documents: Vec<Vec<u32>> = texts(&[70, 50]).0.iter().map(|text| words(&text.text)).collect();
+    let model = Model::frozen(&checkpoint).unwrap();
+    assert_eq!(model.config.num_experts_per_tok, 2);
+    let sinks = |i| {
+        let raw = checkpoint.raw(&format!("model.layers.{i}.self_attn.sinks")).unwrap();
+        raw.to_f32().unwrap()
+    };
+    let mut direct = Direct { sinks: (0..model.layers.len()).map(sinks).collect(), ..Direct::default() };
+    model.logits(&crate::model::Batch::new(documents.iter().map(Vec::as_slice)), &mut direct).unwrap();
+    for layer in &figures.layers {
+        for (h, head) in layer.heads.iter().enumerate() {
+            let want = direct.sink_mass[layer.layer][h];
+            assert!((head.sink_mass - want).abs() < 1e-5, "{} {want}", head.sink_mass);
+            assert!((0.0..=1.0).contains(&head.sink_mass));
+        }
+        for (load, want) in layer.routing.load.iter().zip(&direct.chosen[layer.layer]) {
+            assert!((load - want).abs() < 1e-12, "{load} {want}");
+        }
+        // The squares of the singular values sum to the mean square of what they are of.
+        if let Some(spectra) = &layer.spectra {
+            let energy: f64 = spectra.values.iter().map(|s| s * s).sum();
+            let want = direct.value_norm[layer.layer];
+            assert!((energy / want - 1.0).abs() < 1e-5, "{energy} {want}");
+        }
+    }
+}

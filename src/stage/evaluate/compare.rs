@@ -70,6 +70,8 @@ impl<'a> Distribution<'a> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{collection::vec, prop_assert, prop_assert_eq, proptest};
+
     use super::*;
 
     fn close(a: f64, b: f64) {
@@ -127,6 +129,28 @@ mod tests {
     fn a_row_with_a_hole_is_refused() {
         for bad in [&[][..], &[1.0, f32::NAN], &[f32::INFINITY, 0.0], &[0.0, f32::NEG_INFINITY]] {
             assert!(Distribution::new(bad).is_none(), "{bad:?}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn divergence_and_likelihood_are_those_of_the_probabilities(
+            rows in vec((-20.0f32..20.0, -20.0f32..20.0), 1..40),
+            pick in 0usize..40,
+        ) {
+            let (u, z): (Vec<f32>, Vec<f32>) = rows.into_iter().unzip();
+            let target = pick % u.len();
+            let probabilities = |z: &[f32]| -> Vec<f64> {
+                let sum: f64 = z.iter().map(|&z| f64::from(z).exp()).sum();
+                z.iter().map(|&z| f64::from(z).exp() / sum).collect()
+            };
+            let (p, q) = (probabilities(&u), probabilities(&z));
+            let seen = Distribution::new(&u).unwrap().against(&Distribution::new(&z).unwrap(), target);
+            let kl: f64 = p.iter().zip(&q).map(|(p, q)| p * (p / q).ln()).sum();
+            prop_assert!((seen.kl - kl).abs() < 1e-9 && seen.kl >= 0.0, "{} {}", seen.kl, kl);
+            prop_assert!((seen.nll + q[target].ln()).abs() < 1e-9);
+            let top = |z: &[f32]| (0..z.len()).fold(0, |best, i| if z[i] > z[best] { i } else { best });
+            prop_assert_eq!((seen.agrees, seen.right), (top(&u) == top(&z), top(&z) == target));
         }
     }
 }

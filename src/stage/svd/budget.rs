@@ -93,3 +93,39 @@ pub(super) fn promising(splits: &[Split], count: usize) -> Vec<usize> {
     order.sort_unstable();
     order
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A split of which only these figures matter.
+    fn split(predicted: f64, kl: Option<f64>) -> Split {
+        Split { rank: 1, parts: vec![], candidate: Candidate { predicted, kl, ..Candidate::default() } }
+    }
+
+    #[test]
+    fn what_was_measured_decides_before_what_was_predicted() {
+        for (splits, best) in [
+            (&[(0.3, None), (0.1, None), (0.2, None)][..], 1),
+            (&[(0.3, Some(0.01)), (0.1, None), (0.2, Some(0.02))], 0),
+            (&[(0.3, Some(0.02)), (0.2, Some(0.02))], 1),
+            (&[(0.2, None), (0.2, None)], 0),
+            (&[(0.5, Some(0.0))], 0),
+        ] {
+            let mut splits: Vec<Split> = splits.iter().map(|&(p, kl)| split(p, kl)).collect();
+            assert_eq!(choose(&mut splits), best);
+            let chosen: Vec<usize> = (0..splits.len()).filter(|&i| splits[i].candidate.chosen).collect();
+            assert_eq!(chosen, [best], "one is marked");
+        }
+    }
+
+    #[test]
+    fn the_promising_ones_are_those_with_the_least_predicted_error() {
+        let splits: Vec<Split> = [0.5, 0.1, 0.4, 0.2, 0.2].map(|p| split(p, None)).into();
+        for (count, expected) in
+            [(0, &[][..]), (1, &[1]), (2, &[1, 3]), (3, &[1, 3, 4]), (9, &[0, 1, 2, 3, 4])]
+        {
+            assert_eq!(promising(&splits, count), expected);
+        }
+    }
+}

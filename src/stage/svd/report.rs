@@ -108,3 +108,39 @@ pub(super) fn say(cx: &Cx<'_>, report: &Conversion) {
         ));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(window: usize) -> Config {
+        Config::parse(&serde_json::json!({"model_type": "gpt_oss", "hidden_size": 32, "vocab_size": 8,
+            "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16, "intermediate_size": 32,
+            "num_hidden_layers": 4, "num_local_experts": 2, "num_experts_per_tok": 1, "rms_norm_eps": 1e-5,
+            "sliding_window": window, "rope_theta": 1000.0}))
+        .unwrap()
+    }
+
+    #[test]
+    fn the_cache_is_counted_layer_by_layer() {
+        // Layers 0 and 2 slide, 1 and 3 see everything; each caches 2 · 2 · 16 = 64 elements a token.
+        let layer = |layer, kv_elements_after| Converted { layer, kv_elements_after, ..Converted::default() };
+        let seen = cache(&config(8), &[layer(1, 20), layer(3, 28)], 100);
+        assert_eq!((seen.growing_elements_before, seen.growing_elements_after), (128, 48));
+        assert!((seen.growing_cut - 0.625).abs() < 1e-12);
+        let sliding = 2 * 64 * 8 * 2;
+        assert_eq!(seen.sliding_bytes, sliding);
+        assert_eq!((seen.bytes_before, seen.bytes_after), (sliding + 128 * 100 * 2, sliding + 48 * 100 * 2));
+        assert_eq!((seen.context, seen.element_bytes), (100, 2));
+    }
+
+    #[test]
+    fn a_layer_that_was_not_converted_keeps_its_size_and_a_short_context_its_window() {
+        let layer = Converted { layer: 3, kv_elements_after: 14, ..Converted::default() };
+        let seen = cache(&config(8), &[layer], 5);
+        assert_eq!(seen.growing_elements_after, 64 + 14);
+        assert_eq!(seen.sliding_bytes, 2 * 64 * 5 * 2, "a window of 8 holds the 5 tokens there are");
+        let none = cache(&config(8), &[], 5);
+        assert!(none.growing_cut.abs() < 1e-12 && none.bytes_before == none.bytes_after);
+    }
+}
