@@ -285,17 +285,6 @@ fn parameters_that_do_not_fit_are_refused_before_anything_runs() {
 }
 
 #[test]
-fn the_learning_rate_warms_up_and_ends_at_a_tenth() {
-    let phase = Phase { steps: 110, lr: Finite(1.0), batch_tokens: 1, warmup: 10 };
-    let close =
-        |step: u32, want: f32| assert!((phase.lr(step) - want).abs() < 1e-3, "{step}: {}", phase.lr(step));
-    close(0, 0.1);
-    close(9, 1.0);
-    close(60, 0.55);
-    close(109, 0.1);
-}
-
-#[test]
 fn the_rate_warms_up_in_a_line_and_falls_along_a_cosine_to_a_tenth() {
     let phase = Phase { steps: 110, lr: Finite(0.5), batch_tokens: 1, warmup: 10 };
     let lr = |step| f64::from(phase.lr(step));
