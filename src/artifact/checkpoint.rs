@@ -182,6 +182,12 @@ impl Owned {
         Self { dtype: Dtype::BF16, shape: shape.to_vec(), bytes }
     }
 
+    /// `f32` values rounded to F16, to nearest even.
+    pub fn f16(shape: &[usize], values: &[f32]) -> Self {
+        let bytes = values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
+        Self { dtype: Dtype::F16, shape: shape.to_vec(), bytes }
+    }
+
     /// Raw bytes (MXFP4 blocks and scales).
     pub fn u8(shape: &[usize], bytes: Vec<u8>) -> Self {
         Self { dtype: Dtype::U8, shape: shape.to_vec(), bytes }

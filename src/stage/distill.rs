@@ -175,7 +175,7 @@ impl Distill {
 
 impl Stage for Distill {
     const KIND: &'static str = "distill";
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
     const POOL: Pool = Pool::Device;
     const OUTPUTS: &'static [OutputPort] = &[
         OutputPort { name: "checkpoint", kind: Checkpoint::KIND },

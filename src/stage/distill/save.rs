@@ -39,11 +39,19 @@ pub(crate) fn save(
         } else {
             let values = host(var.as_tensor()).map_err(ModelError::from)?;
             let dtype = from.raw(name).map_or(Dtype::F32, |raw| raw.dtype);
-            let owned = if stored == Stored::Bf16 || dtype == Dtype::BF16 { Owned::bf16 } else { Owned::f32 };
-            draft.tensors.insert(name.clone(), owned(var.dims(), &values));
+            draft.tensors.insert(name.clone(), written(stored, dtype, (var.dims(), &values)));
         }
     }
     Ok(draft.save(dir)?)
+}
+
+/// A tensor that trained, in the element type that it is stored in; `dtype` is the one that it had.
+fn written(stored: Stored, dtype: Dtype, (shape, values): (&[usize], &[f32])) -> Owned {
+    match (stored, dtype) {
+        (Stored::Bf16, _) | (_, Dtype::BF16) => Owned::bf16(shape, values),
+        (_, Dtype::F16) => Owned::f16(shape, values),
+        _ => Owned::f32(shape, values),
+    }
 }
 
 fn pack_experts(draft: &mut Draft, name: &str, var: &Var) -> Result<(), ModelError> {
@@ -75,4 +83,25 @@ pub(crate) fn is_latent_attention(config: &Value, name: &str) -> bool {
     // Not by its type: transformers saves a latent layer as full attention.
     let latent = |i: usize| config["mla"].get(i).is_some_and(|latent| !latent.is_null());
     part.starts_with("self_attn.") && index.is_some_and(latent)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tensor_keeps_its_element_type_unless_it_is_to_be_bf16() {
+        for (stored, before, after) in [
+            (Stored::AsBefore, Dtype::F32, Dtype::F32),
+            (Stored::AsBefore, Dtype::F16, Dtype::F16),
+            (Stored::AsBefore, Dtype::BF16, Dtype::BF16),
+            (Stored::Bf16, Dtype::F32, Dtype::BF16),
+            (Stored::Bf16, Dtype::F16, Dtype::BF16),
+        ] {
+            let owned = written(stored, before, (&[2], &[1.0, -0.375]));
+            assert_eq!((owned.dtype, owned.shape.as_slice()), (after, &[2][..]), "{stored:?} {before:?}");
+            let raw = crate::artifact::checkpoint::Raw { dtype: after, shape: &[2], bytes: &owned.bytes };
+            assert_eq!(raw.to_f32().unwrap(), [1.0, -0.375]);
+        }
+    }
 }
