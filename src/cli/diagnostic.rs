@@ -119,7 +119,7 @@ mod tests {
     use std::path::Path;
 
     use super::*;
-    use crate::{manifest::Options, plan::plan, stage::STAGES};
+    use crate::{manifest::Options, plan::plan, stage::table::STAGES};
 
     fn rejected(text: &str) -> Rejected {
         let path = Path::new("m.toml");

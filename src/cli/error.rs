@@ -120,7 +120,7 @@ mod tests {
     use crate::{
         manifest::{Options, Sources},
         plan::plan,
-        stage::STAGES,
+        stage::table::STAGES,
     };
 
     fn rejected(text: &str) -> Rejected {

@@ -19,7 +19,7 @@ use crate::{
     },
     manifest::{Options, near::suggest},
     plan::{self, Plan, Rejected},
-    stage::STAGES,
+    stage::table::STAGES,
     store::Store,
 };
 

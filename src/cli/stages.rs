@@ -15,7 +15,7 @@ use super::{
 use crate::{
     manifest::near::suggest,
     plan::manual::{Manual, manual},
-    stage::STAGES,
+    stage::table::STAGES,
 };
 
 /// List the stage kinds, or show the manual of one

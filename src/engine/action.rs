@@ -17,8 +17,8 @@ pub type Files = BTreeMap<String, PathBuf>;
 pub trait Action: Send + Sync {
     /// The stage kind, such as `svd`; part of the key.
     fn kind(&self) -> &'static str;
-    /// The version of the stage's code; part of the key.
-    fn version(&self) -> u32;
+    /// The code that can change its bytes, as names of files and crates with what identifies their version; part of the key.
+    fn code(&self) -> BTreeMap<String, String>;
     /// Which pool of workers runs it.
     fn pool(&self) -> Pool;
     /// How far its bytes can be trusted on another machine; decides whether the device fingerprint enters the key.

@@ -1,6 +1,7 @@
 //! Fake actions for tests, with a log of what ran.
 
 use std::{
+    collections::BTreeMap,
     fs,
     sync::{Arc, Mutex},
 };
@@ -98,7 +99,7 @@ impl Fake {
         Node {
             name: self.name.clone(),
             action: Box::new(self),
-            inputs: std::collections::BTreeMap::new(),
+            inputs: BTreeMap::new(),
             reads: Vec::new(),
             seed: 0,
             salt: None,
@@ -119,8 +120,8 @@ impl Action for Fake {
     fn kind(&self) -> &'static str {
         "fake"
     }
-    fn version(&self) -> u32 {
-        self.version
+    fn code(&self) -> BTreeMap<String, String> {
+        [("fake.rs".to_owned(), self.version.to_string())].into()
     }
     fn pool(&self) -> Pool {
         self.pool

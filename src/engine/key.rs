@@ -3,7 +3,8 @@
 //! | enters | as |
 //! |---|---|
 //! | the key format | [`FORMAT`] |
-//! | the stage's kind and the version of its code | text, integer |
+//! | the stage's kind | text |
+//! | its code | source file or crate → digest or version |
 //! | its parameters | a tree of values; inputs and paths are `null` in it |
 //! | its inputs | port → tree digest, taken from the producer's record |
 //! | the user's files | logical name → blob digest |
@@ -21,9 +22,9 @@ use super::value::Value;
 use crate::store::Digest;
 
 /// The version of the key's own shape. A changed golden vector needs a new one.
-pub const FORMAT: u32 = 1;
+pub const FORMAT: u32 = 2;
 
-const CONTEXT: &str = "mla-run 2026-11 action key v1";
+const CONTEXT: &str = "mla-run 2026-11 action key v2";
 
 /// Everything that can change a stage's bytes.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -33,8 +34,8 @@ pub struct Key {
     pub format: u32,
     /// The stage kind.
     pub kind: String,
-    /// The version of the stage's code.
-    pub version: u32,
+    /// The code that can change the bytes: source file or crate → digest or version.
+    pub code: BTreeMap<String, String>,
     /// The parameters.
     pub params: serde_json::Value,
     /// Input port → tree digest.
@@ -63,10 +64,13 @@ impl Key {
         let digests = |map: &BTreeMap<String, Digest>| {
             Value::Map(map.iter().map(|(k, d)| (k.clone(), Value::Bytes(d.as_bytes().to_vec()))).collect())
         };
+        let texts = |map: &BTreeMap<String, String>| {
+            Value::Map(map.iter().map(|(k, v)| (k.clone(), Value::Text(v.clone()))).collect())
+        };
         let Value::Map(mut map) = Value::map([
             ("format", Value::Int(self.format.into())),
             ("kind", Value::Text(self.kind.clone())),
-            ("version", Value::Int(self.version.into())),
+            ("code", texts(&self.code)),
             ("params", Value::from(&self.params)),
             ("inputs", digests(&self.inputs)),
             ("reads", digests(&self.reads)),
@@ -112,7 +116,7 @@ pub(crate) mod tests {
         Key {
             format: FORMAT,
             kind: "svd".into(),
-            version: 3,
+            code: [("src/a.rs", "f00d"), ("crate faer", "0.24.4")].map(|(n, v)| (n.into(), v.into())).into(),
             params: json!({ "rank": 96, "energy": 0.99, "layers": [0, 2], "moments": null }),
             inputs: [("model", "m"), ("moments", "n")]
                 .map(|(p, d)| (p.into(), Digest::of(d.as_bytes())))
@@ -140,19 +144,20 @@ pub(crate) mod tests {
         assert_eq!(
             found,
             [
-                "2cf55195a4199860eeee88c159463c5275da6fd618820b4561521aacf43d2899",
-                "7c98f4e67b5b52d36129648e4218084b2603c46d67f4221043ea4ff81b4f07d1",
-                "ee5bf3b3a2ec2f5647705c59954dae8f2b50557f0e468ef78d3e835e4c1acdca",
+                "783ec23180992b1369d251eefb55da9b4f90db9c865cde061b855d8614e36f84",
+                "95c23b551446e8214d31aeea3e7f543302f2fffd5917136644113e94b84b3adc",
+                "daf04860690d8ad2c328057ed982f7e7c30105556c0034dee6abe76ccd32d370",
             ]
         );
     }
 
     #[test]
     fn every_ingredient_moves_the_digest() {
-        let change: [fn(&mut Key); 14] = [
+        let change: [fn(&mut Key); 15] = [
             |k| k.format += 1,
             |k| k.kind = "svd2".into(),
-            |k| k.version += 1,
+            |k| drop(k.code.insert("src/a.rs".into(), "f00e".into())),
+            |k| drop(k.code.remove("src/a.rs")),
             |k| k.params["rank"] = json!(97),
             |k| k.params["rank"] = json!(96.0),
             |k| k.params["new"] = json!(null),
@@ -203,15 +208,16 @@ pub(crate) mod tests {
             prop::collection::btree_map("[ab]", digest, 0..2)
         };
         let text = || prop::option::of("[ab]?");
-        (params, digests(), digests(), 0..2_u64, text(), text(), 1..3_u32).prop_map(
-            |(params, inputs, reads, seed, salt, fingerprint, version)| Key {
+        let code = || prop::collection::btree_map("[ab]", "[ab]", 0..2);
+        (params, digests(), digests(), 0..2_u64, text(), text(), code()).prop_map(
+            |(params, inputs, reads, seed, salt, fingerprint, code)| Key {
                 params: serde_json::Value::Object(params.into_iter().collect()),
                 inputs,
                 reads,
                 seed,
                 salt,
                 fingerprint,
-                version,
+                code,
                 ..sample()
             },
         )
@@ -238,7 +244,7 @@ pub(crate) mod tests {
     #[test]
     fn a_key_with_more_or_fewer_fields_is_of_another_version() {
         let whole = sample().to_json();
-        for field in ["format", "kind", "version", "params", "inputs", "reads", "seed", "numerics"] {
+        for field in ["format", "kind", "code", "params", "inputs", "reads", "seed", "numerics"] {
             let mut less = whole.clone();
             less.as_object_mut().unwrap().remove(field);
             assert_eq!(Key::from_json(&less), None, "without {field}");

@@ -24,8 +24,8 @@ pub enum Reason {
     Format,
     /// The stage is of another kind.
     Kind(String, String),
-    /// The stage's code has another version.
-    Version(u32, u32),
+    /// A source file or crate that the stage's code reaches, with its old and new version.
+    Code(String, Option<String>, Option<String>),
     /// A parameter, by dotted name, with its old and new value.
     Param(String, Option<Json>, Option<Json>),
     /// An input port.
@@ -63,9 +63,7 @@ pub fn diff(old: &Key, new: &Key) -> Vec<Reason> {
         reasons.push(Reason::Kind(old.kind.clone(), new.kind.clone()));
         return reasons; // the rest of two different kinds cannot be compared
     }
-    if old.version != new.version {
-        reasons.push(Reason::Version(old.version, new.version));
-    }
+    code(&old.code, &new.code, &mut reasons);
     params("", Some(&old.params), Some(&new.params), &mut reasons);
     digests(&old.inputs, &new.inputs, Reason::Input, &mut reasons);
     digests(&old.reads, &new.reads, Reason::Read, &mut reasons);
@@ -82,6 +80,16 @@ pub fn diff(old: &Key, new: &Key) -> Vec<Reason> {
         reasons.push(Reason::Fingerprint(old.fingerprint.clone(), new.fingerprint.clone()));
     }
     reasons
+}
+
+fn code(old: &BTreeMap<String, String>, new: &BTreeMap<String, String>, reasons: &mut Vec<Reason>) {
+    let names: std::collections::BTreeSet<&String> = old.keys().chain(new.keys()).collect();
+    for name in names {
+        let (old, new) = (old.get(name), new.get(name));
+        if old != new {
+            reasons.push(Reason::Code(name.clone(), old.cloned(), new.cloned()));
+        }
+    }
 }
 
 fn params(name: &str, old: Option<&Json>, new: Option<&Json>, reasons: &mut Vec<Reason>) {
@@ -132,10 +140,12 @@ impl fmt::Display for Reason {
             Self::WaitsOn(stage) => write!(f, "waits on `{stage}`"),
             Self::Format => write!(f, "keys are made in a newer way"),
             Self::Kind(old, new) => write!(f, "the stage's kind changed: {old} -> {new}"),
-            Self::Version(old, new) if new > old => {
-                write!(f, "the stage's code is newer: version {old} -> {new}")
+            Self::Code(name, Some(old), Some(new)) if name.starts_with("crate ") => {
+                write!(f, "the code uses another {name}: {old} -> {new}")
             }
-            Self::Version(old, new) => write!(f, "the stage's code is older: version {old} -> {new}"),
+            Self::Code(name, Some(_), Some(_)) => write!(f, "the code changed: {name}"),
+            Self::Code(name, None, _) => write!(f, "the code uses {name} now"),
+            Self::Code(name, ..) => write!(f, "the code does not use {name} any more"),
             Self::Param(name, Some(old), Some(new)) => {
                 write!(f, "parameter `{name}` changed: {} -> {}", brief(old), brief(new))
             }
@@ -210,8 +220,11 @@ mod tests {
             lines(|k| k.params = json!({ "rank": 96, "layers": [0, 2], "moments": null })),
             ["parameter `energy` is gone"]
         );
-        assert_eq!(lines(|k| k.version = 4), ["the stage's code is newer: version 3 -> 4"]);
-        assert_eq!(lines(|k| k.version = 2), ["the stage's code is older: version 3 -> 2"]);
+        let code = |name: &str, value: &str| lines(|k| drop(k.code.insert(name.into(), value.into())));
+        assert_eq!(code("src/a.rs", "other"), ["the code changed: src/a.rs"]);
+        assert_eq!(code("crate faer", "0.25.0"), ["the code uses another crate faer: 0.24.4 -> 0.25.0"]);
+        assert_eq!(code("src/new.rs", "1"), ["the code uses src/new.rs now"]);
+        assert_eq!(lines(|k| drop(k.code.remove("src/a.rs"))), ["the code does not use src/a.rs any more"]);
         assert_eq!(lines(|k| k.seed = 8), ["the seed changed: 7 -> 8"]);
         assert_eq!(lines(|k| k.salt = Some("x".into())), ["the salt changed"]);
         assert_eq!(

@@ -103,7 +103,7 @@ impl Engine<'_> {
         Key {
             format: key::FORMAT,
             kind: node.action.kind().to_owned(),
-            version: node.action.version(),
+            code: node.action.code(),
             params: node.action.params(),
             inputs,
             reads: reads.iter().map(|r| (r.name.clone(), r.digest)).collect(),

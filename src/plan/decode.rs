@@ -10,13 +10,13 @@ use toml::{
 use super::{PlanError, manual};
 use crate::{
     manifest::{COMMON, Entry, Fault, Manifest, Span, entry, near},
-    stage::{self, InputPort, Invalid, Planned},
+    stage::{self, InputPort, Invalid, table::Planned},
 };
 
 /// A stage of the manifest with its decoded variants.
 pub(super) struct Stage<'m, 's> {
     pub(super) entry: &'m Entry<'s>,
-    pub(super) row: Option<&'static stage::Entry>,
+    pub(super) row: Option<&'static stage::table::Entry>,
     /// One for each combination of the stage's own matrix; fewer after faults.
     pub(super) variants: Vec<Variant>,
     /// Whether a fault was reported, so that nothing can be built on it.
@@ -38,9 +38,9 @@ pub(super) struct Variant {
 /// Finds the row of every stage's kind.
 pub(super) fn rows(
     manifest: &Manifest<'_>,
-    table: &'static [stage::Entry],
+    table: &'static [stage::table::Entry],
     faults: &mut Vec<Fault<PlanError>>,
-) -> Vec<Option<&'static stage::Entry>> {
+) -> Vec<Option<&'static stage::table::Entry>> {
     let mut find = |entry: &Entry<'_>| {
         let row = table.iter().find(|row| row.kind == entry.kind);
         if row.is_none() && !entry.broken.iter().any(|key| key == "kind") {
@@ -64,7 +64,7 @@ pub(super) fn rows(
 pub(super) fn stage<'m, 's>(
     manifest: &Manifest<'s>,
     entry: &'m Entry<'s>,
-    row: Option<&'static stage::Entry>,
+    row: Option<&'static stage::table::Entry>,
     faults: &mut Vec<Fault<PlanError>>,
 ) -> Stage<'m, 's> {
     let mut stage = Stage { entry, row, variants: Vec::new(), broken: row.is_none() };
@@ -106,7 +106,7 @@ pub(super) fn stage<'m, 's>(
 fn decode<'s>(
     manifest: &Manifest<'s>,
     entry: &Entry<'s>,
-    row: &stage::Entry,
+    row: &stage::table::Entry,
     mut table: DeTable<'s>,
 ) -> (Option<Box<dyn Planned>>, Vec<Fault<PlanError>>) {
     let mut faults = Vec::new();
@@ -172,7 +172,7 @@ fn lacks(entry: &Entry<'_>, parameter: &manual::Parameter) -> Fault<PlanError> {
 /// Puts a decoder's message into the words of the manifest.
 fn translate(
     manifest: &Manifest<'_>,
-    row: &stage::Entry,
+    row: &stage::table::Entry,
     error: &toml::de::Error,
     (table, header): (&DeTable<'_>, &Span),
 ) -> Fault<PlanError> {
@@ -205,7 +205,7 @@ fn translate(
 }
 
 /// What to write in place of a value of the wrong type.
-fn value_hint(row: &stage::Entry, key: &str, message: &str) -> Option<String> {
+fn value_hint(row: &stage::table::Entry, key: &str, message: &str) -> Option<String> {
     let quoted =
         message.strip_prefix("invalid type: string \"").and_then(|rest| rest.split_once("\", expected "));
     if let Some((text, _)) =
@@ -218,7 +218,7 @@ fn value_hint(row: &stage::Entry, key: &str, message: &str) -> Option<String> {
 }
 
 /// Whether the known names are those of the stage itself and not of a table inside it.
-fn key_of_stage(row: &stage::Entry, known: &[&str]) -> bool {
+fn key_of_stage(row: &stage::table::Entry, known: &[&str]) -> bool {
     manual::parameters(row).iter().all(|parameter| known.contains(&parameter.name.as_str()))
 }
 

@@ -1,6 +1,6 @@
 //! From a plan to the graph that the engine runs.
 
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Node, Plan};
 use crate::engine::{
@@ -40,8 +40,8 @@ impl Action for Shared {
     fn kind(&self) -> &'static str {
         self.0.kind()
     }
-    fn version(&self) -> u32 {
-        self.0.version()
+    fn code(&self) -> BTreeMap<String, String> {
+        self.0.code()
     }
     fn pool(&self) -> Pool {
         self.0.pool()

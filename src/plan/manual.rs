@@ -3,7 +3,7 @@
 use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
-use crate::stage::Entry;
+use crate::stage::table::Entry;
 
 /// The reference of one kind of stage.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]

@@ -97,7 +97,7 @@ impl fmt::Display for Rejected {
 impl std::error::Error for Rejected {}
 
 /// Reads a manifest and plans it with the stages of `table`.
-pub fn open(path: &Path, options: &Options, table: &'static [stage::Entry]) -> Result<Plan, Rejected> {
+pub fn open(path: &Path, options: &Options, table: &'static [stage::table::Entry]) -> Result<Plan, Rejected> {
     let (sources, faults) = Sources::read(path, options);
     plan(path, sources, faults, table)
 }
@@ -107,7 +107,7 @@ pub fn plan(
     path: &Path,
     sources: Sources,
     faults: Vec<Fault>,
-    table: &'static [stage::Entry],
+    table: &'static [stage::table::Entry],
 ) -> Result<Plan, Rejected> {
     let mut faults: Vec<Fault<PlanError>> = faults.into_iter().map(Fault::from).collect();
     if !faults.is_empty() {
@@ -129,7 +129,7 @@ pub fn plan(
 
 fn nodes(
     manifest: &Manifest<'_>,
-    table: &'static [stage::Entry],
+    table: &'static [stage::table::Entry],
     faults: &mut Vec<Fault<PlanError>>,
 ) -> Vec<Node> {
     let rows = decode::rows(manifest, table, faults);

@@ -4,7 +4,7 @@ use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::manual::resolve;
-use crate::stage::Entry;
+use crate::stage::table::Entry;
 
 /// The JSON Schema (draft 2020-12) of a manifest whose stages are those of `table`.
 ///

@@ -16,7 +16,11 @@ use crate::{
     artifact::{Artifact, ArtifactError, checkpoint::Checkpoint, splits::Split, texts::Texts},
     engine::action::{Cx, Failure, OutputPort, Pool},
     model::{Model, ModelError},
-    stage::{Finite, Input, InputPort, Invalid, Stage, encode::encode},
+    stage::{
+        Finite, Input, InputPort, Invalid, Stage,
+        code::{self, Code},
+        encode::encode,
+    },
 };
 
 use objective::Objective;
@@ -175,7 +179,7 @@ impl Distill {
 
 impl Stage for Distill {
     const KIND: &'static str = "distill";
-    const VERSION: u32 = 3;
+    const CODE: Code = code::of("distill");
     const POOL: Pool = Pool::Device;
     const OUTPUTS: &'static [OutputPort] = &[
         OutputPort { name: "checkpoint", kind: Checkpoint::KIND },

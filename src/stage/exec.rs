@@ -22,7 +22,7 @@ use self::{
     process::ProcessError,
     template::{Piece, parse},
 };
-use super::{Base, Input, InputPort, Invalid, Read, Stage, UserPath};
+use super::{Base, Input, InputPort, Invalid, Read, Stage, UserPath, code::Code};
 use crate::{
     artifact::{
         Artifact, Files,
@@ -135,7 +135,8 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> Failure + '_ {
 
 impl Stage for Exec {
     const KIND: &'static str = "exec";
-    const VERSION: u32 = 1;
+    // Its bytes are those of the command; raise this when the command sees something else.
+    const CODE: Code = &[("exec", "1")];
     const NUMERICS: Numerics = Numerics::Bitwise;
     const OUTPUTS: &'static [OutputPort] = &[OutputPort { name: "out", kind: FileSet::KIND }];
 

@@ -16,7 +16,10 @@ use crate::{
     },
     engine::action::{Cx, Failure, OutputPort},
     kernel::mxfp4,
-    stage::{Finite, Input, InputPort, Invalid, Stage},
+    stage::{
+        Finite, Input, InputPort, Invalid, Stage,
+        code::{self, Code},
+    },
 };
 
 /// Makes an untrained GPT-OSS: alternating sliding-window and full attention with sinks and biases, YaRN positions, and a mixture of
@@ -71,7 +74,7 @@ fn original_context() -> usize {
 
 impl Stage for Init {
     const KIND: &'static str = "init";
-    const VERSION: u32 = 1;
+    const CODE: Code = code::of("init");
     const OUTPUTS: &'static [OutputPort] = &[OutputPort { name: "checkpoint", kind: Checkpoint::KIND }];
 
     fn inputs(&self) -> Vec<InputPort> {

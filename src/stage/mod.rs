@@ -5,6 +5,7 @@
 
 pub mod analyze;
 pub mod cluster;
+pub mod code;
 pub mod corpus;
 pub mod distill;
 pub mod embed;
@@ -16,6 +17,7 @@ pub mod init;
 pub mod model;
 pub mod select;
 pub mod svd;
+pub mod table;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod tokenizer;
@@ -23,24 +25,25 @@ pub(crate) mod weights;
 
 use std::{borrow::Cow, marker::PhantomData, path::PathBuf};
 
-pub use crate::artifact::files::ANY;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
 
+use self::code::Code;
+pub use crate::artifact::files::ANY;
 use crate::{
     artifact::Artifact,
-    engine::action::{Action, Cx, Failure, Numerics, OutputPort, Pool},
+    engine::action::{Cx, Failure, Numerics, OutputPort, Pool},
 };
 
 /// A stage: the struct holds its parameters, whose doc comments are the manual.
 ///
 /// Derive `Serialize, Deserialize, JsonSchema` with `#[serde(deny_unknown_fields, rename_all = "kebab-case")]`, then add one row
-/// to [`STAGES`]. The serialised form enters the key, so inputs ([`Input`]) and paths ([`UserPath`]) serialise as `null`.
+/// to [`table::STAGES`]. The serialised form enters the key, so inputs ([`Input`]) and paths ([`UserPath`]) serialise as `null`.
 pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'static {
     /// The kind's name in manifests.
     const KIND: &'static str;
-    /// The version of the code; raise it when the same inputs may give other bytes.
-    const VERSION: u32;
+    /// The code that can change its bytes: [`code::of`] its module.
+    const CODE: Code;
     /// Which workers run it.
     const POOL: Pool = Pool::Cpu;
     /// Whether its bytes are the same everywhere.
@@ -221,98 +224,3 @@ impl<'de> Deserialize<'de> for Finite {
         if x.is_finite() { Ok(Self(x)) } else { Err(serde::de::Error::custom("expected a finite number")) }
     }
 }
-
-/// One row of the stage table.
-pub struct Entry {
-    /// The kind's name in manifests.
-    pub kind: &'static str,
-    /// Decodes the stage's own part of its table.
-    pub decode: fn(toml::de::Deserializer<'_>) -> Result<Box<dyn Planned>, toml::de::Error>,
-    /// The JSON Schema of its parameters, doc comments included.
-    pub schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
-    /// The artifacts it writes.
-    pub outputs: &'static [OutputPort],
-}
-
-impl Entry {
-    /// The row of a stage type.
-    pub const fn of<S: Stage>() -> Self {
-        Self {
-            kind: S::KIND,
-            decode: |table| Ok(Box::new(Erased(S::deserialize(table)?))),
-            schema: |generator| generator.subschema_for::<S>(),
-            outputs: S::OUTPUTS,
-        }
-    }
-}
-
-/// A decoded stage as the planner sees it.
-pub trait Planned: Send + Sync {
-    /// See [`Stage::inputs`].
-    fn inputs(&self) -> Vec<InputPort>;
-    /// See [`Stage::reads`].
-    fn reads(&self, base: &Base<'_>) -> Result<Vec<Read>, Invalid>;
-    /// See [`Stage::check`].
-    fn check(&self) -> Result<(), Invalid>;
-    /// The runnable form.
-    fn into_action(self: Box<Self>) -> Box<dyn Action>;
-}
-
-struct Erased<S>(S);
-
-impl<S: Stage> Planned for Erased<S> {
-    fn inputs(&self) -> Vec<InputPort> {
-        self.0.inputs()
-    }
-    fn reads(&self, base: &Base<'_>) -> Result<Vec<Read>, Invalid> {
-        self.0.reads(base)
-    }
-    fn check(&self) -> Result<(), Invalid> {
-        self.0.check()
-    }
-    fn into_action(self: Box<Self>) -> Box<dyn Action> {
-        self
-    }
-}
-
-impl<S: Stage> Action for Erased<S> {
-    fn kind(&self) -> &'static str {
-        S::KIND
-    }
-    fn version(&self) -> u32 {
-        S::VERSION
-    }
-    fn pool(&self) -> Pool {
-        S::POOL
-    }
-    fn numerics(&self) -> Numerics {
-        self.0.numerics()
-    }
-    fn params(&self) -> serde_json::Value {
-        serde_json::to_value(&self.0).expect("parameters are plain data with string keys and finite numbers")
-    }
-    fn outputs(&self) -> &'static [OutputPort] {
-        S::OUTPUTS
-    }
-    fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
-        self.0.run(cx)
-    }
-}
-
-/// Every stage kind, in pipeline order.
-#[rustfmt::skip] // one row a line
-pub const STAGES: &[Entry] = &[
-    Entry::of::<corpus::Corpus>(),
-    Entry::of::<tokenizer::TrainTokenizer>(),
-    Entry::of::<init::Init>(),
-    Entry::of::<embed::Embed>(),
-    Entry::of::<cluster::Cluster>(),
-    Entry::of::<select::Select>(),
-    Entry::of::<model::ModelSource>(),
-    Entry::of::<analyze::Analyze>(),
-    Entry::of::<svd::Svd>(),
-    Entry::of::<distill::Distill>(),
-    Entry::of::<evaluate::Evaluate>(),
-    Entry::of::<export::Export>(),
-    Entry::of::<exec::Exec>(),
-];

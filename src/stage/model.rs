@@ -9,7 +9,10 @@ use crate::{
     artifact::{Artifact, checkpoint::Checkpoint},
     engine::action::{Cx, Failure, Numerics, OutputPort},
     model::{Config, Layer, ModelError, Shell},
-    stage::{Base, Invalid, Read, Stage, UserPath},
+    stage::{
+        Base, Invalid, Read, Stage, UserPath,
+        code::{self, Code},
+    },
 };
 
 /// Gives a model to the stages that need one: a folder in Hugging Face layout (`config.json`, tokenizer, `*.safetensors`).
@@ -44,7 +47,7 @@ const SIDE_FILES: &[&str] = &[".json", ".jinja", ".txt", ".model", "LICENSE"];
 
 impl Stage for ModelSource {
     const KIND: &'static str = "model";
-    const VERSION: u32 = 1;
+    const CODE: Code = code::of("model");
     const NUMERICS: Numerics = Numerics::Bitwise;
     const OUTPUTS: &'static [OutputPort] =
         &[OutputPort { name: "checkpoint", kind: <Checkpoint as Artifact>::KIND }];

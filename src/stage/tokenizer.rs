@@ -28,7 +28,10 @@ use crate::{
         tokenizer::{SPECIALS, Tokenizer, TokenizerError},
     },
     engine::action::{Cx, Failure, Numerics, OutputPort},
-    stage::{Input, InputPort, Invalid, Stage},
+    stage::{
+        Input, InputPort, Invalid, Stage,
+        code::{self, Code},
+    },
 };
 
 /// Trains a byte-level BPE tokenizer. Texts are first cut into words with the space before them, single digits, runs of
@@ -53,7 +56,7 @@ const MOST: u32 = 1 << 20;
 
 impl Stage for TrainTokenizer {
     const KIND: &'static str = "tokenizer";
-    const VERSION: u32 = 1;
+    const CODE: Code = code::of("tokenizer");
     const NUMERICS: Numerics = Numerics::Bitwise;
     const OUTPUTS: &'static [OutputPort] = &[OutputPort { name: "tokenizer", kind: Tokenizer::KIND }];
 

@@ -6,7 +6,7 @@ use mla_run::{
     cli::diagnostic,
     manifest::Options,
     plan::{self, Rejected},
-    stage::STAGES,
+    stage::table::STAGES,
 };
 
 /// The manifests with mistakes, by name.

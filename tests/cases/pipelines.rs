@@ -3,7 +3,7 @@
 use std::{fs, path::PathBuf};
 
 use crate::harness::space::Space;
-use mla_run::{cli::diagnostic, manifest::Options, plan, stage::STAGES};
+use mla_run::{cli::diagnostic, manifest::Options, plan, stage::table::STAGES};
 
 fn pipelines() -> Vec<PathBuf> {
     let all = fs::read_dir("pipelines").unwrap().map(|entry| entry.unwrap().path());

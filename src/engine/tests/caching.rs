@@ -57,7 +57,7 @@ fn equal_bytes_cut_the_rerun_off() {
     space.run(nodes(1));
     let second = space.run(nodes(2));
     assert_eq!(line(&second), "a:ran b:cached c:cached");
-    assert_eq!(stage(&second, "a").why, "the stage's code is newer: version 1 -> 2");
+    assert_eq!(stage(&second, "a").why, "the code changed: fake.rs");
 }
 
 #[test]

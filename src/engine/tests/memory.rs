@@ -110,7 +110,7 @@ fn every_difference_of_a_node_is_told_in_one_line() {
     let b = stage(&changed, "b");
     assert_eq!(
         b.why,
-        "the stage's code is newer: version 1 -> 2; parameter `x` changed: 0 -> 1; input `in0` has other content; and 3 more"
+        "the code changed: fake.rs; parameter `x` changed: 0 -> 1; input `in0` has other content; and 3 more"
     );
     let record = b.record.as_ref().unwrap();
     assert_eq!(record.why[3..], ["file `new` is new", "file `old` is gone", "the seed changed: 0 -> 1"]);

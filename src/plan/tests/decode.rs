@@ -45,7 +45,7 @@ struct Point {
 
 impl Stage for Rich {
     const KIND: &'static str = "rich";
-    const VERSION: u32 = 1;
+    const CODE: Code = &[("test", "1")];
     const OUTPUTS: &'static [OutputPort] = &[OutputPort { name: "texts", kind: "texts" }];
     fn check(&self) -> Result<(), Invalid> {
         if let Some(point) = self.points.iter().position(|point| point.x == 0) {

@@ -14,7 +14,7 @@ use super::*;
 use crate::{
     artifact::{files::FileSet, texts::Texts},
     engine::action::{Cx, Failure, OutputPort},
-    stage::{Base, Entry, Input, InputPort, Invalid, Stage, UserPath},
+    stage::{Base, Input, InputPort, Invalid, Stage, UserPath, code::Code, table::Entry},
 };
 
 /// Makes texts.
@@ -41,7 +41,7 @@ enum Layout {
 
 impl Stage for Make {
     const KIND: &'static str = "make";
-    const VERSION: u32 = 1;
+    const CODE: Code = &[("test", "1")];
     const OUTPUTS: &'static [OutputPort] = &[OutputPort { name: "texts", kind: "texts" }];
     fn check(&self) -> Result<(), Invalid> {
         let fault = Invalid::new("words", "must be at least 1").hint("leave the stage out instead");
@@ -78,7 +78,7 @@ struct Take {
 
 impl Stage for Take {
     const KIND: &'static str = "take";
-    const VERSION: u32 = 1;
+    const CODE: Code = &[("test", "1")];
     const OUTPUTS: &'static [OutputPort] = &[
         OutputPort { name: "left", kind: "texts" },
         OutputPort { name: "right", kind: "texts" },

@@ -21,7 +21,7 @@ fn the_manual_is_made_from_the_doc_comments() {
 
 #[test]
 fn no_stage_names_a_parameter_like_a_common_key() {
-    for row in stage::STAGES {
+    for row in stage::table::STAGES {
         for parameter in manual::parameters(row) {
             let clash = crate::manifest::COMMON.contains(&parameter.name.as_str());
             assert!(!clash, "parameter `{}` of `{}` is a common key of all stages", parameter.name, row.kind);

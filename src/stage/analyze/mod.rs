@@ -30,7 +30,12 @@ use crate::{
     },
     engine::action::{Cx, Failure, OutputPort, Pool},
     model::{Batch, Config, Layer, Shell, config::LayerKind},
-    stage::{Input, InputPort, Invalid, Stage, encode::encode, weights::Projections},
+    stage::{
+        Input, InputPort, Invalid, Stage,
+        code::{self, Code},
+        encode::encode,
+        weights::Projections,
+    },
 };
 
 /// Pushes calibration text through the model, layer by layer, and records sinks, routing, geometry and spectra, and the moments
@@ -81,7 +86,7 @@ enum AnalyzeError {
 
 impl Stage for Analyze {
     const KIND: &'static str = "analyze";
-    const VERSION: u32 = 2;
+    const CODE: Code = code::of("analyze");
     const POOL: Pool = Pool::Device;
     const OUTPUTS: &'static [OutputPort] = &[
         OutputPort { name: "analysis", kind: Analysis::KIND },

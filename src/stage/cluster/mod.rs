@@ -14,7 +14,10 @@ use crate::{
     device::Device,
     engine::action::{Cx, Failure, Numerics, OutputPort, Pool},
     kernel::nearest::NearestError,
-    stage::{Input, InputPort, Invalid, Stage},
+    stage::{
+        Input, InputPort, Invalid, Stage,
+        code::{self, Code},
+    },
 };
 
 /// Spherical k-means in exact integers: the same clusters on every device, for any number of threads. The first centroids are
@@ -63,7 +66,7 @@ enum ClusterError {
 
 impl Stage for Cluster {
     const KIND: &'static str = "cluster";
-    const VERSION: u32 = 1;
+    const CODE: Code = code::of("cluster");
     const POOL: Pool = Pool::Device;
     const NUMERICS: Numerics = Numerics::Bitwise;
     const OUTPUTS: &'static [OutputPort] = &[OutputPort { name: "clusters", kind: Clusters::KIND }];

@@ -23,7 +23,10 @@ use crate::{
         texts::{Text, Texts, group},
     },
     engine::action::{Cx, Failure, Numerics, OutputPort},
-    stage::{Base, Invalid, Read, Stage, UserPath},
+    stage::{
+        Base, Invalid, Read, Stage, UserPath,
+        code::{self, Code},
+    },
 };
 
 /// Gathers documents from files, JSONL rows or a generator. Text becomes UTF-8, NFC, with line feeds; its BLAKE3 is its id.
@@ -84,7 +87,7 @@ enum CorpusError {
 
 impl Stage for Corpus {
     const KIND: &'static str = "corpus";
-    const VERSION: u32 = 1;
+    const CODE: Code = code::of("corpus");
     const NUMERICS: Numerics = Numerics::Bitwise;
     const OUTPUTS: &'static [OutputPort] =
         &[OutputPort { name: "texts", kind: Texts::KIND }, OutputPort { name: "drops", kind: Drops::KIND }];

@@ -15,7 +15,10 @@ use crate::{
     },
     engine::action::{Cx, Failure, Numerics, OutputPort},
     math::grid,
-    stage::{Input, InputPort, Invalid, Stage},
+    stage::{
+        Input, InputPort, Invalid, Stage,
+        code::{self, Code},
+    },
 };
 
 /// Turns documents into unit vectors on an integer grid, so that everything that is decided from them is exact.
@@ -71,7 +74,7 @@ enum EmbedError {
 
 impl Stage for Embed {
     const KIND: &'static str = "embed";
-    const VERSION: u32 = 1;
+    const CODE: Code = code::of("embed");
     const NUMERICS: Numerics = Numerics::Bitwise;
     const OUTPUTS: &'static [OutputPort] = &[OutputPort { name: "embeddings", kind: Embeddings::KIND }];
 

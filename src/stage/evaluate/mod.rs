@@ -16,7 +16,10 @@ use crate::{
     artifact::{Artifact, checkpoint::Checkpoint, scores::Scores, splits::Split, texts::Texts},
     engine::action::{Cx, Failure, OutputPort, Pool},
     model::{Config, ModelError},
-    stage::{Input, InputPort, Invalid, Stage},
+    stage::{
+        Input, InputPort, Invalid, Stage,
+        code::{self, Code},
+    },
 };
 
 use documents::EncodeError;
@@ -99,7 +102,7 @@ enum EvaluateError {
 
 impl Stage for Evaluate {
     const KIND: &'static str = "evaluate";
-    const VERSION: u32 = 2;
+    const CODE: Code = code::of("evaluate");
     const POOL: Pool = Pool::Device;
     const OUTPUTS: &'static [OutputPort] = &[OutputPort { name: "scores", kind: Scores::KIND }];
 

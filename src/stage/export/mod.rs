@@ -25,7 +25,10 @@ use crate::{
     },
     engine::action::{Cx, Failure, OutputPort},
     model::config::{Config, ConfigError},
-    stage::{Input, InputPort, Invalid, Stage},
+    stage::{
+        Input, InputPort, Invalid, Stage,
+        code::{self, Code},
+    },
 };
 
 /// Writes a model folder in Hugging Face layout: safetensors shards with their index, `config.json`, tokenizer and generation config,
@@ -87,7 +90,7 @@ enum ExportError {
 
 impl Stage for Export {
     const KIND: &'static str = "export";
-    const VERSION: u32 = 3;
+    const CODE: Code = code::of("export");
     const OUTPUTS: &'static [OutputPort] = &[OutputPort { name: "bundle", kind: Bundle::KIND }];
 
     fn inputs(&self) -> Vec<InputPort> {

@@ -26,7 +26,10 @@ use crate::{
         texts::{Text, Texts, group, write_jsonl},
     },
     engine::action::{Cx, Failure, Numerics, OutputPort},
-    stage::{Finite, Input, InputPort, Invalid, Stage},
+    stage::{
+        Finite, Input, InputPort, Invalid, Stage,
+        code::{self, Code},
+    },
 };
 
 /// Chooses documents for calibration: for each length stratum the nearest to every centroid and the farthest few per cent, and a
@@ -119,7 +122,7 @@ struct Document {
 
 impl Stage for Select {
     const KIND: &'static str = "select";
-    const VERSION: u32 = 1;
+    const CODE: Code = code::of("select");
     const NUMERICS: Numerics = Numerics::Bitwise;
     const OUTPUTS: &'static [OutputPort] = &[
         OutputPort { name: SWA, kind: Split::KIND },

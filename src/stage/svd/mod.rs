@@ -27,7 +27,10 @@ use crate::{
     engine::action::{Cx, Failure, OutputPort, Pool},
     math::linalg::LinalgError,
     model::{Config, ModelError, config::LayerKind},
-    stage::{Finite, Input, InputPort, Invalid, Stage},
+    stage::{
+        Finite, Input, InputPort, Invalid, Stage,
+        code::{self, Code},
+    },
 };
 
 /// Converts full-attention layers to Multi-Head Latent Attention without training. Sliding-window layers stay as they are: they
@@ -206,7 +209,7 @@ enum SvdError {
 
 impl Stage for Svd {
     const KIND: &'static str = "svd";
-    const VERSION: u32 = 1;
+    const CODE: Code = code::of("svd");
     const POOL: Pool = Pool::Device;
     const OUTPUTS: &'static [OutputPort] = &[
         OutputPort { name: "checkpoint", kind: <Checkpoint as Artifact>::KIND },

@@ -1,7 +1,4 @@
-//! The build script: names the arithmetic that enters keys and, with the feature `cuda`, compiles `kernels/*.cu` to PTX.
-//!
-//! Reads `CUDA_HOME` (where nvcc is; default: the search path) and `CUDA_COMPUTE_CAP` (the oldest GPU to run on, such as `90`;
-//! default 80: PTX runs on newer ones too).
+//! Compiles `kernels/*.cu` to PTX. Knows nothing of Rust code.
 
 use std::{
     env, fs,
@@ -9,37 +6,8 @@ use std::{
     process::Command,
 };
 
-fn main() {
-    println!("cargo:rerun-if-changed=Cargo.lock");
-    println!(
-        "cargo:rustc-env=MLA_RUN_NUMERICS={}",
-        numerics(&fs::read_to_string("Cargo.lock").expect("Cargo.lock"))
-    );
-    if env::var_os("CARGO_FEATURE_CUDA").is_some() {
-        compile_kernels();
-    }
-}
-
-/// `name-version` of each crate whose rounding can reach a result.
-fn numerics(lock: &str) -> String {
-    let value = |line: &str, key: &str| {
-        line.strip_prefix(key).map(|rest| rest.trim_matches([' ', '=', '"']).to_owned())
-    };
-    let mut found = Vec::new();
-    for package in lock.split("[[package]]") {
-        let name = package.lines().find_map(|line| value(line, "name"));
-        let version = package.lines().find_map(|line| value(line, "version"));
-        if let (Some(name), Some(version)) = (name, version)
-            && matches!(name.as_str(), "candle-core" | "candle-nn" | "gemm" | "faer")
-        {
-            found.push(format!("{name}-{version}"));
-        }
-    }
-    found.join(" ")
-}
-
 /// Writes `NAME.ptx` for each `kernels/NAME.cu`, and a digest of sources, flags and compiler.
-fn compile_kernels() {
+pub(crate) fn compile() {
     for variable in ["CUDA_HOME", "CUDA_COMPUTE_CAP"] {
         println!("cargo:rerun-if-env-changed={variable}");
     }
