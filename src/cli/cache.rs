@@ -1,5 +1,7 @@
 //! `cache`: what lies in the cache, and whether it is sound.
 
+mod gc;
+
 use std::path::PathBuf;
 
 use clap::{Args, Subcommand};
@@ -28,7 +30,30 @@ enum What {
     /// List what was made, oldest first
     Ls(Place),
     /// Hash every byte and check every record; what is wrong is moved to `bad/` and made again by the next run
-    Verify(Place),
+    Verify(Verify),
+    Gc(gc::Gc),
+    Pin(gc::Pin),
+    Unpin(gc::Unpin),
+}
+
+#[derive(Debug, Args)]
+struct Verify {
+    #[command(flatten)]
+    place: Place,
+    /// Hash only this part of the bytes, another one each time
+    #[arg(long, value_name = "PERCENT", value_parser = percent)]
+    subset: Option<f64>,
+    /// Also remove records whose bytes are lost, so that nothing refers to what is not there
+    #[arg(long)]
+    repair: bool,
+}
+
+/// `5%` or `5`, as a share of 1.
+fn percent(text: &str) -> Result<f64, String> {
+    match text.trim_end_matches('%').trim().parse::<f64>() {
+        Ok(percent) if percent > 0.0 && percent <= 100.0 => Ok(percent / 100.0),
+        _ => Err("expected a percentage above 0 and up to 100, such as `5%`".to_owned()),
+    }
 }
 
 #[derive(Debug, Args)]
@@ -80,7 +105,11 @@ impl Listed {
 impl Command {
     pub(super) fn format(&self) -> Format {
         match &self.what {
-            What::Ls(place) | What::Verify(place) => place.format,
+            What::Ls(place) => place.format,
+            What::Verify(verify) => verify.place.format,
+            What::Gc(gc) => gc.place.format,
+            What::Unpin(unpin) => unpin.place.format,
+            What::Pin(_) => Format::Text,
         }
     }
 
@@ -94,8 +123,11 @@ impl Command {
                 }
                 Ok(Exit::OK)
             }
-            What::Verify(place) => {
-                let verified = place.open()?.verify()?;
+            What::Gc(gc) => gc.run(),
+            What::Pin(pin) => pin.run(),
+            What::Unpin(unpin) => unpin.run(),
+            What::Verify(Verify { place, subset, repair }) => {
+                let verified = place.open()?.check(subset.unwrap_or(1.0), *repair)?;
                 match place.format {
                     Format::Json => output::json(&verified)?,
                     Format::Text => output::text(&verdict(&verified, output::palette()))?,

@@ -10,7 +10,7 @@ use clap::Args;
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
 use super::{args::StageArgs, error::CliError, exit::Exit, output, paint::bytes, stage::Found};
-use crate::store::{Store, Tree};
+use crate::store::{Store, Tree, clone_or_copy};
 
 /// Copy the outputs of a stage into a folder
 ///
@@ -84,7 +84,7 @@ fn copy_file(from: &Path, to: &Path) -> io::Result<()> {
     if let Some(parent) = to.parent() {
         fs::create_dir_all(parent)?;
     }
-    fs::copy(from, to)?;
+    clone_or_copy(from, to)?;
     fs::set_permissions(to, fs::Permissions::from_mode(0o644))?;
     fs::File::open(to)?.sync_all()
 }
@@ -139,7 +139,7 @@ mod tests {
         }
         let ports = vec!["one".to_owned(), "two".to_owned()];
         let key = serde_json::json!({});
-        let made = Made { kind: "x".into(), key, ports, seconds: 0.0, why: Vec::new() };
+        let made = Made { kind: "x".into(), key, ports, seconds: 0.0, peak_memory: None, why: Vec::new() };
         let record = slot.record(made, &work).unwrap();
         (store, record)
     }

@@ -179,19 +179,15 @@ mod tests {
         let stage = |&(name, status, key, bytes): &(&str, Status, &[u8], &[u8])| {
             let output = OutputSummary { digest: Digest::of(bytes), bytes: 1, path: PathBuf::new() };
             StageSummary {
-                name: name.to_owned(),
-                kind: "exec",
-                status,
-                why: String::new(),
                 seconds: 1.5,
                 key: Some(Digest::of(key)),
                 outputs: [("out".to_owned(), output)].into(),
-                reasons: Vec::new(),
-                record: None,
+                ..StageSummary::new(name, "exec", status, "")
             }
         };
         RunSummary {
             run: "20260102-1".to_owned(),
+            pipeline: "p".to_owned(),
             status: RunStatus::Ok,
             seconds: 2.0,
             stages: stages.iter().map(stage).collect(),

@@ -24,6 +24,7 @@ mod stages;
 mod summary;
 mod table;
 mod trace;
+mod verify;
 mod why;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
@@ -54,6 +55,7 @@ enum Command {
     Graph(graph::Command),
     Show(show::Command),
     Checkout(checkout::Command),
+    Verify(verify::Command),
     Stages(stages::Command),
     Cache(cache::Command),
     Completions(completions::Command),
@@ -68,6 +70,7 @@ impl Cli {
             Command::Check(command) => command.format,
             Command::Stages(command) => command.format,
             Command::Cache(command) => command.format(),
+            Command::Verify(command) => command.format,
             Command::Schema
             | Command::Graph(_)
             | Command::Show(_)
@@ -86,6 +89,7 @@ impl Cli {
             Command::Graph(command) => command.run(),
             Command::Show(command) => command.run(),
             Command::Checkout(command) => command.run(),
+            Command::Verify(command) => command.run(),
             Command::Stages(command) => command.run(),
             Command::Cache(command) => command.run(),
             Command::Completions(command) => command.run(),

@@ -116,6 +116,21 @@ impl Reporter for Terminal {
                 let name = format!("{stage:width$} │", width = self.width);
                 self.view.line(&format!("    {} {text}", self.palette.paint(Colour::Faint, &name)));
             }
+            Event::StageRetries { stage, attempt, pause, why } => {
+                let why = why.lines().next().unwrap_or_default();
+                let again =
+                    format!("`{stage}` failed at attempt {attempt}, next one in {}: {why}", seconds(pause));
+                self.remark(&again);
+            }
+            Event::StageWaits { stage, owner } => {
+                self.remark(&format!("`{stage}` waits: {owner} runs it already"));
+            }
+            Event::StageRewound { stage, reader } => {
+                self.view.finished(reader);
+                self.remark(&format!(
+                    "`{stage}` runs again: what it wrote was lost before `{reader}` read it"
+                ));
+            }
             Event::StageFinished { stage, status, seconds, why } => {
                 self.view.finished(stage);
                 self.finished(stage, status, seconds, why);

@@ -1,7 +1,7 @@
 //! From the words of the command line to a graph: the manifest, its cache folder, the stages that are meant.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -149,6 +149,19 @@ impl Project {
         let modes = self.options.select.modes(&self.graph)?;
         let meant = self.unreadable.keys().any(|id| modes[id.0] != Mode::Off);
         self.rejected.take_if(|_| meant).map_or(Ok(()), |rejected| Err(rejected.into()))
+    }
+
+    /// The names of the stages that may run.
+    pub(super) fn meant(&self) -> Result<BTreeSet<String>, CliError> {
+        let modes = self.options.select.modes(&self.graph)?;
+        let meant = |id: &&NodeId| modes[id.0] == Mode::Run;
+        let names = self.graph.order().iter().filter(meant).map(|&id| self.graph.node(id).name.clone());
+        Ok(names.collect())
+    }
+
+    /// How far a stage's bytes can be trusted on another machine.
+    pub(super) fn numerics(&self, stage: &str) -> &'static str {
+        self.graph.find(stage).map_or("", |id| self.graph.node(id).action.numerics().as_str())
     }
 
     pub(super) fn engine(&self) -> Engine<'_> {

@@ -2,7 +2,7 @@
 
 use std::{
     num::NonZeroUsize,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -23,10 +23,13 @@ use super::{
     summary,
     trace::Trace,
 };
-use crate::engine::{
-    action::Stop,
-    event::Reporter,
-    summary::{RunStatus, RunSummary},
+use crate::{
+    engine::{
+        action::Stop,
+        event::Reporter,
+        summary::{RunStatus, RunSummary},
+    },
+    store::{Digest, Root, Store},
 };
 
 /// Run a pipeline: make what is missing, in the right order
@@ -40,18 +43,28 @@ pub(super) struct Command {
     /// How many CPU stages run at once [default: one per core]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZeroUsize>,
-    /// Hold the run to the lock file beside the manifest: other keys or other bytes end it with exit code 4
-    #[arg(long)]
-    locked: bool,
-    /// As `--locked`, and nothing runs: everything must be in the cache
-    #[arg(long)]
-    frozen: bool,
+    #[command(flatten)]
+    lock: LockArgs,
     /// Write the run's timeline as a Chrome trace, for Perfetto or chrome://tracing
     #[arg(long, value_name = "FILE.json")]
     trace: Option<PathBuf>,
     /// Show what the engine and the store log: a level such as `debug`, or `mla_run::store=debug`
     #[arg(long, value_name = "FILTER")]
     log: Option<String>,
+}
+
+/// What the run has to do with the lock file.
+#[derive(Debug, Args)]
+struct LockArgs {
+    /// Hold the run to the lock file beside the manifest: other keys or other bytes end it with exit code 4
+    #[arg(long)]
+    locked: bool,
+    /// As `--locked`, and nothing runs: everything must be in the cache
+    #[arg(long)]
+    frozen: bool,
+    /// Leave the lock file beside the manifest alone
+    #[arg(long)]
+    no_lock: bool,
 }
 
 impl Command {
@@ -85,12 +98,12 @@ impl Command {
             Format::Json => output::json(&summary)?,
             Format::Text => output::text(&summary::render(&summary, output::palette()))?,
         }
-        Ok(self.settle(held, &summary, &terminal))
+        self.settle(held, &summary, (&project.store, &terminal))
     }
 
     /// The lock file that the run is held to.
     fn held(&self, project: &mut Project) -> Result<Option<Held>, CliError> {
-        let strictness = match (self.locked, self.frozen) {
+        let strictness = match (self.lock.locked, self.lock.frozen) {
             (false, false) => return Ok(None),
             (_, true) => Strictness::Frozen,
             (true, false) => Strictness::Locked,
@@ -102,7 +115,12 @@ impl Command {
     }
 
     /// Compares what was made with the lock file, or writes it, and says how the run ended.
-    fn settle(&self, held: Option<Held>, summary: &RunSummary, terminal: &Terminal) -> Exit {
+    fn settle(
+        &self,
+        held: Option<Held>,
+        summary: &RunSummary,
+        (store, terminal): (&Store, &Terminal),
+    ) -> Result<Exit, CliError> {
         let path = lock::path(&self.args.manifest.pipeline);
         if let Some(Held { lock, refused }) = held {
             let differences = lock.differences(summary);
@@ -110,21 +128,31 @@ impl Command {
                 terminal.remark(&format!("against {}:\n{}", path.display(), differences.trim_end()));
             }
             let broken = refused.load(Ordering::Relaxed) || !differences.is_empty();
-            return if broken { Exit::LOCKED } else { exit(summary) };
+            return Ok(if broken { Exit::LOCKED } else { exit(summary) });
         }
         let PipelineArgs { manifest, select, .. } = &self.args;
         let whole = [&select.only, &select.until, &select.from].iter().all(|names| names.is_empty());
         let plain = manifest.change.set.is_empty() && manifest.change.profile.is_none();
-        if whole
-            && plain
-            && summary.status == RunStatus::Ok
-            && let Err(error) = Lock::of(summary).write(&path)
-        {
-            // The results are safe; a manifest in a folder that cannot be written to is no failure.
-            terminal.remark(&format!("cannot write the lock file {}: {error}", path.display()));
+        if !self.lock.no_lock && whole && plain && summary.status == RunStatus::Ok {
+            match Lock::of(summary).write(&path) {
+                Ok(()) => keep(store, &path, summary)?,
+                // The results are safe; a manifest in a folder that cannot be written to is no failure.
+                Err(error) => {
+                    terminal.remark(&format!("cannot write the lock file {}: {error}", path.display()));
+                }
+            }
         }
-        exit(summary)
+        Ok(exit(summary))
     }
+}
+
+/// Tells clean-ups of the cache to keep what the lock file names, for as long as the file is there.
+fn keep(store: &Store, lock: &Path, summary: &RunSummary) -> Result<(), CliError> {
+    let lock = std::path::absolute(lock).unwrap_or_else(|_| lock.to_owned());
+    let keys = summary.stages.iter().filter_map(|stage| stage.key).collect();
+    let name = Digest::of(lock.as_os_str().as_encoded_bytes()).short();
+    let root = Root::new(lock.display().to_string(), keys).while_there(lock);
+    Ok(store.put_root("lock", &name, &root)?)
 }
 
 /// The lock file of a run, and whether it kept a stage from running.
@@ -142,42 +170,24 @@ fn exit(summary: &RunSummary) -> Exit {
     }
 }
 
-/// The first SIGINT or SIGTERM asks running stages to end; the second ends the program. Nothing in the cache can be harmed.
+/// The first signal asks running stages to save what they have and end; the second ends the program. Nothing in the cache can be
+/// harmed. Clusters send SIGTERM or SIGUSR1 some time before they take a machine away.
 fn stop_on_signal(stop: &Arc<Stop>, terminal: &Arc<Terminal>) -> Result<(), CliError> {
+    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
     let (stop, terminal) = (stop.clone(), terminal.clone());
-    let handler = move || {
-        if stop.is_raised() {
-            terminal.clear();
-            #[expect(clippy::exit, reason = "the user asked twice")]
-            std::process::exit(Exit::INTERRUPTED.code().into());
+    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1])
+        .map_err(|error| CliError::failed(format!("cannot handle signals: {error}")))?;
+    std::thread::spawn(move || {
+        for _signal in signals.forever() {
+            if stop.is_raised() {
+                terminal.clear();
+                #[expect(clippy::exit, reason = "the user asked twice")]
+                std::process::exit(Exit::INTERRUPTED.code().into());
+            }
+            stop.raise();
+            terminal
+                .remark("stopping: running stages end at their next safe point; once more to end at once");
         }
-        stop.raise();
-        terminal.remark("stopping: running stages end at their next safe point; once more to end at once");
-    };
-    ctrlc::set_handler(handler).map_err(|error| CliError::failed(format!("cannot handle signals: {error}")))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn exit_codes() {
-        let check = |status, interrupted, checkpointed, expected| {
-            let summary = RunSummary {
-                run: String::new(),
-                status,
-                seconds: 0.0,
-                stages: Vec::new(),
-                interrupted,
-                checkpointed,
-            };
-            assert_eq!(exit(&summary), expected);
-        };
-        check(RunStatus::Ok, false, false, Exit::OK);
-        check(RunStatus::Ok, true, false, Exit::OK);
-        check(RunStatus::Failed, false, false, Exit::FAILED);
-        check(RunStatus::Failed, true, false, Exit::INTERRUPTED);
-        check(RunStatus::Failed, true, true, Exit::STOPPED);
-    }
+    });
+    Ok(())
 }

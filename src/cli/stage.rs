@@ -33,7 +33,14 @@ pub(super) fn remember(store: &Store, pipeline: &Path, change: &ChangeArgs) -> R
     Ok(store.replace_file(&path, &last)?)
 }
 
-fn recall(cache: &Path) -> Result<Last, CliError> {
+/// The last run's manifest and what changed it; changes given now take the place of those.
+pub(super) fn recall(cache: Option<&Path>, own: &ChangeArgs) -> Result<(PathBuf, ChangeArgs), CliError> {
+    let last = read_last(&project::cache(cache, None))?;
+    let change = if *own == ChangeArgs::default() { last.change } else { own.clone() };
+    Ok((last.pipeline, change))
+}
+
+fn read_last(cache: &Path) -> Result<Last, CliError> {
     let found = std::fs::read(cache.join("run").join("last.json")).ok();
     found.and_then(|bytes| serde_json::from_slice(&bytes).ok()).ok_or_else(|| {
         let message = format!("nothing was run with the cache `{}` yet", cache.display());
@@ -59,9 +66,7 @@ impl Found {
         let (pipeline, change) = if let Some(pipeline) = words.pipeline {
             (pipeline, args.change.clone())
         } else {
-            let last = recall(&project::cache(args.place.cache.as_deref(), None))?;
-            let own = args.change != ChangeArgs::default();
-            (last.pipeline, if own { args.change.clone() } else { last.change })
+            recall(args.place.cache.as_deref(), &args.change)?
         };
         let mut rest = words.rest.into_iter();
         let name = rest.next().ok_or_else(|| CliError::usage("no stage was named"))?;

@@ -78,29 +78,19 @@ fn counts(stages: &[StageSummary]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeMap;
 
     use super::*;
     use crate::engine::summary::RunStatus;
 
     fn stage(name: &str, status: Status, seconds: f64, why: &str) -> StageSummary {
-        StageSummary {
-            name: name.to_owned(),
-            kind: "exec",
-            status,
-            why: why.to_owned(),
-            seconds,
-            key: None,
-            outputs: BTreeMap::new(),
-            reasons: Vec::new(),
-            record: None,
-        }
+        StageSummary { seconds, ..StageSummary::new(name, "exec", status, why) }
     }
 
     fn summary(stages: Vec<StageSummary>) -> RunSummary {
         let run = String::new();
         RunSummary {
             run,
+            pipeline: String::new(),
             status: RunStatus::Ok,
             seconds: 1.0,
             stages,

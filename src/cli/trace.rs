@@ -83,11 +83,13 @@ impl Timeline {
                     self.done.extend(before.map(|phase| complete(row.id, phase, at, &json!({}))));
                 }
             }
-            Event::StageFinished { stage, status, .. } => {
+            Event::StageRewound { reader: stage, .. } | Event::StageFinished { stage, .. } => {
                 // A hit has no length; it did not start either.
                 if let Some(mut row) = self.running.remove(stage) {
                     self.done.extend(row.phase.take().map(|phase| complete(row.id, phase, at, &json!({}))));
-                    row.args["status"] = Status::as_str(status).into();
+                    if let Event::StageFinished { status, .. } = event {
+                        row.args["status"] = Status::as_str(*status).into();
+                    }
                     self.done.push(complete(row.id, (stage.to_owned(), row.since), at, &row.args));
                 }
             }

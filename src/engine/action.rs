@@ -7,7 +7,11 @@ use std::{
     collections::BTreeMap,
     error::Error,
     path::{Path, PathBuf},
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
 };
 
 /// The files of one artifact: name inside the artifact → path of its immutable bytes.
@@ -78,6 +82,8 @@ pub struct Cx<'a> {
     pub out: PathBuf,
     /// A private folder for scratch files, gone after the run.
     pub scratch: PathBuf,
+    /// A file that the stage may write its log to; kept with the run's journal.
+    pub log: PathBuf,
     /// The stage's seed.
     pub seed: u64,
     /// The device that `--device` chose, such as `cpu` or `cuda:0`.
@@ -117,6 +123,8 @@ pub trait Progress: Send + Sync {
     fn note(&self, text: &str);
     /// A full line worth keeping on screen and in the run's journal, such as one row of a table.
     fn say(&self, text: &str);
+    /// How much memory processes take that the stage started, in bytes.
+    fn memory(&self, _bytes: u64) {}
 }
 
 /// Progress that goes nowhere.
@@ -151,16 +159,24 @@ impl Checkpoints for NoCheckpoints {
 
 /// A flag that asks running stages to end.
 #[derive(Debug, Default)]
-pub struct Stop(AtomicBool);
+pub struct Stop {
+    flag: Arc<AtomicBool>,
+    deadline: Option<Instant>,
+}
 
 impl Stop {
     /// Asks every stage to end at its next check.
     pub fn raise(&self) {
-        self.0.store(true, Ordering::SeqCst);
+        self.flag.store(true, Ordering::SeqCst);
     }
-    /// Whether a stop was asked for.
+    /// Whether a stop was asked for, or the time is up.
     pub fn is_raised(&self) -> bool {
-        self.0.load(Ordering::SeqCst)
+        self.flag.load(Ordering::SeqCst) || self.deadline.is_some_and(|end| Instant::now() >= end)
+    }
+    /// The same flag, which also counts as raised from `deadline` on.
+    #[must_use]
+    pub fn until(&self, deadline: Option<Instant>) -> Self {
+        Self { flag: self.flag.clone(), deadline }
     }
 }
 
@@ -170,6 +186,9 @@ pub enum Failure {
     /// The stage failed; its own error says why.
     #[error(transparent)]
     Stage(Box<dyn Error + Send + Sync>),
+    /// The stage failed in a way that another attempt may not.
+    #[error("{1}")]
+    Passing(Class, #[source] Box<dyn Error + Send + Sync>),
     /// The stage asked for an input that it did not declare.
     #[error("read of undeclared input `{0}`; this is a bug in the stage")]
     UndeclaredInput(String),
@@ -178,9 +197,88 @@ pub enum Failure {
     Stopped,
 }
 
+/// Failures that another attempt may not meet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Class {
+    /// The operating system refused to read or write.
+    Io,
+    /// There was not enough memory, on the host or on the device.
+    Memory,
+    /// A process was killed.
+    Killed,
+    /// A command ended with an exit code of its own.
+    Exit,
+    /// The time was up.
+    Timeout,
+}
+
+impl Class {
+    /// All of them.
+    pub const ALL: [Self; 5] = [Self::Io, Self::Memory, Self::Killed, Self::Exit, Self::Timeout];
+}
+
 impl Failure {
+    /// The class of the failure, if another attempt may not meet it.
+    pub fn class(&self) -> Option<Class> {
+        match self {
+            Self::Passing(class, _) => Some(*class),
+            Self::Stage(error) => class_of(&**error),
+            Self::UndeclaredInput(_) | Self::Stopped => None,
+        }
+    }
+
     /// Wraps a stage's own error.
     pub fn stage(error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
         Self::Stage(error.into())
+    }
+}
+
+/// What an error and its causes say of themselves. CUDA libraries tell that memory ran out in words only.
+fn class_of(error: &(dyn Error + 'static)) -> Option<Class> {
+    let causes = std::iter::successors(Some(error), |error| (*error).source());
+    for error in causes {
+        let words = error.to_string().to_ascii_lowercase().replace('_', " ");
+        if words.contains("out of memory") {
+            return Some(Class::Memory);
+        }
+        if error.is::<std::io::Error>() {
+            return Some(Class::Io);
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{io, time::Duration};
+
+    use super::*;
+
+    #[test]
+    fn failures_tell_whether_another_attempt_may_help() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("layer 3")]
+        struct Layer(#[source] io::Error);
+
+        let disk = || io::Error::other("disk");
+        let none: Option<Class> = None;
+        assert_eq!(Failure::stage("wrong shape").class(), none);
+        assert_eq!(Failure::Stopped.class(), none);
+        assert_eq!(Failure::stage(disk()).class(), Some(Class::Io));
+        assert_eq!(Failure::stage(Layer(disk())).class(), Some(Class::Io));
+        assert_eq!(Failure::stage("CUDA_ERROR_OUT_OF_MEMORY").class(), Some(Class::Memory));
+        assert_eq!(Failure::stage(Layer(io::Error::other("Out of memory"))).class(), Some(Class::Memory));
+        let killed = Failure::Passing(Class::Killed, "by signal 9".into());
+        assert_eq!((killed.class(), killed.to_string()), (Some(Class::Killed), "by signal 9".to_owned()));
+    }
+
+    #[test]
+    fn a_deadline_raises_its_own_stop_and_a_raised_stop_all() {
+        let stop = Stop::default();
+        let past = stop.until(Some(Instant::now()));
+        let later = stop.until(Some(Instant::now() + Duration::from_hours(1)));
+        assert_eq!([&stop, &past, &later].map(Stop::is_raised), [false, true, false]);
+        stop.raise();
+        assert_eq!([&stop, &past, &later].map(Stop::is_raised), [true; 3]);
     }
 }

@@ -2,13 +2,14 @@
 
 use std::{
     io::{BufWriter, Write},
-    sync::{Mutex, PoisonError},
+    path::PathBuf,
+    sync::{Mutex, PoisonError, atomic::Ordering},
     time::Instant,
 };
 
 use serde::Serialize;
 
-use super::{action::Progress, state::Status};
+use super::{action::Progress, memory::Watch, state::Status};
 use crate::store::Digest;
 
 /// One step of a run.
@@ -31,6 +32,31 @@ pub enum Event<'a> {
         /// The digest of its key.
         key: Digest,
         /// Why it runs.
+        why: &'a str,
+    },
+    /// A stage waits, because another process runs the same key.
+    StageWaits {
+        /// The stage's name.
+        stage: &'a str,
+        /// Who runs it.
+        owner: &'a str,
+    },
+    /// A stage must run again, because what it wrote was lost before it was read.
+    StageRewound {
+        /// The stage's name.
+        stage: &'a str,
+        /// Who wanted to read it.
+        reader: &'a str,
+    },
+    /// An attempt failed, and there will be another one.
+    StageRetries {
+        /// The stage's name.
+        stage: &'a str,
+        /// The number of the attempt that failed, from 1.
+        attempt: u32,
+        /// Seconds until the next one.
+        pause: f64,
+        /// Why it failed.
         why: &'a str,
     },
     /// A running stage enters a phase.
@@ -100,14 +126,25 @@ impl Reporter for Silent {
 
 /// Passes events on to a reporter and writes the lasting ones to the run's journal.
 pub(crate) struct Journal<'a> {
+    dir: PathBuf,
     reporter: &'a dyn Reporter,
     started: Instant,
     file: Mutex<BufWriter<Box<dyn Write + Send>>>,
 }
 
 impl<'a> Journal<'a> {
-    pub(crate) fn new(reporter: &'a dyn Reporter, file: Box<dyn Write + Send>) -> Self {
-        Self { reporter, started: Instant::now(), file: Mutex::new(BufWriter::new(file)) }
+    /// Writes to `file`; the logs of stages lie in `dir`.
+    pub(crate) fn new(reporter: &'a dyn Reporter, file: Box<dyn Write + Send>, dir: PathBuf) -> Self {
+        Self { dir, reporter, started: Instant::now(), file: Mutex::new(BufWriter::new(file)) }
+    }
+
+    /// Where a stage's log of an attempt lies.
+    pub(crate) fn log(&self, stage: &str, attempt: u32) -> PathBuf {
+        let name: String = stage.chars().map(|c| if c == '/' || c == '\0' { '_' } else { c }).collect();
+        let number = if attempt == 1 { String::new() } else { format!(".{attempt}") };
+        // Names of variants can be long; a file's name may not.
+        let name = if name.len() > 200 { crate::store::Digest::of(name.as_bytes()).short() } else { name };
+        self.dir.join(format!("{name}{number}.log"))
     }
 
     /// Seconds since the run started.
@@ -146,6 +183,7 @@ fn lasts(event: &Event<'_>) -> bool {
 pub(crate) struct StageProgress<'a> {
     pub(crate) stage: &'a str,
     pub(crate) journal: &'a Journal<'a>,
+    pub(crate) watch: &'a Watch,
 }
 
 impl Progress for StageProgress<'_> {
@@ -160,6 +198,9 @@ impl Progress for StageProgress<'_> {
     }
     fn say(&self, text: &str) {
         self.journal.tell(&Event::Say { stage: self.stage, text });
+    }
+    fn memory(&self, bytes: u64) {
+        self.watch.children.fetch_max(bytes, Ordering::Relaxed);
     }
 }
 
@@ -206,7 +247,7 @@ mod tests {
     #[test]
     fn a_journal_that_cannot_be_written_does_not_stop_the_telling() {
         let count = Count::default();
-        let journal = Journal::new(&count, Box::new(Full));
+        let journal = Journal::new(&count, Box::new(Full), PathBuf::new());
         for _ in 0..3 {
             journal.tell(&Event::Say { stage: "svd", text: "x" });
         }
@@ -246,8 +287,9 @@ mod tests {
     #[test]
     fn all_events_are_shown_and_the_lasting_ones_kept() {
         let (memory, count) = (Memory::default(), Count::default());
-        let journal = Journal::new(&count, Box::new(memory.clone()));
-        let progress = StageProgress { stage: "svd", journal: &journal };
+        let journal = Journal::new(&count, Box::new(memory.clone()), PathBuf::new());
+        let watch = Watch::start();
+        let progress = StageProgress { stage: "svd", journal: &journal, watch: &watch };
         progress.phase("layers", Some(6), "layers");
         progress.advance(1);
         progress.note("rank 96");

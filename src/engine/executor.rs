@@ -1,16 +1,20 @@
-//! The run: ready → key → hit or queued → running → done. Knows no terminal, no manifest and no tensors.
+//! The run: ready → key → hit or queued → claimed → running → done. Knows no terminal, no manifest and no tensors.
 //!
 //! One thread, the caller's, owns all state. Ready nodes are looked up in parallel, in waves; each running stage has a thread of
 //! its own, at most `jobs` of the CPU pool and one of the device pool at a time.
 
+mod dispatch;
+mod rewind;
+
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     fs::File,
     sync::{
         Arc,
-        mpsc::{self, Receiver, Sender},
+        mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
     thread,
+    time::Duration,
 };
 
 use rayon::prelude::*;
@@ -18,6 +22,7 @@ use rayon::prelude::*;
 use super::{
     action::{Pool, Stop},
     event::{Event, Journal, Reporter},
+    failure::chain,
     graph::{Graph, NodeId},
     latest::Latest,
     options::{EngineError, Mode, Options},
@@ -25,7 +30,7 @@ use super::{
     resolve::{Miss, Resolved},
     state::{State, States, Status},
     summary::{RunStatus, RunSummary, StageSummary},
-    worker::{Attempt, Job, chain},
+    worker::{Attempt, Job},
 };
 use crate::store::{self, Digest, Record, Store, StoreError};
 
@@ -52,7 +57,7 @@ impl Engine<'_> {
             path: events,
             source,
         })?;
-        let journal = Journal::new(reporter, Box::new(file));
+        let journal = Journal::new(reporter, Box::new(file), dir.clone());
         let names: Vec<&str> = self.graph.order().iter().map(|&id| self.name(id)).collect();
         journal.tell(&Event::RunStarted { run: &run, stages: &names });
 
@@ -78,6 +83,10 @@ impl Engine<'_> {
     }
 }
 
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const FOREVER: Duration = Duration::from_secs(u32::MAX as u64);
+
 /// The state of one run.
 struct Session<'a> {
     engine: &'a Engine<'a>,
@@ -91,6 +100,12 @@ struct Session<'a> {
     pools: [Workers; 2],
     /// The keys that are queued or running, each with the nodes that wait for it because they have the same.
     in_work: BTreeMap<Digest, Vec<NodeId>>,
+    /// Nodes whose keys another process runs; looked up again from time to time.
+    elsewhere: Vec<NodeId>,
+    /// The nodes of which it was told that another process runs them.
+    told: BTreeSet<NodeId>,
+    /// How often each node was sent back because what it reads was lost.
+    rewinds: BTreeMap<NodeId, u32>,
     /// Why nothing more is started.
     halted: Option<String>,
     checkpointed: bool,
@@ -124,6 +139,9 @@ impl<'a> Session<'a> {
             stages: vec![None; n],
             pools: [pool(engine.options.jobs.max(1)), pool(1)],
             in_work: BTreeMap::new(),
+            elsewhere: Vec::new(),
+            told: BTreeSet::new(),
+            rewinds: BTreeMap::new(),
             halted: None,
             checkpointed: false,
         }
@@ -140,17 +158,30 @@ impl<'a> Session<'a> {
         }
         let (done, results): (Sender<Attempt>, Receiver<Attempt>) = mpsc::channel();
         let mut ready = self.states.roots();
+        let mut pause = SHORTEST_PAUSE;
         loop {
             self.look_at_stop();
             while !ready.is_empty() && self.halted.is_none() {
                 ready = self.resolve_wave(&ready);
             }
             self.dispatch(scope, &done);
-            if self.pools.iter().all(|p| p.running == 0) {
+            let idle = self.pools.iter().all(|p| p.running == 0);
+            if idle && (self.elsewhere.is_empty() || self.halted.is_some()) {
                 break;
             }
-            let attempt = results.recv().expect("this thread holds a sender");
-            ready.extend(self.take(attempt));
+            // Nobody tells when another process is done, nor when a stop is raised while nothing runs here.
+            let wait = if self.elsewhere.is_empty() { FOREVER } else { pause };
+            match results.recv_timeout(wait) {
+                Ok(attempt) => {
+                    ready.extend(self.take(attempt));
+                    pause = SHORTEST_PAUSE;
+                }
+                Err(RecvTimeoutError::Timeout) => {
+                    ready.append(&mut self.elsewhere);
+                    pause = (pause * 2).min(LONGEST_PAUSE);
+                }
+                Err(RecvTimeoutError::Disconnected) => unreachable!("this thread holds a sender"),
+            }
         }
         self.skip_the_rest();
     }
@@ -164,7 +195,12 @@ impl<'a> Session<'a> {
     /// Looks ready nodes up; returns the nodes that become ready by hits.
     fn resolve_wave(&mut self, wave: &[NodeId]) -> Vec<NodeId> {
         const WORTH_THREADS: usize = 8;
-        for &id in wave {
+        // What a node reads may have been lost while it waited for another node or process of its key.
+        let (wave, early): (Vec<NodeId>, Vec<NodeId>) = wave.iter().partition(|id| self.states.has_all(**id));
+        for id in early {
+            self.states.set(id, State::Waiting);
+        }
+        for &id in &wave {
             self.states.set(id, State::Ready);
         }
         let (engine, modes, records, latest) = (self.engine, self.modes, &self.records, &self.latest);
@@ -213,33 +249,6 @@ impl<'a> Session<'a> {
         self.pools[pool_index(pool)].queue.push_back(Job { id, miss });
     }
 
-    fn dispatch<'scope>(&mut self, scope: &'scope thread::Scope<'scope, '_>, done: &Sender<Attempt>)
-    where
-        'a: 'scope,
-    {
-        self.look_at_stop();
-        if self.halted.is_some() {
-            return;
-        }
-        for pool in &mut self.pools {
-            while pool.running < pool.limit
-                && let Some(job) = pool.queue.pop_front()
-            {
-                pool.running += 1;
-                self.states.set(job.id, State::Running);
-                let (engine, journal, stop, done) = (self.engine, self.journal, self.stop, done.clone());
-                let node = engine.graph.node(job.id);
-                let why = sentence(&job.miss.reasons);
-                let (stage, kind, key) = (&node.name, node.action.kind(), job.miss.digest);
-                journal.tell(&Event::StageStarted { stage, kind, key, why: &why });
-                scope.spawn(move || {
-                    // The receiver lives until every attempt has reported.
-                    drop(done.send(engine.attempt(job, journal, stop)));
-                });
-            }
-        }
-    }
-
     /// Takes what a worker brought; returns the nodes that become ready by it.
     fn take(&mut self, attempt: Attempt) -> Vec<NodeId> {
         let id = attempt.id;
@@ -247,12 +256,18 @@ impl<'a> Session<'a> {
         self.pools[pool_index(pool)].running -= 1;
         self.checkpointed |= attempt.checkpointed;
         let twins = self.in_work.remove(&attempt.digest).unwrap_or_default();
+        if let Some(mut ready) = self.rewind(&attempt) {
+            ready.extend(twins);
+            return ready;
+        }
         let (status, why) = match &attempt.result {
+            Ok(_) if attempt.found => (Status::Cached, "another process made it meanwhile".to_owned()),
             Ok(_) => (Status::Ran, sentence(&attempt.reasons)),
             Err(error) => (Status::Failed, error.clone()),
         };
         let mut stage = self.engine.summary(id, status, why);
         (stage.key, stage.seconds, stage.reasons) = (Some(attempt.digest), attempt.seconds, attempt.reasons);
+        (stage.attempts, stage.peak_memory, stage.log) = (attempt.count, attempt.peak_memory, attempt.log);
         if let Ok((record, outputs)) = attempt.result {
             stage.outputs = outputs;
             let mut ready = self.succeed(id, stage, record);
@@ -329,6 +344,7 @@ impl<'a> Session<'a> {
         });
         RunSummary {
             run,
+            pipeline: self.engine.options.pipeline.clone(),
             status: if ok { RunStatus::Ok } else { RunStatus::Failed },
             seconds: self.journal.seconds(),
             stages: order.iter().filter_map(|id| self.stages[id.0].take()).collect(),

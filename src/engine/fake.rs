@@ -11,6 +11,7 @@ use serde_json::json;
 use super::{
     action::{Action, Cx, Failure, Numerics, OutputPort, Pool},
     graph::{Node, NodeId, Source},
+    limits::Limits,
 };
 
 /// The parameters' names of what ran, in order of start.
@@ -103,6 +104,7 @@ impl Fake {
             reads: Vec::new(),
             seed: 0,
             salt: None,
+            limits: Limits::default(),
         }
     }
 

@@ -12,7 +12,7 @@ use petgraph::{
     graph::{DiGraph, NodeIndex},
 };
 
-use super::action::Action;
+use super::{action::Action, limits::Limits};
 
 /// A node's place in the list given to [`Graph::new`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -32,6 +32,8 @@ pub struct Node {
     pub seed: u64,
     /// Set by the user to disown earlier results.
     pub salt: Option<String>,
+    /// What it may use and how often it is tried; never part of its key.
+    pub limits: Limits,
 }
 
 /// An output of a node.

@@ -6,7 +6,7 @@ use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions},
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 use crate::store::{self, Digest, Store};
@@ -24,17 +24,7 @@ impl Latest {
         let named = !pipeline.is_empty() && pipeline.len() < 50 && pipeline.chars().all(plain);
         let file = if named { pipeline.to_owned() } else { Digest::of(pipeline.as_bytes()).to_string() };
         let path = store.run_dir("latest")?.join(file);
-        let bytes = store::read_if_present(&path)?.unwrap_or_default();
-        let text = String::from_utf8_lossy(&bytes);
-        let mut keys = BTreeMap::new();
-        let mut lines = 0;
-        for line in text.lines() {
-            lines += 1;
-            let Some((digest, name)) = line.split_once(' ') else { continue };
-            if let (Ok(digest), Ok(name)) = (digest.parse(), serde_json::from_str::<String>(name)) {
-                keys.insert(name, digest);
-            }
-        }
+        let (keys, lines) = parse(&store::read_if_present(&path)?.unwrap_or_default());
         if lines > 2 * keys.len() + 100 {
             let fresh: String = keys.iter().map(|(name, digest)| line(name, digest)).collect();
             store.replace_file(&path, fresh.as_bytes())?;
@@ -56,6 +46,25 @@ impl Latest {
         }
         self.file.as_mut().map_or(Ok(()), |f| f.write_all(line(stage, &digest).as_bytes()))
     }
+}
+
+/// The keys in a file of this kind.
+pub(crate) fn read(path: &Path) -> store::Result<BTreeMap<String, Digest>> {
+    Ok(parse(&store::read_if_present(path)?.unwrap_or_default()).0)
+}
+
+/// The last key of each name, and the number of lines.
+fn parse(bytes: &[u8]) -> (BTreeMap<String, Digest>, usize) {
+    let text = String::from_utf8_lossy(bytes);
+    let (mut keys, mut lines) = (BTreeMap::new(), 0);
+    for line in text.lines() {
+        lines += 1;
+        let Some((digest, name)) = line.split_once(' ') else { continue };
+        if let (Ok(digest), Ok(name)) = (digest.parse(), serde_json::from_str::<String>(name)) {
+            keys.insert(name, digest);
+        }
+    }
+    (keys, lines)
 }
 
 fn line(stage: &str, digest: &Digest) -> String {

@@ -9,15 +9,19 @@
 pub mod action;
 pub mod event;
 pub mod executor;
+mod failure;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod graph;
 pub mod key;
 mod latest;
+pub mod limits;
+mod memory;
 pub mod options;
 mod preview;
 pub mod reason;
 mod resolve;
+pub mod roots;
 pub mod state;
 pub mod summary;
 #[cfg(test)]
@@ -25,4 +29,4 @@ mod tests;
 pub mod value;
 mod worker;
 
-pub(crate) use worker::chain;
+pub(crate) use failure::chain;

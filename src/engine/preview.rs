@@ -6,6 +6,7 @@ use rayon::prelude::*;
 
 use super::{
     executor::Engine,
+    failure::chain,
     graph::NodeId,
     key::Key,
     latest::Latest,
@@ -14,7 +15,6 @@ use super::{
     resolve::Resolved,
     state::Status,
     summary::{RunStatus, RunSummary, StageSummary},
-    worker::chain,
 };
 use crate::store::{self, Record};
 
@@ -39,6 +39,7 @@ impl Engine<'_> {
         let blocked = stages.iter().flatten().any(|s| matches!(s.status, Status::Blocked | Status::Failed));
         Ok(RunSummary {
             run: String::new(),
+            pipeline: self.options.pipeline.clone(),
             status: if blocked { RunStatus::Failed } else { RunStatus::Ok },
             seconds: started.elapsed().as_secs_f64(),
             stages: self.graph.order().iter().filter_map(|id| stages[id.0].take()).collect(),

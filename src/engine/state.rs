@@ -5,10 +5,10 @@ use super::graph::{Graph, NodeId};
 /// Where a node is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum State {
-    /// A producer is not done. Every node starts here.
+    /// A producer is not done. Every node starts here, and comes back when what it read was lost while it ran.
     Waiting,
-    /// All producers are `Cached` or `Ran`, so its key can be made. It stays so while another node of the same key runs, and is
-    /// then looked up again.
+    /// All producers are `Cached` or `Ran`, so its key can be made. It stays so while another node of the same key runs, here or
+    /// in another process, and is then looked up again. A node whose outputs were lost comes back here.
     Ready,
     /// Its key is not in the cache; it waits for a worker.
     Queued,
@@ -85,13 +85,21 @@ impl<'a> States<'a> {
         let fits = match from {
             Waiting if to == Ready => self.missing[id.0] == 0,
             Waiting => matches!(to, Done(Status::Blocked | Status::Skipped)),
-            Ready => matches!(to, Ready | Queued | Done(Status::Cached | Status::Failed | Status::Skipped)),
-            Queued => matches!(to, Running | Done(Status::Skipped)),
-            Running => matches!(to, Done(Status::Ran | Status::Failed)),
-            Done(_) => false,
+            Ready => matches!(
+                to,
+                Ready | Waiting | Queued | Done(Status::Cached | Status::Failed | Status::Skipped)
+            ),
+            Queued => matches!(to, Ready | Running | Done(Status::Failed | Status::Skipped)),
+            Running => matches!(to, Waiting | Done(Status::Cached | Status::Ran | Status::Failed)),
+            Done(status) => status.is_ok() && to == Ready,
         };
         assert!(fits, "node {} cannot go from {from:?} to {to:?}", id.0);
         self.nodes[id.0] = to;
+        if matches!(from, State::Done(_)) {
+            for reader in self.graph.readers(id) {
+                self.missing[reader.0] += 1;
+            }
+        }
         if !matches!(to, Done(status) if status.is_ok()) {
             return Vec::new();
         }
@@ -104,6 +112,11 @@ impl<'a> States<'a> {
         }
         freed.sort_unstable();
         freed
+    }
+
+    /// Whether all that a node reads is there.
+    pub(crate) fn has_all(&self, id: NodeId) -> bool {
+        self.missing[id.0] == 0
     }
 
     /// The nodes that have all they need from the start.
@@ -154,6 +167,18 @@ mod tests {
     }
 
     #[test]
+    fn a_node_whose_outputs_were_lost_holds_its_readers_up_again() {
+        let graph = diamond();
+        let mut states = States::new(&graph);
+        finish(&mut states, 0);
+        finish(&mut states, 1);
+        states.set(NodeId(0), State::Ready);
+        assert_eq!([1, 2, 3].map(|id| states.has_all(NodeId(id))), [false, false, false]);
+        assert_eq!(states.set(NodeId(0), State::Done(Status::Cached)), [NodeId(2)], "1 is done already");
+        assert_eq!(finish(&mut states, 2), [NodeId(3)]);
+    }
+
+    #[test]
     fn only_the_moves_of_a_run_are_possible() {
         use State::{Done, Queued, Ready, Running, Waiting};
         let all = [
@@ -170,11 +195,18 @@ mod tests {
             Done(Status::Maybe),
         ];
         // From each state, the moves of a node that has all it needs.
-        let moves: [(&[State], &[State]); 4] = [
+        let moves: [(&[State], &[State]); 5] = [
             (&[], &[Ready, Done(Status::Skipped), Done(Status::Blocked)]),
-            (&[Ready], &[Ready, Queued, Done(Status::Cached), Done(Status::Failed), Done(Status::Skipped)]),
-            (&[Ready, Queued], &[Running, Done(Status::Skipped)]),
-            (&[Ready, Queued, Running], &[Done(Status::Ran), Done(Status::Failed)]),
+            (
+                &[Ready],
+                &[Waiting, Ready, Queued, Done(Status::Cached), Done(Status::Failed), Done(Status::Skipped)],
+            ),
+            (&[Ready, Queued], &[Ready, Running, Done(Status::Failed), Done(Status::Skipped)]),
+            (
+                &[Ready, Queued, Running],
+                &[Waiting, Done(Status::Cached), Done(Status::Ran), Done(Status::Failed)],
+            ),
+            (&[Ready, Queued, Running, Done(Status::Ran)], &[Ready]),
         ];
         let graph = diamond();
         for (way, allowed) in moves {
@@ -208,11 +240,11 @@ mod tests {
     }
 
     #[test]
-    #[should_panic(expected = "cannot go from Done(Cached) to Ready")]
+    #[should_panic(expected = "cannot go from Done(Cached) to Queued")]
     fn nothing_happens_to_a_node_that_is_done() {
         let graph = diamond();
         let mut states = States::new(&graph);
         finish(&mut states, 0);
-        states.set(NodeId(0), State::Ready);
+        states.set(NodeId(0), State::Queued);
     }
 }

@@ -12,6 +12,8 @@ use crate::store::{self, Digest, Record, Store};
 pub struct RunSummary {
     /// The run's name; empty for a plan.
     pub run: String,
+    /// The pipeline's name.
+    pub pipeline: String,
     /// Whether every selected stage is in the cache now; for a plan, whether nothing is blocked.
     pub status: RunStatus,
     /// How long it took.
@@ -45,6 +47,12 @@ pub struct StageSummary {
     pub kind: &'static str,
     /// How it ended.
     pub status: Status,
+    /// How often it was tried, if it ran.
+    pub attempts: u32,
+    /// How much memory it took at most, in bytes, if that is known.
+    pub peak_memory: Option<u64>,
+    /// Its log, if it wrote one.
+    pub log: Option<PathBuf>,
     /// Why, in one line.
     pub why: String,
     /// How long it ran now; 0 when it did not.
@@ -79,6 +87,9 @@ impl StageSummary {
             kind,
             status,
             why: why.into(),
+            attempts: 0,
+            peak_memory: None,
+            log: None,
             seconds: 0.0,
             key: None,
             outputs: BTreeMap::new(),

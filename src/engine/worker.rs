@@ -1,28 +1,29 @@
 //! One attempt at one node: private folders, the stage itself, and publishing. A panic is a failure like any other.
 
 use std::{
-    any::Any,
     collections::BTreeMap,
-    error::Error,
     fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
-    path::Path,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::Instant,
+    thread,
+    time::{Duration, Instant},
 };
 
 use super::{
     action::{Checkpoints, Cx, Failure, Files, Stop},
-    event::{Journal, StageProgress},
+    event::{Event, Journal, StageProgress},
     executor::Engine,
+    failure::{AttemptError, message},
     graph::{Node, NodeId},
+    memory::Watch,
     resolve::{Miss, ReadFile},
     summary::{self, OutputSummary},
 };
-use crate::store::{Digest, Made, Record, Slot, Store, StoreError, Workdir};
+use crate::store::{Digest, Lookup, Made, Record, Slot, Store, StoreError, Workdir};
 
 /// A node that a worker takes.
 pub(crate) struct Job {
@@ -35,76 +36,164 @@ pub(crate) struct Attempt {
     pub(crate) id: NodeId,
     pub(crate) digest: Digest,
     pub(crate) seconds: f64,
+    /// How often it was tried.
+    pub(crate) count: u32,
+    pub(crate) peak_memory: Option<u64>,
+    /// The log of the last attempt, if the stage wrote one.
+    pub(crate) log: Option<PathBuf>,
     pub(crate) reasons: Vec<super::reason::Reason>,
     pub(crate) result: Result<(Arc<Record>, BTreeMap<String, OutputSummary>), String>,
+    /// Whether another process recorded the key before this one began.
+    pub(crate) found: bool,
+    /// The producers whose outputs were lost, if it failed.
+    pub(crate) lost: Vec<NodeId>,
     /// Whether it was stopped with a checkpoint to go on from.
     pub(crate) checkpointed: bool,
 }
 
-#[derive(Debug, thiserror::Error)]
-enum AttemptError {
-    #[error("{}", chain(.0))]
-    Failure(#[from] Failure),
-    #[error("panicked: {0}")]
-    Panic(String),
-    #[error("{}", chain(.0))]
-    Store(#[from] StoreError),
-    #[error("file `{0}` changed while the stage read it; run again once it is settled")]
-    ReadChanged(String),
-    #[error("wrote `{0}` beside its outputs; only its declared outputs are kept")]
-    Stray(String),
+/// One attempt at a node.
+struct Try<'a> {
+    id: NodeId,
+    /// Its number, from 1.
+    count: u32,
+    forced: bool,
+    started: Instant,
+    log: PathBuf,
+    watch: &'a Watch,
+}
+
+/// What a run of a node leaves.
+struct Outcome {
+    record: Arc<Record>,
+    outputs: BTreeMap<String, OutputSummary>,
+    found: bool,
 }
 
 impl Engine<'_> {
-    /// Runs a node on this thread.
+    /// Runs a node on this thread, as often as its limits allow.
     pub(crate) fn attempt(&self, job: Job, journal: &Journal<'_>, stop: &Stop) -> Attempt {
         let Job { id, mut miss } = job;
         let started = Instant::now();
         let _span = tracing::info_span!("stage", name = self.name(id)).entered();
         let kept = Kept { store: self.store, key: miss.digest, published: AtomicBool::new(false) };
-        let run = || self.try_run(id, &mut miss, &kept, (journal, stop, started));
-        let result = catch_unwind(AssertUnwindSafe(run))
-            .unwrap_or_else(|payload| Err(AttemptError::Panic(message(&*payload))));
-        let stopped = matches!(&result, Err(AttemptError::Failure(Failure::Stopped)));
-        let checkpointed = stopped && (kept.published.into_inner() || self.has_checkpoint(&miss.digest));
-        let result = result.map_err(|e| {
-            if checkpointed {
-                format!("{e}; the next run goes on from its checkpoint")
-            } else {
-                e.to_string()
+        let (watch, mut count) = (Watch::start(), 1);
+        let forced = miss.slot.is_none();
+        let (result, log) = loop {
+            let try_ =
+                Try { id, count, forced, started, log: journal.log(self.name(id), count), watch: &watch };
+            let run = || self.try_run(&try_, &mut miss, &kept, (journal, stop));
+            let result = catch_unwind(AssertUnwindSafe(run))
+                .unwrap_or_else(|payload| Err(AttemptError::Panic(message(&*payload))));
+            match &result {
+                Err(error)
+                    if self.lost_inputs(id, &miss).is_empty()
+                        && self.again(id, error, count, (journal, stop)) =>
+                {
+                    count += 1;
+                }
+                _ => break (result, try_.log),
             }
-        });
-        let seconds = started.elapsed().as_secs_f64();
-        Attempt { id, digest: miss.digest, seconds, reasons: miss.reasons, result, checkpointed }
+        };
+        let stopped =
+            matches!(&result, Err(AttemptError::Failure(Failure::Stopped) | AttemptError::Timeout(_)));
+        let checkpointed = stopped && (kept.published.into_inner() || self.has_checkpoint(&miss.digest));
+        let lost = if result.is_err() { self.lost_inputs(id, &miss) } else { Vec::new() };
+        let (result, found) = match result {
+            Ok(Outcome { record, outputs, found }) => (Ok((record, outputs)), found),
+            Err(e) if checkpointed => (Err(format!("{e}; the next run goes on from its checkpoint")), false),
+            Err(e) => (Err(e.to_string()), false),
+        };
+        Attempt {
+            id,
+            digest: miss.digest,
+            seconds: started.elapsed().as_secs_f64(),
+            count,
+            peak_memory: watch.peak(),
+            log: kept_log(log),
+            reasons: miss.reasons,
+            result,
+            found,
+            lost,
+            checkpointed,
+        }
     }
 
-    fn has_checkpoint(&self, key: &Digest) -> bool {
-        self.store.latest_checkpoint(key).is_ok_and(|c| c.is_some())
+    /// Waits for the next attempt, if there is to be one.
+    fn again(
+        &self,
+        id: NodeId,
+        error: &AttemptError,
+        count: u32,
+        (journal, stop): (&Journal<'_>, &Stop),
+    ) -> bool {
+        let node = self.graph.node(id);
+        let Some(pause) = node.limits.retry.pause(count, error.class()).filter(|_| !stop.is_raised()) else {
+            return false;
+        };
+        let (stage, why) = (&*node.name, &*error.to_string());
+        journal.tell(&Event::StageRetries { stage, attempt: count, pause: pause.as_secs_f64(), why });
+        let end = Instant::now() + pause;
+        while Instant::now() < end && !stop.is_raised() {
+            thread::sleep(Duration::from_millis(20).min(end.saturating_duration_since(Instant::now())));
+        }
+        !stop.is_raised()
     }
 
     fn try_run(
         &self,
-        id: NodeId,
+        try_: &Try<'_>,
         miss: &mut Miss,
         kept: &Kept<'_>,
-        (journal, stop, started): (&Journal<'_>, &Stop, Instant),
-    ) -> Result<(Arc<Record>, BTreeMap<String, OutputSummary>), AttemptError> {
-        let node = self.graph.node(id);
-        let slot = match miss.slot.take() {
-            Some(slot) => slot,
-            None => self.store.refresh(&miss.digest)?,
+        (journal, stop): (&Journal<'_>, &Stop),
+    ) -> Result<Outcome, AttemptError> {
+        let node = self.graph.node(try_.id);
+        if let Some(&producer) = self.lost_inputs(try_.id, miss).first() {
+            return Err(AttemptError::InputLost(self.name(producer).to_owned()));
+        }
+        let slot = match (try_.forced, try_.count) {
+            (true, 1) => self.store.refresh(&miss.digest)?,
+            (true, _) => self.store.retry(&miss.digest),
+            // Between the first look and the claim, another process may have been done.
+            (false, _) => match self.store.lookup(&miss.digest)? {
+                Lookup::Miss(slot) => slot,
+                Lookup::Hit(record) => {
+                    let outputs = summary::outputs(self.store, &record)?;
+                    return Ok(Outcome { record: Arc::new(record), outputs, found: true });
+                }
+            },
         };
         let ports: Vec<&str> = node.action.outputs().iter().map(|o| o.name).collect();
         let work = slot.workdir(&ports)?;
-        let progress = StageProgress { stage: &node.name, journal };
-        let cx = self.context(node, miss, &work, (&progress, kept, stop))?;
-        node.action.run(&cx)?;
+        let progress = StageProgress { stage: &node.name, journal, watch: try_.watch };
+        let limited = stop.until(node.limits.timeout.map(|limit| Instant::now() + limit));
+        let mut cx = self.context(node, miss, &work, (&progress, kept, &limited))?;
+        cx.log.clone_from(&try_.log);
+        match (node.action.run(&cx), node.limits.timeout) {
+            (Err(Failure::Stopped), Some(limit)) if !stop.is_raised() => {
+                return Err(AttemptError::Timeout(limit));
+            }
+            (result, _) => result?,
+        }
         self.check_reads(&miss.reads)?;
         check_stray(&work, &ports)?;
-        let record = Arc::new(publish(slot, node, miss, &work, started)?);
+        let record = Arc::new(publish(slot, node, miss, &work, try_)?);
         tracing::debug!(key = %record.digest, "recorded");
         let outputs = summary::outputs(self.store, &record)?;
-        Ok((record, outputs))
+        Ok(Outcome { record, outputs, found: false })
+    }
+
+    /// The producers of inputs whose bytes are not there any more. A cache that cannot be read has lost nothing.
+    fn lost_inputs(&self, id: NodeId, miss: &Miss) -> Vec<NodeId> {
+        let sources = &self.graph.node(id).inputs;
+        let gone = miss.inputs.iter().filter(|(_, tree)| matches!(self.store.has(tree), Ok(false)));
+        let mut lost: Vec<NodeId> = gone.map(|(port, _)| sources[port].node).collect();
+        lost.sort_unstable();
+        lost.dedup();
+        lost
+    }
+
+    fn has_checkpoint(&self, key: &Digest) -> bool {
+        self.store.latest_checkpoint(key).is_ok_and(|c| c.is_some())
     }
 
     fn context<'a>(
@@ -123,6 +212,7 @@ impl Engine<'_> {
             reads: miss.reads.iter().map(|r| (r.name.clone(), r.path.clone())).collect(),
             out: work.out.clone(),
             scratch: work.scratch.clone(),
+            log: PathBuf::new(),
             seed: node.seed,
             device: self.options.device.clone(),
             progress,
@@ -149,13 +239,14 @@ fn publish(
     node: &Node,
     miss: &Miss,
     work: &Workdir,
-    started: Instant,
+    try_: &Try<'_>,
 ) -> Result<Record, StoreError> {
     let made = Made {
         kind: node.action.kind().to_owned(),
         key: miss.key.to_json(),
         ports: node.action.outputs().iter().map(|o| o.name.to_owned()).collect(),
-        seconds: started.elapsed().as_secs_f64(),
+        seconds: try_.started.elapsed().as_secs_f64(),
+        peak_memory: try_.watch.peak(),
         why: miss.reasons.iter().map(ToString::to_string).collect(),
     };
     slot.record(made, work)
@@ -171,6 +262,16 @@ fn check_stray(work: &Workdir, ports: &[&str]) -> Result<(), AttemptError> {
         }
     }
     Ok(())
+}
+
+/// A log that the stage wrote to; an empty one goes.
+fn kept_log(log: PathBuf) -> Option<PathBuf> {
+    let length = fs::metadata(&log).ok()?.len();
+    if length == 0 {
+        drop(fs::remove_file(&log));
+        return None;
+    }
+    Some(log)
 }
 
 /// The checkpoints of one key.
@@ -190,24 +291,4 @@ impl Checkpoints for Kept<'_> {
         self.published.store(true, Ordering::Relaxed);
         Ok(())
     }
-}
-
-/// An error and its causes in one line.
-pub(crate) fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        let words = error.to_string();
-        if !text.ends_with(&words) {
-            text = format!("{text}: {words}");
-        }
-        cause = error.source();
-    }
-    text
-}
-
-/// The words of a panic.
-fn message(payload: &(dyn Any + Send)) -> String {
-    let text = payload.downcast_ref::<&str>().map(|s| (*s).to_owned());
-    text.or_else(|| payload.downcast_ref::<String>().cloned()).unwrap_or_else(|| "no message".to_owned())
 }

@@ -11,7 +11,7 @@ use super::{
 };
 
 /// The keys that every stage has; a stage's own parameters need other names.
-pub const COMMON: [&str; 4] = ["kind", "seed", "salt", "matrix"];
+pub const COMMON: [&str; 7] = ["kind", "seed", "salt", "matrix", "timeout", "retry", "resources"];
 
 /// One `[stage.NAME]`.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub struct Entry<'s> {
     pub salt: Option<String>,
     /// The axes over which the stage is multiplied.
     pub matrix: Vec<Axis<'s>>,
+    /// `timeout`, `retry` and `resources`, as written.
+    pub limits: DeTable<'s>,
     /// The stage's own parameters.
     pub table: DeTable<'s>,
     /// Parameters left out of `table` because of a fault that has been reported.
@@ -71,6 +73,7 @@ impl<'s> Entry<'s> {
             seed: None,
             salt: None,
             matrix: Vec::new(),
+            limits: DeTable::new(),
             table: DeTable::new(),
             broken: Vec::new(),
         };
@@ -106,6 +109,7 @@ impl<'s> Entry<'s> {
                 let axes = table(&what, value, faults).unwrap_or_default();
                 self.matrix = axes.into_iter().map(|(key, values)| Axis::new(key, values, faults)).collect();
             }
+            "timeout" | "retry" | "resources" => drop(self.limits.insert(key, value)),
             _ => drop(self.table.insert(key, value)),
         }
     }

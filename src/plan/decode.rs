@@ -7,8 +7,9 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{PlanError, manual};
+use super::{PlanError, limits, manual};
 use crate::{
+    engine::limits::Limits,
     manifest::{COMMON, Entry, Fault, Manifest, Span, entry, near},
     stage::{self, InputPort, Invalid, table::Planned},
 };
@@ -17,6 +18,7 @@ use crate::{
 pub(super) struct Stage<'m, 's> {
     pub(super) entry: &'m Entry<'s>,
     pub(super) row: Option<&'static stage::table::Entry>,
+    pub(super) limits: Limits,
     /// One for each combination of the stage's own matrix; fewer after faults.
     pub(super) variants: Vec<Variant>,
     /// Whether a fault was reported, so that nothing can be built on it.
@@ -67,7 +69,10 @@ pub(super) fn stage<'m, 's>(
     row: Option<&'static stage::table::Entry>,
     faults: &mut Vec<Fault<PlanError>>,
 ) -> Stage<'m, 's> {
-    let mut stage = Stage { entry, row, variants: Vec::new(), broken: row.is_none() };
+    let before = faults.len();
+    let limits = limits::decode(&entry.limits, &entry.header, faults);
+    let broken = row.is_none() || faults.len() > before;
+    let mut stage = Stage { entry, row, limits, variants: Vec::new(), broken };
     let Some(row) = row else { return stage };
     for own in combinations(entry) {
         let mut table = entry.table.clone();
@@ -223,7 +228,7 @@ fn key_of_stage(row: &stage::table::Entry, known: &[&str]) -> bool {
 }
 
 /// Names of machine types become plain words: `invalid type: string "x", expected u32`.
-fn in_words(message: &str) -> Cow<'_, str> {
+pub(super) fn in_words(message: &str) -> Cow<'_, str> {
     let Some((found, expected)) = message.split_once(", expected ") else { return message.into() };
     let expected = match expected {
         "u8" | "u16" | "u32" | "u64" | "usize" => "a whole number that is not negative",

@@ -12,7 +12,7 @@ use super::{
     decode::{Stage, Variant},
 };
 use crate::{
-    engine::action::Action,
+    engine::{action::Action, limits::Limits},
     manifest::{Fault, Span, near},
     stage::Read,
 };
@@ -194,6 +194,7 @@ struct Shared {
     reads: Result<Vec<Read>, Arc<Fault<PlanError>>>,
     seed: u64,
     salt: Option<String>,
+    limits: Limits,
     place: Span,
 }
 
@@ -207,6 +208,7 @@ impl Shared {
             reads,
             seed: variant.seed,
             salt: stage.entry.salt.clone(),
+            limits: stage.limits.clone(),
             place: stage.entry.place.clone(),
         }
     }
@@ -225,6 +227,7 @@ impl Shared {
             reads: self.reads.clone(),
             seed: self.seed,
             salt: self.salt.clone(),
+            limits: self.limits.clone(),
             place: self.place.clone(),
         }
     }

@@ -6,6 +6,7 @@ mod decode;
 pub mod error;
 mod expand;
 mod graph;
+mod limits;
 pub mod manual;
 mod order;
 pub mod schema;
@@ -21,7 +22,7 @@ use std::{
 pub use error::PlanError;
 
 use crate::{
-    engine::action::Action,
+    engine::{action::Action, limits::Limits},
     manifest::{Fault, Manifest, Options, Sources, Span},
     stage::{self, Read},
 };
@@ -52,6 +53,8 @@ pub struct Node {
     pub seed: u64,
     /// A text that sets its key apart.
     pub salt: Option<String>,
+    /// What it may use and how often it is tried.
+    pub limits: Limits,
     /// Where its name stands in the manifest.
     pub place: Span,
 }

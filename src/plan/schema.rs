@@ -3,7 +3,7 @@
 use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
-use super::manual::resolve;
+use super::{limits::Keys, manual::resolve};
 use crate::stage::table::Entry;
 
 /// The JSON Schema (draft 2020-12) of a manifest whose stages are those of `table`.
@@ -141,7 +141,11 @@ fn common(kind: &str) -> Map<String, Value> {
             "description": "Parameters with a list of values each: one stage for every combination."
         }
     });
-    keys.as_object().cloned().unwrap_or_default()
+    let mut keys = keys.as_object().cloned().unwrap_or_default();
+    let inline = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
+    let limits = SchemaGenerator::new(inline).into_root_schema_for::<Keys>().to_value();
+    keys.extend(limits["properties"].as_object().cloned().unwrap_or_default());
+    keys
 }
 
 /// A value, or the variable that holds it.

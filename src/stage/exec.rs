@@ -2,6 +2,7 @@
 
 mod files;
 mod process;
+mod saved;
 mod template;
 
 use std::{
@@ -19,7 +20,8 @@ use walkdir::WalkDir;
 
 use self::{
     files::{expand, matcher},
-    process::ProcessError,
+    process::failure,
+    saved::Saved,
     template::{Piece, parse},
 };
 use super::{Base, Input, InputPort, Invalid, Read, Stage, UserPath, code::Code};
@@ -35,7 +37,9 @@ use crate::{
 ///
 /// The command starts in an empty private folder in which the declared `files` lie at their paths as seen from the
 /// manifest. It sees the environment variables `PATH`, `HOME`, `LANG=C` and those in `env`, nothing else. What it prints goes
-/// to a log, whose end is shown if it fails. The program itself is not part of the key: list scripts in `files`, and change
+/// to a log, whose end is shown if it fails. A long command can go on where it was: what it leaves in the folder `$MLA_CKPT_DIR`
+/// when it is stopped (it gets SIGTERM and has five seconds), or when it ends with exit code 75, is kept, and the next attempt finds
+/// it in the folder `$MLA_RESUME_FROM`, which is set only then. The program itself is not part of the key: list scripts in `files`, and change
 /// `salt` when a program changed.
 ///
 /// ```toml
@@ -136,7 +140,7 @@ fn at(path: &Path) -> impl FnOnce(io::Error) -> Failure + '_ {
 impl Stage for Exec {
     const KIND: &'static str = "exec";
     // Its bytes are those of the command; raise this when the command sees something else.
-    const CODE: Code = &[("exec", "1")];
+    const CODE: Code = &[("exec", "2")];
     const NUMERICS: Numerics = Numerics::Bitwise;
     const OUTPUTS: &'static [OutputPort] = &[OutputPort { name: "out", kind: FileSet::KIND }];
 
@@ -210,13 +214,15 @@ impl Stage for Exec {
             command.envs(std::env::var_os(name).map(|value| (name, value)));
         }
         command.envs(self.env.iter().filter_map(|var| Some((&var.name, var.value.as_ref()?))));
-        process::run(command, &cx.scratch.join("log"), cx.stop, cx.progress).map_err(
-            |error| match error {
-                ProcessError::Stopped => Failure::Stopped,
-                error => Failure::stage(error),
-            },
-        )?;
-        self.keep_declared(cx)
+        let saved = Saved::prepare(cx)?;
+        command.envs(saved.env());
+        match process::run(command, &cx.log, cx.stop, cx.progress) {
+            Ok(()) => self.keep_declared(cx),
+            Err(error) => {
+                saved.publish(cx, &error)?;
+                Err(failure(error))
+            }
+        }
     }
 }
 

@@ -68,6 +68,7 @@ impl Bench {
             reads: self.reads.clone(),
             out: self.out(),
             scratch,
+            log: self.dir.path().join("log"),
             seed: self.seed,
             device: "cpu".to_owned(),
             progress,

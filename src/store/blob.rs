@@ -2,8 +2,7 @@
 
 use std::{
     collections::BTreeSet,
-    fs::{self, Permissions},
-    io,
+    fs, io,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
 };
@@ -76,22 +75,23 @@ impl Store {
         }
     }
 
-    /// Publishes the files below a private folder as blobs: all bytes are durable when it returns.
-    pub(crate) fn put_dir(&self, dir: &Path) -> Result<Vec<TreeFile>> {
+    /// Hashes the files below a private folder and makes those durable that the cache lacks. This is what takes long.
+    pub(crate) fn prepare_dir(&self, dir: &Path) -> Result<Vec<(TreeFile, PathBuf)>> {
+        use rayon::prelude::*;
         let mut found = Vec::new();
         walk(dir, "", &mut found)?;
-        self.put_files(found)
+        let prepare = |(name, path): (String, PathBuf)| {
+            let (blob, size) = Digest::of_file(&path).map_err(StoreError::io("read", &path))?;
+            if self.check_blob(&blob, size)?.is_err() {
+                disk::protect(&path)?;
+            }
+            Ok((TreeFile { name, blob, size }, path))
+        };
+        found.into_par_iter().map(prepare).collect()
     }
 
-    fn put_files(&self, found: Vec<(String, PathBuf)>) -> Result<Vec<TreeFile>> {
-        use rayon::prelude::*;
-        let hashed: Vec<(TreeFile, PathBuf)> = found
-            .into_par_iter()
-            .map(|(name, path)| {
-                let (blob, size) = Digest::of_file(&path).map_err(StoreError::io("read", &path))?;
-                Ok((TreeFile { name, blob, size }, path))
-            })
-            .collect::<Result<_>>()?;
+    /// Publishes prepared files as blobs: all bytes are durable when it returns. The caller holds [`Store::publishing`].
+    pub(crate) fn put_files(&self, hashed: Vec<(TreeFile, PathBuf)>) -> Result<Vec<TreeFile>> {
         let mut shards = BTreeSet::new();
         let mut stamps = Vec::new();
         for (file, path) in &hashed {
@@ -107,6 +107,12 @@ impl Store {
         Ok(hashed.into_iter().map(|(file, _)| file).collect())
     }
 
+    /// Both at once.
+    #[cfg(test)]
+    pub(crate) fn put_dir(&self, dir: &Path) -> Result<Vec<TreeFile>> {
+        self.put_files(self.prepare_dir(dir)?)
+    }
+
     /// Moves one file into `blob/`, unless it is there already; `Some` when it moved.
     fn put_blob(&self, file: &TreeFile, from: &Path) -> Result<Option<Stamp>> {
         if self.check_blob(&file.blob, file.size)?.is_ok() {
@@ -114,8 +120,10 @@ impl Store {
         }
         let to = self.blob_path(&file.blob);
         self.make_shard("blob", &file.blob)?;
-        fs::set_permissions(from, Permissions::from_mode(0o444)).map_err(StoreError::io("protect", from))?;
-        disk::sync_file(from)?;
+        let meta = fs::symlink_metadata(from).map_err(StoreError::io("read", from))?;
+        if meta.permissions().mode() & 0o777 != 0o444 {
+            disk::protect(from)?; // it was there when the file was prepared
+        }
         fs::rename(from, &to).map_err(StoreError::io("publish", &to))?;
         let meta = fs::symlink_metadata(&to).map_err(StoreError::io("read", &to))?;
         Ok(Some(Stamp::of(&meta)))
@@ -153,7 +161,7 @@ mod tests {
     }
 
     fn overwrite(path: &Path, bytes: &[u8]) {
-        fs::set_permissions(path, Permissions::from_mode(0o644)).unwrap();
+        fs::set_permissions(path, fs::Permissions::from_mode(0o644)).unwrap();
         fs::write(path, bytes).unwrap();
     }
 

@@ -2,11 +2,15 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
+/// The time of the wall clock.
+#[expect(clippy::disallowed_methods, reason = "run bookkeeping: this is the clock's single home")]
+pub(crate) fn now() -> SystemTime {
+    SystemTime::now()
+}
+
 /// Nanoseconds since 1970.
 pub(crate) fn now_ns() -> i64 {
-    #[expect(clippy::disallowed_methods, reason = "run bookkeeping: this is the clock's single home")]
-    let now = SystemTime::now();
-    now.duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64)
+    now().duration_since(UNIX_EPOCH).map_or(0, |d| d.as_nanos() as i64)
 }
 
 /// A name for a run that sorts by time: `20261123-152518-3fa9c1`.

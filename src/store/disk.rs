@@ -1,8 +1,9 @@
 //! Small file-system steps that survive a power cut. Knows nothing of the cache's layout.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Permissions},
     io::{self, Write},
+    os::unix::fs::PermissionsExt,
     path::Path,
 };
 
@@ -16,6 +17,21 @@ pub(crate) fn sync_dir(dir: &Path) -> Result<()> {
 /// Makes a file's bytes durable.
 pub(crate) fn sync_file(path: &Path) -> Result<()> {
     File::open(path).and_then(|f| f.sync_all()).map_err(StoreError::io("flush", path))
+}
+
+/// Makes a file read-only and its bytes durable.
+pub(crate) fn protect(path: &Path) -> Result<()> {
+    fs::set_permissions(path, Permissions::from_mode(0o444)).map_err(StoreError::io("protect", path))?;
+    sync_file(path)
+}
+
+/// A new file with the bytes of another one: sharing its blocks where the file system can, else copied. Not yet durable.
+pub(crate) fn clone_or_copy(from: &Path, to: &Path) -> io::Result<()> {
+    let (mut source, mut target) = (File::open(from)?, File::create_new(to)?);
+    if rustix::fs::ioctl_ficlone(&target, &source).is_err() {
+        io::copy(&mut source, &mut target)?;
+    }
+    Ok(())
 }
 
 /// Writes a file and makes its bytes durable; its name becomes durable with the next [`sync_dir`].

@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use super::blob::Flaw;
+
 /// An error of the cache.
 #[derive(Debug, thiserror::Error)]
 pub enum StoreError {
@@ -38,6 +40,20 @@ pub enum StoreError {
     #[error("output file name {} is not valid UTF-8", path.display())]
     Name {
         /// The offending path.
+        path: PathBuf,
+    },
+    /// An object of another cache that is not what it should be.
+    #[error("{} {flaw}", path.display())]
+    Import {
+        /// The object.
+        path: PathBuf,
+        /// What is wrong with it.
+        flaw: Flaw,
+    },
+    /// A file that says what a clean-up must keep cannot be read.
+    #[error("{} does not say what to keep in a way that this version reads; remove it if it is damaged", path.display())]
+    BadRoot {
+        /// The file.
         path: PathBuf,
     },
     /// A stage returned without writing an output.

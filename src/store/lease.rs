@@ -1,16 +1,18 @@
-//! A lease: one locked file per process that uses the cache, and a private folder that others remove once the owner is dead.
-//!
-//! The operating system drops the lock when the owner ends, however it ends, so no heartbeat and no process id are needed.
+//! A lease: one held file per process that uses the cache, and a private folder that others remove once the owner is dead.
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, OpenOptions},
     path::{Path, PathBuf},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::{
     clock, disk,
     error::{Result, StoreError},
+    owner::{self, Heart},
 };
 
 /// A live claim on `tmp/<name>/`.
@@ -18,7 +20,8 @@ pub(crate) struct Lease {
     file: PathBuf,
     tmp: PathBuf,
     next: AtomicU64,
-    _lock: File,
+    heart: Heart,
+    _lock: Arc<File>,
 }
 
 impl Lease {
@@ -30,17 +33,25 @@ impl Lease {
         let file = root.join("lease").join(&name);
         // Locked under a hidden name first: a lease that others can see is always locked while its owner lives.
         let hidden = root.join("lease").join(format!(".{name}"));
-        let lock = File::create_new(&hidden).map_err(StoreError::io("make the lease", &hidden))?;
-        lock.lock().map_err(StoreError::io("lock", &hidden))?;
+        let opened = OpenOptions::new().read(true).write(true).create_new(true).open(&hidden);
+        let mut lock = opened.map_err(StoreError::io("make the lease", &hidden))?;
+        let _new_so_nobody_holds_it = owner::take(&mut lock).map_err(StoreError::io("lock", &hidden))?;
         fs::rename(&hidden, &file).map_err(StoreError::io("publish the lease", &file))?;
         let tmp = root.join("tmp").join(&name);
         disk::make_dir(&tmp)?;
-        Ok(Self { file, tmp, next: AtomicU64::new(0), _lock: lock })
+        let (lock, heart) = (Arc::new(lock), Heart::default());
+        heart.beat_for(&lock);
+        Ok(Self { file, tmp, next: AtomicU64::new(0), heart, _lock: lock })
     }
 
     /// A path in the private folder that nobody used before.
     pub(crate) fn fresh(&self, what: &str) -> PathBuf {
         self.tmp.join(format!("{what}-{}", self.next.fetch_add(1, Ordering::Relaxed)))
+    }
+
+    /// What shows other hosts that this process lives.
+    pub(crate) fn heart(&self) -> &Heart {
+        &self.heart
     }
 
     /// The private folder.
@@ -71,8 +82,7 @@ pub(crate) fn sweep(root: &Path) -> Result<()> {
         if half_made && entry.metadata().is_ok_and(|m| age(&m) < HALF_MADE_NS) {
             continue;
         }
-        // An error means that the owner lives or has just removed it.
-        if File::open(entry.path()).is_ok_and(|f| f.try_lock().is_ok()) {
+        if is_dead(&entry.path()) {
             drop(disk::remove(&root.join("tmp").join(&name)));
             drop(disk::remove(&entry.path()));
         }
@@ -83,6 +93,12 @@ pub(crate) fn sweep(root: &Path) -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// Whether nobody holds a file. An error means that its owner lives or has just removed it.
+pub(crate) fn is_dead(path: &Path) -> bool {
+    let opened = OpenOptions::new().read(true).write(true).open(path);
+    opened.is_ok_and(|mut file| matches!(owner::take(&mut file), Ok(Ok(()))))
 }
 
 #[cfg(test)]

@@ -7,8 +7,10 @@
 //! ckpt/<key>/       checkpoints of keys that are not recorded yet
 //! view/<tree>/      links that show blobs under their own names; can be deleted
 //! lease/ tmp/       one locked file and one private folder per live process
+//! claim/            one locked file per key that some process runs now
 //! bad/              wrong objects, moved out of the way; never read
-//! root/             reserved for what a clean-up must keep
+//! root/             names of keys that a clean-up must keep
+//! gc/               the lock of clean-ups and publishers, and the blobs that will go
 //! run/              journals, and the last key of every stage, for `why`
 //! stamps            which version of which file was hashed; can be deleted
 //! ```
@@ -18,16 +20,21 @@
 //! `act/` once. A crash before that leaves at most blobs that nobody names. A *hit* means that the record's checksum fits and
 //! that every blob is there with its size and a stamp (device, inode, size, times) under which its bytes were hashed before;
 //! other stamps cost one full hash. A wrong object goes to `bad/`, its record becomes a miss, and its producer runs again.
-//! Only a [`Slot`], which only a miss gives, can record. Several processes may work at once: the first record of a key stays.
+//! Only a [`Slot`], which only a miss gives, can record. Several processes may work at once: a key
+//! is claimed before it runs, and the first record of a key stays.
 
 mod blob;
 mod checkpoint;
+mod claim;
 mod clock;
 mod digest;
 mod disk;
 mod error;
+mod gc;
 mod lease;
+mod owner;
 mod record;
+mod root;
 mod stamp;
 mod tree;
 mod verify;
@@ -41,11 +48,15 @@ use std::{
 };
 
 pub use blob::Flaw;
+pub use claim::{Claim, Claimed};
 pub(crate) use clock::run_id;
 pub use digest::{Digest, NotADigest};
-pub(crate) use disk::read_if_present;
+pub(crate) use disk::{clone_or_copy, read_if_present};
 pub use error::{Result, StoreError};
+pub use gc::{Collected, Policy};
+pub use owner::Owner;
 pub use record::{Lookup, Made, Record, Slot, Workdir};
+pub use root::Root;
 pub use stamp::Stamp;
 pub use tree::{Tree, TreeFile};
 pub use verify::Verified;
@@ -66,7 +77,7 @@ impl Store {
     /// Opens a cache, makes it if there is none, and removes what dead processes left in it.
     pub fn open(root: &Path) -> Result<Self> {
         check_format(root)?;
-        for dir in ["blob", "act", "ckpt", "view", "lease", "tmp", "bad", "root", "run"] {
+        for dir in ["blob", "act", "ckpt", "view", "lease", "claim", "gc", "tmp", "bad", "root", "run"] {
             disk::make_dir(&root.join(dir))?;
         }
         let root = fs::canonicalize(root).map_err(StoreError::io("open", root))?;

@@ -32,6 +32,9 @@ pub struct Record {
     pub outputs: BTreeMap<String, Tree>,
     /// How long the stage ran.
     pub seconds: f64,
+    /// How much memory it took at most, in bytes, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub peak_memory: Option<u64>,
     /// Why it ran, one sentence each.
     pub why: Vec<String>,
     /// When it was recorded: seconds since 1970.
@@ -49,6 +52,8 @@ pub struct Made {
     pub ports: Vec<String>,
     /// How long it ran.
     pub seconds: f64,
+    /// How much memory it took at most, in bytes, if that is known.
+    pub peak_memory: Option<u64>,
     /// Why it ran.
     pub why: Vec<String>,
 }
@@ -105,12 +110,39 @@ impl Store {
         Ok(Slot { store: self.clone(), digest: *digest, lost: None, replace: true })
     }
 
+    /// A slot as [`Store::refresh`] gives, for one more attempt that may go on from the checkpoints of the last.
+    pub fn retry(&self, digest: &Digest) -> Slot {
+        Slot { store: self.clone(), digest: *digest, lost: None, replace: true }
+    }
+
     /// The record of a key, without looking at its blobs.
     pub fn record(&self, digest: &Digest) -> Result<Option<Record>> {
         Ok(match self.load(digest)? {
             Loaded::Sound(record) => Some(record),
             Loaded::Absent | Loaded::Damaged => None,
         })
+    }
+
+    /// Takes a record and its bytes over from another cache.
+    pub fn import(&self, from: &Self, record: &Record) -> Result<()> {
+        let Some(key) = from.key(&record.digest)? else { return Ok(()) };
+        let _no_clean_up = self.publishing()?;
+        for file in record.outputs.values().flat_map(|tree| &tree.files) {
+            if self.check_blob(&file.blob, file.size)?.is_ok() {
+                continue;
+            }
+            self.make_shard("blob", &file.blob)?;
+            let (old, new) = (from.blob_path(&file.blob), self.blob_path(&file.blob));
+            // Not a hard link: that changes the stamp under which the other cache knows its blob.
+            let tmp = self.lease().fresh("import");
+            disk::clone_or_copy(&old, &tmp).map_err(StoreError::io("copy", &old))?;
+            disk::protect(&tmp)?;
+            fs::rename(&tmp, &new).map_err(StoreError::io("publish", &new))?;
+            if let Err(flaw) = self.check_blob(&file.blob, file.size)? {
+                return Err(StoreError::Import { path: old, flaw });
+            }
+        }
+        self.publish_record(record, &key, true)
     }
 
     /// The key that was hashed for a record, as JSON.
@@ -133,6 +165,15 @@ impl Store {
         }
     }
 
+    /// Whether all bytes of an artifact are there; wrong ones go to `bad/`.
+    pub fn has(&self, tree: &Tree) -> Result<bool> {
+        let mut whole = true;
+        for file in &tree.files {
+            whole &= self.check_blob(&file.blob, file.size)?.is_ok();
+        }
+        Ok(whole)
+    }
+
     fn first_flaw(&self, record: &Record) -> Result<Option<String>> {
         let mut first = None;
         for (port, tree) in &record.outputs {
@@ -150,7 +191,12 @@ impl Store {
         self.sharded("act", digest)
     }
 
-    fn publish_record(&self, record: &Record, key: &serde_json::Value, replace: bool) -> Result<()> {
+    pub(crate) fn publish_record(
+        &self,
+        record: &Record,
+        key: &serde_json::Value,
+        replace: bool,
+    ) -> Result<()> {
         let path = self.record_path(&record.digest);
         self.make_shard("act", &record.digest)?;
         let tmp = self.lease().fresh("record");
@@ -196,19 +242,25 @@ impl Slot {
     ///
     /// When another process recorded the key meanwhile, its record stays and is returned.
     pub fn record(self, made: Made, work: &Workdir) -> Result<Record> {
-        let mut outputs = BTreeMap::new();
+        let mut prepared = Vec::new();
         for port in made.ports {
-            let files = self.store.put_dir(&work.out.join(&port))?;
+            let files = self.store.prepare_dir(&work.out.join(&port))?;
             if files.is_empty() {
                 return Err(StoreError::EmptyOutput { port });
             }
-            outputs.insert(port, Tree::new(files));
+            prepared.push((port, files));
+        }
+        let _no_clean_up = self.store.publishing()?;
+        let mut outputs = BTreeMap::new();
+        for (port, files) in prepared {
+            outputs.insert(port, Tree::new(self.store.put_files(files)?));
         }
         let record = Record {
             digest: self.digest,
             kind: made.kind,
             outputs,
             seconds: made.seconds,
+            peak_memory: made.peak_memory,
             why: made.why,
             made: clock::now_ns() / 1_000_000_000,
         };

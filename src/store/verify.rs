@@ -9,7 +9,7 @@ use rayon::prelude::*;
 use serde::Serialize;
 
 use super::{
-    Store,
+    Store, clock,
     digest::Digest,
     disk,
     error::{Result, StoreError},
@@ -52,9 +52,24 @@ impl Store {
 
     /// Hashes every blob and checks every record; wrong objects go to `bad/`.
     pub fn verify(&self) -> Result<Verified> {
+        self.check(1.0, false)
+    }
+
+    /// As [`Store::verify`], for a share of the blobs that is another one each time. `repair` removes incomplete records.
+    pub fn check(&self, share: f64, repair: bool) -> Result<Verified> {
+        let salt = clock::run_id();
+        let drawn = |digest: &Digest| {
+            let draw = Digest::derive(
+                "mla-run 2026-11 verify subset v1",
+                &[salt.as_bytes(), digest.as_bytes()].concat(),
+            );
+            let bytes = draw.as_bytes().first_chunk().copied().unwrap_or_default();
+            f64::from(u32::from_le_bytes(bytes)) <= share * f64::from(u32::MAX)
+        };
         let checked: Vec<(Digest, Option<u64>)> = self
             .objects("blob")?
             .into_par_iter()
+            .filter(|(digest, _)| drawn(digest))
             .map(|(digest, path)| Ok((digest, self.verify_blob(&digest, &path)?)))
             .collect::<Result<_>>()?;
         let mut report = Verified::default();
@@ -73,6 +88,10 @@ impl Store {
                 Some(record) => match self.missing(&record)? {
                     None => report.records += 1,
                     Some(what) => {
+                        if repair {
+                            let path = self.sharded("act", &digest);
+                            disk::remove(&path).map_err(StoreError::io("remove", path))?;
+                        }
                         report.incomplete.push(format!("record {digest} ({}): {what}", record.kind));
                     }
                 },
@@ -102,7 +121,7 @@ impl Store {
     }
 
     /// The objects of `blob/` or `act/`, sorted by digest. Names that are no digest are left alone.
-    fn objects(&self, kind: &str) -> Result<Vec<(Digest, PathBuf)>> {
+    pub(crate) fn objects(&self, kind: &str) -> Result<Vec<(Digest, PathBuf)>> {
         let mut objects = Vec::new();
         for shard in disk::list(&self.root().join(kind))? {
             if !shard.path().is_dir() {

@@ -58,6 +58,7 @@ fn write_bundle(name: &str, golden: &Golden) {
         reads: BTreeMap::new(),
         out: folder("out"),
         scratch: folder("scratch"),
+        log: folder("scratch").join("log"),
         seed: 5,
         device: "cpu".to_owned(),
         progress: &Quiet,

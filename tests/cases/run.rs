@@ -19,7 +19,8 @@ fn a_first_run_makes_everything() {
     assert!(json["run"].is_string() && json["seconds"].as_f64().unwrap() > 0.0, "{json}");
     let upper = ran.stage("upper");
     let fields: Vec<&String> = upper.as_object().unwrap().keys().collect();
-    let mut expected = ["name", "kind", "status", "why", "seconds", "key", "outputs"];
+    let mut expected =
+        ["name", "kind", "status", "why", "seconds", "key", "outputs", "attempts", "log", "peak_memory"];
     expected.sort_unstable();
     let mut found = fields.iter().map(|field| field.as_str()).collect::<Vec<_>>();
     found.sort_unstable();

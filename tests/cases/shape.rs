@@ -29,11 +29,15 @@ fn is_digest(value: &Value) -> bool {
 /// What the documentation says of the object of a run or a plan.
 fn check_form(told: &Ran, statuses: &[&str]) {
     let json = told.json();
-    assert_eq!(keys(&json), "run seconds stages status");
+    assert_eq!(keys(&json), "pipeline run seconds stages status");
     assert!(json["run"].is_string() && json["seconds"].is_f64(), "{json}");
     assert!(["ok", "failed"].contains(&json["status"].as_str().unwrap()), "{json}");
     for stage in json["stages"].as_array().unwrap() {
-        assert_eq!(keys(stage), "key kind name outputs seconds status why", "{stage}");
+        assert_eq!(
+            keys(stage),
+            "attempts key kind log name outputs peak_memory seconds status why",
+            "{stage}"
+        );
         assert!(statuses.contains(&stage["status"].as_str().unwrap()), "{stage}");
         assert!(stage["key"].is_null() || is_digest(&stage["key"]), "{stage}");
         assert!(stage["why"].as_str().is_some_and(|why| !why.is_empty()), "{stage}");

@@ -1,6 +1,6 @@
 //! What hits, what misses, and why.
 
-use std::sync::{Arc, Barrier};
+use std::sync::Arc;
 
 use super::*;
 
@@ -144,29 +144,6 @@ fn seed_salt_and_jobs() {
     assert_eq!(stage(&space.run(nodes(2, None)), "a").why, "the seed changed: 1 -> 2");
     assert_eq!(stage(&space.run(nodes(2, Some("x"))), "a").why, "the salt changed");
     assert_eq!(line(&space.run_with(nodes(1, None), &Options { jobs: 7, ..Options::default() })), "a:cached");
-}
-
-#[test]
-fn two_runs_on_one_cache_agree() {
-    let space = Space::new();
-    let both = Arc::new(Barrier::new(2));
-    let nodes = || {
-        let both = both.clone();
-        let meet = move |_: &Cx<'_>| {
-            both.wait(); // each run has missed before either records
-            Ok(())
-        };
-        vec![space.fake("a").first(meet).node(), space.fake("b").reading(&[0])]
-    };
-    let (one, two) = std::thread::scope(|scope| {
-        let other = scope.spawn(|| space.run(nodes()));
-        (space.run(nodes()), other.join().unwrap())
-    });
-    for summary in [&one, &two] {
-        assert_eq!(summary.status, RunStatus::Ok, "{}", line(summary));
-        assert_eq!(stage(summary, "b").outputs, stage(&one, "b").outputs);
-    }
-    assert!(space.store().verify().unwrap().is_sound());
 }
 
 #[test]

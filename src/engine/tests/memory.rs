@@ -36,7 +36,14 @@ fn a_key_of_an_older_version_is_said_to_be_made_in_another_way() {
     let work = slot.workdir(&["out"]).unwrap();
     fs::write(work.out.join("out/data"), "old").unwrap();
     let key = serde_json::json!({ "format": 0, "stage": "a" });
-    let made = Made { kind: "fake".into(), key, ports: vec!["out".into()], seconds: 0.0, why: Vec::new() };
+    let made = Made {
+        kind: "fake".into(),
+        key,
+        ports: vec!["out".into()],
+        seconds: 0.0,
+        peak_memory: None,
+        why: Vec::new(),
+    };
     slot.record(made, &work).unwrap();
     Latest::open(&store, "").unwrap().set("a", old).unwrap();
     let nodes = || vec![space.fake("a").node(), space.fake("b").reading(&[0])];

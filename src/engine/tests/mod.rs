@@ -3,10 +3,12 @@
 mod branches;
 mod caching;
 mod crash;
+mod limits;
 mod memory;
 mod noop;
 mod running;
 mod selecting;
+mod sharing;
 
 use std::{fs, path::PathBuf};
 

@@ -239,10 +239,10 @@ fn the_summary_has_the_documented_form() {
         keys.sort();
         keys.join(" ")
     };
-    assert_eq!(keys(&json), "run seconds stages status");
+    assert_eq!(keys(&json), "pipeline run seconds stages status");
     assert_eq!(json["status"], "ok");
     let stage = &json["stages"][0];
-    assert_eq!(keys(stage), "key kind name outputs seconds status why");
+    assert_eq!(keys(stage), "attempts key kind log name outputs peak_memory seconds status why");
     assert_eq!(
         (&stage["status"], &stage["kind"], &stage["why"]),
         (&"ran".into(), &"fake".into(), &"never run".into())

@@ -12,7 +12,7 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use crate::engine::action::{Progress, Stop};
+use crate::engine::action::{Class, Failure, Progress, Stop};
 
 /// How long a command may take to end after SIGTERM.
 const GRACE: Duration = Duration::from_secs(5);
@@ -28,7 +28,7 @@ pub(super) enum ProcessError {
     Start { program: String, source: io::Error },
     /// It ended with an error of its own.
     #[error("`{program}` {how}{log}")]
-    Ended { program: String, how: String, log: String },
+    Ended { program: String, status: ExitStatus, how: String, log: String },
     /// Its log cannot be written or read.
     #[error("{path}: {source}")]
     Log { path: PathBuf, source: io::Error },
@@ -51,7 +51,9 @@ pub(super) fn run(
     command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).process_group(0);
     let child = command.spawn().map_err(|source| ProcessError::Start { program: program.clone(), source })?;
     let mut group = Group { id: Pid::from_child(&child), child };
+    let leader = group.id;
     let status = group.wait(stop, || {
+        progress.memory(memory(leader.as_raw_nonzero().get().cast_unsigned()));
         if let Ok(Some(line)) = last_line(log) {
             progress.note(&line);
         }
@@ -63,9 +65,21 @@ pub(super) fn run(
         Some(status) if status.success() => Ok(()),
         Some(status) => {
             let tail = tail(log).map_err(log_error)?;
-            Err(ProcessError::Ended { program, how: describe(status), log: tail })
+            Err(ProcessError::Ended { program, status, how: describe(status), log: tail })
         }
     }
+}
+
+/// The failure of a stage whose command did not do its work.
+pub(super) fn failure(error: ProcessError) -> Failure {
+    let class = match &error {
+        ProcessError::Stopped => return Failure::Stopped,
+        ProcessError::Ended { status, .. } if status.code().is_none() => Class::Killed,
+        ProcessError::Ended { .. } => Class::Exit,
+        ProcessError::Start { .. } => return Failure::stage(error),
+        ProcessError::Log { .. } => Class::Io,
+    };
+    Failure::Passing(class, Box::new(error))
 }
 
 struct Group {
@@ -84,7 +98,7 @@ impl Group {
             if stop.is_raised() {
                 return self.end().map(|()| None);
             }
-            if ticked.elapsed() > Duration::from_millis(500) {
+            if ticked.elapsed() > Duration::from_millis(200) {
                 ticked = Instant::now();
                 tick();
             }
@@ -110,6 +124,16 @@ impl Group {
         // The only failure is that nobody is left in the group.
         let _gone = kill_process_group(self.id, signal);
     }
+}
+
+/// The high-water marks of a process and its children together, in bytes; 0 where Linux does not tell.
+fn memory(pid: u32) -> u64 {
+    let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}")).unwrap_or_default();
+    let status = read("status");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+    let own = line.and_then(|line| line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()).unwrap_or(0);
+    let children = read(&format!("task/{pid}/children"));
+    own * 1024 + children.split_whitespace().filter_map(|pid| pid.parse().ok()).map(memory).sum::<u64>()
 }
 
 fn describe(status: ExitStatus) -> String {

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use serde_json::json;
 
 use super::*;
-use crate::engine::action::{NoCheckpoints, Progress, Stop};
+use crate::engine::action::{Checkpoints, NoCheckpoints, Progress, Stop};
 
 fn exec(toml: &str) -> Exec {
     toml::from_str(toml).unwrap()
@@ -43,6 +43,10 @@ impl Ran {
 
 /// Runs a stage in a folder where `src/words.txt` is the user's and `blob` is the input `texts`.
 fn run(toml: &str) -> Ran {
+    run_with(toml, &NoCheckpoints, &Stop::default())
+}
+
+fn run_with(toml: &str, checkpoints: &dyn Checkpoints, stop: &Stop) -> Ran {
     let dir = tempfile::tempdir().unwrap();
     for (name, text) in [("base/src/words.txt", "declared"), ("blob", "artifact"), ("out/out/.", "")] {
         let path = dir.path().join(name);
@@ -63,11 +67,12 @@ fn run(toml: &str) -> Ran {
         reads: reads.into_iter().map(|read| (read.name, read.path)).collect(),
         out: dir.path().join("out"),
         scratch: dir.path().join("scratch"),
+        log: dir.path().join("log"),
         seed: 7,
         device: "cpu".to_owned(),
         progress: &says,
-        checkpoints: &NoCheckpoints,
-        stop: &Stop::default(),
+        checkpoints,
+        stop,
     });
     Ran { result: result.map_err(|e| e.to_string()), says: says.0.into_inner().unwrap(), dir }
 }
@@ -93,7 +98,7 @@ fn the_environment_is_cleared() {
     let text = ran.text("env");
     let names: Vec<&str> =
         text.split(' ').filter(|name| !["", "PWD", "_", "SHLVL", "OLDPWD"].contains(name)).collect();
-    assert_eq!(names, ["CARGO_MANIFEST_DIR", "HOME", "LANG", "PATH"]);
+    assert_eq!(names, ["CARGO_MANIFEST_DIR", "HOME", "LANG", "MLA_CKPT_DIR", "PATH"]);
 }
 
 #[test]
@@ -197,4 +202,56 @@ fn what_enters_the_key() {
 fn an_environment_variable_needs_a_name() {
     let error = toml::from_str::<Exec>("argv = [\"x\"]\noutputs = [\"a\"]\nenv = [\"A=B\"]").unwrap_err();
     assert_eq!(error.message(), "expected the name of an environment variable");
+}
+
+/// Keeps the newest checkpoint in a folder.
+struct Kept(tempfile::TempDir);
+
+impl Checkpoints for Kept {
+    fn latest(&self) -> io::Result<Option<Files>> {
+        let path = self.0.path().join("step");
+        Ok(path.exists().then(|| Files::from([("step".to_owned(), path)])))
+    }
+    fn publish(&self, dir: &Path) -> io::Result<()> {
+        fs::rename(dir.join("step"), self.0.path().join("step"))
+    }
+}
+
+const COUNTS: &str = r#"
+    argv = ["sh", "-c", """
+        n=$(cat $MLA_RESUME_FROM/step 2>/dev/null || echo 0)
+        echo $((n + 1)) > $MLA_CKPT_DIR/step
+        [ $n -ge 2 ] || exit 75
+        echo $n > {out}/n"""]
+    outputs = ["n"]"#;
+
+#[test]
+fn a_command_that_saves_and_ends_with_75_goes_on_where_it_was() {
+    let kept = Kept(tempfile::tempdir().unwrap());
+    for _ in 0..2 {
+        let ran = run_with(COUNTS, &kept, &Stop::default());
+        assert!(ran.error().contains("exit code 75"), "{}", ran.error());
+    }
+    assert_eq!(run_with(COUNTS, &kept, &Stop::default()).text("n"), "2\n");
+}
+
+#[test]
+fn what_a_stopped_command_saves_is_kept_and_what_a_failed_one_saves_is_not() {
+    let kept = Kept(tempfile::tempdir().unwrap());
+    let fails = COUNTS.replace("exit 75", "exit 1");
+    assert!(run_with(&fails, &kept, &Stop::default()).error().contains("exit code 1"));
+    assert_eq!(kept.latest().unwrap(), None);
+    let stops = r#"
+        argv = ["sh", "-c", "trap 'echo 5 > $MLA_CKPT_DIR/step; exit 0' TERM; touch {work}/ready; while :; do sleep 0.01; done"]
+        outputs = ["n"]"#;
+    let stop = Stop::default();
+    let ran = std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            stop.raise();
+        });
+        run_with(stops, &kept, &stop)
+    });
+    assert_eq!(ran.error(), "stopped before the end");
+    assert_eq!(fs::read_to_string(&kept.latest().unwrap().unwrap()["step"]).unwrap(), "5\n");
 }

@@ -11,7 +11,15 @@ fn some_record(seconds: f64, why: Vec<String>) -> Record {
     let file = |name: &str| TreeFile { name: name.into(), blob: Digest::of(name.as_bytes()), size: 7 };
     let tree = Tree::new(vec![file("b"), file("a/ü")]);
     let outputs = BTreeMap::from([("texts".to_owned(), tree)]);
-    Record { digest: key(), kind: "fake".into(), outputs, seconds, why, made: 1_700_000_000 }
+    Record {
+        digest: key(),
+        kind: "fake".into(),
+        outputs,
+        seconds,
+        peak_memory: None,
+        why,
+        made: 1_700_000_000,
+    }
 }
 
 fn sealed() -> Vec<u8> {

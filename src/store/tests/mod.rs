@@ -2,6 +2,7 @@
 
 mod bytes;
 mod changes;
+mod gc;
 mod publish;
 
 use std::os::unix::fs::PermissionsExt;
@@ -18,6 +19,7 @@ fn made(ports: &[&str]) -> Made {
         key: serde_json::json!({ "kind": "fake" }),
         ports: ports.iter().map(|&p| p.to_owned()).collect(),
         seconds: 0.5,
+        peak_memory: None,
         why: vec!["never run".into()],
     }
 }
