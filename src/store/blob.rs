@@ -91,10 +91,10 @@ impl Store {
     }
 
     /// Publishes prepared files as blobs: all bytes are durable when it returns. The caller holds [`Store::publishing`].
-    pub(crate) fn put_files(&self, hashed: Vec<(TreeFile, PathBuf)>) -> Result<Vec<TreeFile>> {
+    pub(super) fn put_hashed(&self, hashed: &[(TreeFile, PathBuf)]) -> Result<()> {
         let mut shards = BTreeSet::new();
         let mut stamps = Vec::new();
-        for (file, path) in &hashed {
+        for (file, path) in hashed {
             if let Some(stamp) = self.put_blob(file, path)? {
                 stamps.push((stamp, file.blob));
                 shards.insert(self.shard("blob", &file.blob));
@@ -103,14 +103,15 @@ impl Store {
         for shard in &shards {
             disk::sync_dir(shard)?;
         }
-        self.stamps().remember(&stamps)?;
-        Ok(hashed.into_iter().map(|(file, _)| file).collect())
+        self.stamps().remember(&stamps)
     }
 
     /// Both at once.
     #[cfg(test)]
     pub(crate) fn put_dir(&self, dir: &Path) -> Result<Vec<TreeFile>> {
-        self.put_files(self.prepare_dir(dir)?)
+        let files = self.prepare_dir(dir)?;
+        self.put_hashed(&files)?;
+        Ok(files.into_iter().map(|(file, _)| file).collect())
     }
 
     /// Moves one file into `blob/`, unless it is there already; `Some` when it moved.

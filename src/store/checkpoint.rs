@@ -27,7 +27,7 @@ impl Store {
             let bytes = if listing.is_dir() { None } else { disk::read_if_present(&listing)? };
             let tree = bytes.and_then(|bytes| record::first_line::<Tree>(&bytes));
             match tree {
-                Some(tree) if is_sound(&tree, &files)? => {
+                Some(tree) if tree.check().is_ok() && is_sound(&tree, &files)? => {
                     return Ok(Some(
                         tree.files.into_iter().map(|f| (f.name.clone(), files.join(f.name))).collect(),
                     ));
@@ -53,8 +53,10 @@ impl Store {
             listed.push(TreeFile { name, blob, size });
         }
         disk::sync_dir(&files)?;
+        let tree = Tree::new(listed);
+        tree.check().map_err(|source| StoreError::Tree { port: "checkpoint".to_owned(), source })?;
         let sealed = self.lease().fresh("checkpoint");
-        disk::write_durable(&sealed, &record::seal(&[&record::to_json(&Tree::new(listed))]))?;
+        disk::write_durable(&sealed, &record::seal(&[&record::to_json(&tree)]))?;
 
         let home = self.checkpoint_home(key);
         disk::make_dir(&home)?;

@@ -2,7 +2,7 @@
 
 use std::{io, path::PathBuf};
 
-use super::blob::Flaw;
+use super::{blob::Flaw, tree::TreeFlaw};
 
 /// An error of the cache.
 #[derive(Debug, thiserror::Error)]
@@ -55,6 +55,14 @@ pub enum StoreError {
     BadRoot {
         /// The file.
         path: PathBuf,
+    },
+    /// An output's files cannot be kept under their names on every system.
+    #[error("output `{port}` cannot be kept")]
+    Tree {
+        /// The output port.
+        port: String,
+        /// What is wrong with the names.
+        source: TreeFlaw,
     },
     /// A stage returned without writing an output.
     #[error("nothing was written to output `{port}`")]

@@ -58,7 +58,7 @@ pub use owner::Owner;
 pub use record::{Lookup, Made, Record, Slot, Workdir};
 pub use root::Root;
 pub use stamp::Stamp;
-pub use tree::{Tree, TreeFile};
+pub use tree::{Tree, TreeFile, TreeFlaw};
 pub use verify::Verified;
 
 const FORMAT: &str = "mla-run cache 1";

@@ -41,6 +41,16 @@ pub struct Record {
     pub made: i64,
 }
 
+impl Record {
+    /// Refuses a record whose listings cannot be right.
+    pub(super) fn check(&self) -> Result<()> {
+        let mut outputs = self.outputs.iter();
+        outputs.try_for_each(|(port, tree)| {
+            tree.check().map_err(|source| StoreError::Tree { port: port.clone(), source })
+        })
+    }
+}
+
 /// What a stage gives to [`Slot::record`].
 #[derive(Debug, Clone)]
 pub struct Made {
@@ -160,7 +170,7 @@ impl Store {
         }
         let Some(bytes) = disk::read_if_present(&path)? else { return Ok(Loaded::Absent) };
         match first_line::<Record>(&bytes) {
-            Some(record) if record.digest == *digest => Ok(Loaded::Sound(record)),
+            Some(record) if record.digest == *digest && record.check().is_ok() => Ok(Loaded::Sound(record)),
             _ => self.quarantine(&path).map(|()| Loaded::Damaged),
         }
     }
@@ -187,7 +197,7 @@ impl Store {
         Ok(first)
     }
 
-    fn record_path(&self, digest: &Digest) -> PathBuf {
+    pub(super) fn record_path(&self, digest: &Digest) -> PathBuf {
         self.sharded("act", digest)
     }
 
@@ -197,16 +207,21 @@ impl Store {
         key: &serde_json::Value,
         replace: bool,
     ) -> Result<()> {
-        let path = self.record_path(&record.digest);
-        self.make_shard("act", &record.digest)?;
+        self.publish_sealed(&record.digest, &seal(&[&to_json(record), &to_json(key)]), replace)
+    }
+
+    /// Publishes a sealed record whose blobs are durable.
+    pub(super) fn publish_sealed(&self, digest: &Digest, sealed: &[u8], replace: bool) -> Result<()> {
+        let path = self.record_path(digest);
+        self.make_shard("act", digest)?;
         let tmp = self.lease().fresh("record");
-        disk::write_durable(&tmp, &seal(&[&to_json(record), &to_json(key)]))?;
+        disk::write_durable(&tmp, sealed)?;
         if replace {
             fs::rename(&tmp, &path).map_err(StoreError::io("publish", &path))?;
         } else {
             create_once(&tmp, &path).map_err(StoreError::io("publish", &path))?;
         }
-        disk::sync_dir(&self.shard("act", &record.digest))
+        disk::sync_dir(&self.shard("act", digest))
     }
 }
 
@@ -248,12 +263,15 @@ impl Slot {
             if files.is_empty() {
                 return Err(StoreError::EmptyOutput { port });
             }
-            prepared.push((port, files));
+            let tree = Tree::new(files.iter().map(|(file, _)| file.clone()).collect());
+            tree.check().map_err(|source| StoreError::Tree { port: port.clone(), source })?;
+            prepared.push((port, tree, files));
         }
         let _no_clean_up = self.store.publishing()?;
         let mut outputs = BTreeMap::new();
-        for (port, files) in prepared {
-            outputs.insert(port, Tree::new(self.store.put_files(files)?));
+        for (port, tree, files) in prepared {
+            self.store.put_hashed(&files)?;
+            outputs.insert(port, tree);
         }
         let record = Record {
             digest: self.digest,
@@ -298,7 +316,7 @@ pub(crate) fn seal(lines: &[&[u8]]) -> Vec<u8> {
 }
 
 /// The lines before the checksum, if it fits.
-fn unseal(bytes: &[u8]) -> Option<&[u8]> {
+pub(super) fn unseal(bytes: &[u8]) -> Option<&[u8]> {
     let body = bytes.strip_suffix(b"\n")?;
     let (lines, sum) = body.split_at_checked(body.len().checked_sub(64)?)?;
     let lines = lines.strip_suffix(b"\n")?;
