@@ -35,6 +35,7 @@ mod lease;
 mod owner;
 mod record;
 mod root;
+pub mod remote;
 mod stamp;
 mod tree;
 mod verify;
