@@ -209,6 +209,14 @@ pub(super) fn string(what: &str, value: &Value<'_>, faults: &mut Vec<Fault>) -> 
     }
 }
 
+/// The boolean in a value.
+pub(super) fn boolean(what: &str, value: &Value<'_>, faults: &mut Vec<Fault>) -> Option<bool> {
+    match value.get_ref() {
+        DeValue::Boolean(yes) => Some(*yes),
+        other => wrong(what, "`true` or `false`", other, value.span(), faults),
+    }
+}
+
 /// The seed in a value.
 pub(crate) fn seed(what: &str, value: &Value<'_>, faults: &mut Vec<Fault>) -> Option<u64> {
     let number = match value.get_ref() {
@@ -218,7 +226,7 @@ pub(crate) fn seed(what: &str, value: &Value<'_>, faults: &mut Vec<Fault>) -> Op
     number.or_else(|| wrong(what, "a whole number from 0 to 2^64 - 1", value.get_ref(), value.span(), faults))
 }
 
-fn wrong<T>(
+pub(super) fn wrong<T>(
     what: &str,
     expected: &'static str,
     found: &DeValue<'_>,
@@ -238,6 +246,8 @@ fn wrong<T>(
     let hint = match expected {
         "a table" => "write it as a section, or as `{ key = value }`",
         "a string" => "put it in quotes",
+        "an array of strings" => "write `[\"…\"]`",
+        "`true` or `false`" => "write it without quotes",
         _ => "any such number will do; equal seeds give equal results",
     };
     faults.push(Fault::at(place, Mistake::WrongType { what: what.to_owned(), expected, found }).hint(hint));

@@ -103,6 +103,9 @@ pub enum Mistake {
         /// The type it has.
         found: &'static str,
     },
+    /// A text under `trust` that is no key.
+    #[error("`{0}` is not a public key")]
+    PublicKey(String),
     /// A stage's name that could not be written in an input.
     #[error("`{0}` cannot be the name of a stage")]
     StageName(String),

@@ -4,6 +4,7 @@
 //! win, table by table. Then variables are put into strings. What remains of a stage's table after its common keys is
 //! handed on as it stands, every value with the place that wrote it.
 
+mod cache;
 pub mod entry;
 pub mod error;
 mod merge;
@@ -21,6 +22,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
+pub use cache::Cache;
 pub use entry::{Axis, COMMON, Entry};
 pub use error::{Fault, Mistake};
 pub use source::{Options, Source, Sources, Span};
@@ -40,6 +42,8 @@ pub struct Manifest<'s> {
     pub seed: u64,
     /// The variables.
     pub vars: Vars<'s>,
+    /// The cache that is shared.
+    pub cache: Cache,
     /// The stages in the order of the text.
     pub stages: Vec<Entry<'s>>,
 }
@@ -81,7 +85,7 @@ impl<'s> Manifest<'s> {
     }
 
     fn from_root(mut root: DeTable<'s>, sources: &'s Sources, faults: &mut Vec<Fault>) -> Self {
-        check_keys(&root, "the manifest", &["pipeline", "vars", "profile", "stage"], faults);
+        check_keys(&root, "the manifest", &["pipeline", "vars", "cache", "profile", "stage"], faults);
         let vars = Vars::new(sources, take_table(&mut root, "vars", "[vars]", faults), faults);
         let header = take_table(&mut root, "pipeline", "[pipeline]", faults);
         check_keys(&header, "[pipeline]", &["name", "extends", "seed"], faults);
@@ -101,6 +105,9 @@ impl<'s> Manifest<'s> {
                 _ => {}
             }
         }
+        let table = take_table(&mut root, "cache", "[cache]", faults);
+        check_keys(&table, "[cache]", &cache::KEYS, faults);
+        let section = cache::Section::new(table, &vars, faults);
         let no_stages =
             root.get("stage").is_none_or(|stages| stages.get_ref().as_table().is_some_and(DeTable::is_empty));
         if no_stages {
@@ -110,7 +117,9 @@ impl<'s> Manifest<'s> {
         let tables = take_table(&mut root, "stage", "[stage]", faults);
         let stages = tables.into_iter().filter_map(|(key, value)| Entry::new(&key, value, &vars, faults));
         let stages = stages.collect();
-        Self { sources, name, seed, vars, stages }
+        let mut manifest = Self { sources, name, seed, vars, cache: Cache::default(), stages };
+        manifest.cache = section.settle(&manifest);
+        manifest
     }
 
     /// A stage by name.

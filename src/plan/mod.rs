@@ -23,7 +23,7 @@ pub use error::PlanError;
 
 use crate::{
     engine::{action::Action, limits::Limits},
-    manifest::{Fault, Manifest, Options, Sources, Span},
+    manifest::{Cache, Fault, Manifest, Options, Sources, Span},
     stage::{self, Read},
 };
 
@@ -33,6 +33,8 @@ pub struct Plan {
     pub name: String,
     /// The nodes, producers first.
     pub nodes: Vec<Node>,
+    /// The cache that is shared. Nothing of it enters a key.
+    pub cache: Cache,
     /// The texts of the manifest, for messages.
     pub sources: Sources,
 }
@@ -120,12 +122,14 @@ pub fn plan(
     faults.extend(mistakes.into_iter().map(Fault::from));
     let mut name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let mut nodes = Vec::new();
+    let mut cache = Cache::default();
     if let Some(manifest) = manifest {
         nodes = self::nodes(&manifest, table, &mut faults);
         name = manifest.name.unwrap_or(name);
+        cache = manifest.cache;
     }
     if faults.is_empty() {
-        return Ok(Plan { name, nodes, sources });
+        return Ok(Plan { name, nodes, cache, sources });
     }
     Err(Rejected::new(sources, faults.into_iter().map(Arc::new).collect()))
 }

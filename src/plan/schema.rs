@@ -32,6 +32,7 @@ pub fn schema(table: &[Entry]) -> Value {
         "properties": {
             "pipeline": pipeline(),
             "vars": vars(),
+            "cache": cache(),
             "profile": {
                 "description": "Named sets of values, laid over the rest with `--profile NAME`.",
                 "type": "object",
@@ -60,6 +61,35 @@ fn pipeline() -> Value {
             "seed": or_variable(json!({
                 "type": "integer", "minimum": 0, "default": 0,
                 "description": "The seed of every stage that gives none."
+            }))
+        }
+    })
+}
+
+fn cache() -> Value {
+    json!({
+        "description": "The cache that is shared with other machines.",
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {
+            "remote": {
+                "type": "string",
+                "description": "Its address: s3://BUCKET/PREFIX, gs://…, az://…, https://… or file:///FOLDER."
+            },
+            "trust": or_variable(json!({
+                "type": "array", "items": { "type": "string" },
+                "description": "The public keys of those whose records are taken."
+            })),
+            "sign-with": {
+                "type": "string",
+                "description": "The file with the key that signs what is pushed, relative to this manifest."
+            },
+            "unsigned": or_variable(json!({
+                "type": "boolean", "default": false,
+                "description": "Push records as they are when no key signs them; take any record when no key is trusted."
+            })),
+            "read-only": or_variable(json!({
+                "type": "boolean", "default": false, "description": "Nothing is pushed."
             }))
         }
     })

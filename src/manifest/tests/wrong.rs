@@ -94,7 +94,9 @@ fn unknown_keys_are_told_with_the_nearest_known_one() {
     );
     check(
         "x = 1\n[stage.a]",
-        &["unknown key `x` in the manifest | x | known keys: `pipeline`, `vars`, `profile`, `stage`"],
+        &[
+            "unknown key `x` in the manifest | x | known keys: `pipeline`, `vars`, `cache`, `profile`, `stage`",
+        ],
     );
     check(
         "[pipeline]\nsed = 1\n[stage.a]",
