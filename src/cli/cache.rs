@@ -1,4 +1,4 @@
-//! `cache`: what lies in the cache, and whether it is sound.
+//! `cache`: what lies in the cache, and whether it is sound. What is shared is in `remote`.
 
 mod gc;
 
@@ -14,11 +14,12 @@ use super::{
     output,
     paint::{Colour, Palette, bytes, seconds},
     project,
+    remote::Shared,
     table::{self, Cell},
 };
 use crate::store::{Record, Store, Verified};
 
-/// Look at the cache
+/// Look at the cache, and share it
 #[derive(Debug, Args)]
 pub(super) struct Command {
     #[command(subcommand)]
@@ -34,6 +35,8 @@ enum What {
     Gc(gc::Gc),
     Pin(gc::Pin),
     Unpin(gc::Unpin),
+    #[command(flatten)]
+    Shared(Shared),
 }
 
 #[derive(Debug, Args)]
@@ -110,11 +113,13 @@ impl Command {
             What::Gc(gc) => gc.place.format,
             What::Unpin(unpin) => unpin.place.format,
             What::Pin(_) => Format::Text,
+            What::Shared(shared) => shared.format(),
         }
     }
 
     pub(super) fn run(&self) -> Result<Exit, CliError> {
         match &self.what {
+            What::Shared(shared) => shared.run(),
             What::Ls(place) => {
                 let records: Vec<Listed> = place.open()?.ls()?.into_iter().map(Listed::new).collect();
                 match place.format {

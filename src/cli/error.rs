@@ -12,7 +12,7 @@ use super::{
 use crate::{
     engine::{chain, options::EngineError},
     plan::Rejected,
-    store::StoreError,
+    store::{StoreError, remote::RemoteError},
 };
 
 /// An error that ends the program.
@@ -30,6 +30,9 @@ pub(super) enum CliError {
     /// The cache cannot be used.
     #[error("the cache cannot be used: {}", chain(.0))]
     Cache(#[from] StoreError),
+    /// The shared cache cannot be used.
+    #[error("{}", chain(&**.0))]
+    Remote(Box<RemoteError>),
     /// The work failed.
     #[error("{0}")]
     Failed(String),
@@ -91,7 +94,8 @@ impl CliError {
             Self::Usage { .. } => Exit::USAGE,
             Self::Locked { .. } => Exit::LOCKED,
             Self::Manifest(_) => Exit::MANIFEST,
-            Self::Cache(_) => Exit::CACHE,
+            Self::Remote(error) if error.is_usage() => Exit::USAGE,
+            Self::Cache(_) | Self::Remote(_) => Exit::CACHE,
             Self::Failed(_) => Exit::FAILED,
         }
     }
@@ -103,6 +107,12 @@ impl From<EngineError> for CliError {
             EngineError::Store(error) => Self::Cache(error),
             error @ EngineError::UnknownStage(_) => Self::usage(error.to_string()),
         }
+    }
+}
+
+impl From<RemoteError> for CliError {
+    fn from(error: RemoteError) -> Self {
+        Self::Remote(Box::new(error))
     }
 }
 

@@ -16,6 +16,7 @@ mod paint;
 mod plan;
 mod progress;
 mod project;
+mod remote;
 mod run;
 mod schema;
 mod show;

@@ -38,7 +38,7 @@ impl Command {
 }
 
 /// A plan is of use before the user's files are there: it says which are missing, and what waits for them.
-fn block_unreadable(project: &Project, plan: &mut RunSummary) {
+pub(super) fn block_unreadable(project: &Project, plan: &mut RunSummary) {
     let mut block = |id: NodeId, why: String| {
         let name = &project.graph.node(id).name;
         let stage = plan.stages.iter_mut().find(|stage| stage.name == *name);

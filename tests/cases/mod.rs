@@ -13,6 +13,7 @@ mod pipelines;
 mod rerun;
 mod run;
 mod shape;
+mod shared;
 mod sharing;
 mod splits;
 mod verify;
