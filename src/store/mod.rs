@@ -20,8 +20,8 @@
 //! `act/` once. A crash before that leaves at most blobs that nobody names. A *hit* means that the record's checksum fits and
 //! that every blob is there with its size and a stamp (device, inode, size, times) under which its bytes were hashed before;
 //! other stamps cost one full hash. A wrong object goes to `bad/`, its record becomes a miss, and its producer runs again.
-//! Only a [`Slot`], which only a miss gives, can record. Several processes may work at once: a key
-//! is claimed before it runs, and the first record of a key stays.
+//! Only a [`Slot`], which only a miss gives, can record; [`remote`] brings what others recorded. Several processes may work at
+//! once: a key is claimed before it runs, and the first record of a key stays.
 
 mod blob;
 mod checkpoint;

@@ -52,7 +52,7 @@ pub(super) async fn fetch(
             // The service cannot give the rest alone, or the object is another one now.
             transfer.sink.restart()?;
             (transfer.got, transfer.size, transfer.etag) = (0, None, None);
-            (refused_ranges, mark) = (0, 0);
+            refused_ranges = 0; // `mark` stays: only what goes beyond the last time is progress
         }
         tokio::time::sleep(pause(&link.tuning, failures)).await;
     }

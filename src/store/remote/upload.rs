@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use object_store::{
-    MultipartUpload, ObjectStoreExt,
+    MultipartId, MultipartUpload, ObjectStoreExt,
     multipart::{MultipartStore, PartId},
     path::Path,
 };
@@ -96,14 +96,32 @@ async fn in_parts(link: &Link, object: &Path, source: &Source, parts: &dyn Multi
     let sent: Result<Vec<PartId>> =
         stream::iter(0..source.count()).map(&send).buffered(link.tuning.parallel.max(1)).try_collect().await;
     let done = match sent {
-        // Not tried again: a lost answer to a completion that worked would look like a failure.
-        Ok(sent) => wait_long(link).over(parts.complete_multipart(object, &id, sent)).await,
-        Err(error) => {
-            drop(wait.over(parts.abort_multipart(object, &id)).await); // else the service's own clean-up does it
-            return Err(error);
-        }
+        Ok(sent) => complete(link, object, source, parts, &id, sent).await,
+        Err(error) => Err(error),
     };
-    done.map(drop).map_err(|failed| failed.error("complete", object))
+    if done.is_err() {
+        drop(wait.over(parts.abort_multipart(object, &id)).await); // else the service's own clean-up does it
+    }
+    done
+}
+
+/// Puts the parts together. Not tried again: the first try may have worked and only its answer be lost, and then there are no
+/// parts any more. So the object itself is asked for.
+async fn complete(
+    link: &Link,
+    object: &Path,
+    source: &Source,
+    parts: &dyn MultipartStore,
+    id: &MultipartId,
+    sent: Vec<PartId>,
+) -> Result<()> {
+    match wait_long(link).over(parts.complete_multipart(object, id, sent)).await {
+        Ok(_) => Ok(()),
+        Err(failed) => match Watch::waiting(&link.tuning).over(link.place.store.head(object)).await {
+            Ok(meta) if meta.size == source.size => Ok(()),
+            _ => Err(failed.error("complete", object)),
+        },
+    }
 }
 
 /// Services may take minutes to put many parts together.

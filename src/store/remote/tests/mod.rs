@@ -1,6 +1,7 @@
 //! What a remote cache promises, told to a folder, to memory and, when asked, to a real service.
 
 mod contract;
+mod flaky;
 mod server;
 mod transfer;
 
