@@ -1,8 +1,14 @@
 //! Reading one object, however the connection behaves: what stalls or is cut off is taken up again where it stopped. Knows
 //! sizes, no meaning.
 
-use futures_util::TryStreamExt;
-use object_store::{GetOptions, GetRange, ObjectStore, path::Path};
+use std::{
+    fs::File,
+    io::{self, Read},
+};
+
+use bytes::Bytes;
+use futures_util::{TryStreamExt, stream::BoxStream};
+use object_store::{GetOptions, GetRange, GetResultPayload, ObjectStore, path::Path};
 
 use super::{
     Link, Moved,
@@ -27,7 +33,7 @@ pub(super) async fn fetch(
     sink: &mut dyn Sink,
 ) -> Result<bool> {
     let _permit = link.permits.acquire().await;
-    let mut transfer = Transfer { link, object, fits, sink, got: 0, size: None, etag: None };
+    let mut transfer = Transfer { link, object, fits, sink, got: 0, etag: None };
     let (mut failures, mut refused_ranges, mut mark) = (0, 0, 0);
     loop {
         let error = match transfer.attempt().await {
@@ -51,7 +57,7 @@ pub(super) async fn fetch(
         if refused_ranges >= 2 {
             // The service cannot give the rest alone, or the object is another one now.
             transfer.sink.restart()?;
-            (transfer.got, transfer.size, transfer.etag) = (0, None, None);
+            (transfer.got, transfer.etag) = (0, None);
             refused_ranges = 0; // `mark` stays: only what goes beyond the last time is progress
         }
         tokio::time::sleep(pause(&link.tuning, failures)).await;
@@ -79,6 +85,8 @@ impl Sink for Vec<u8> {
     }
 }
 
+type Body = BoxStream<'static, object_store::Result<Bytes>>;
+
 /// How an attempt ended before its end.
 enum Ended {
     /// Another attempt will not help.
@@ -95,7 +103,6 @@ struct Transfer<'a> {
     fits: &'a dyn Fn(u64) -> Result<(), Refusal>,
     sink: &'a mut dyn Sink,
     got: u64,
-    size: Option<u64>,
     etag: Option<String>,
 }
 
@@ -117,16 +124,18 @@ impl Transfer<'_> {
         };
         let size = answer.meta.size;
         self.check(size)?;
-        (self.size, self.etag) = (Some(size), answer.meta.e_tag.clone());
-        let mut body = answer.into_stream();
+        self.etag.clone_from(&answer.meta.e_tag);
+        match answer.payload {
+            GetResultPayload::File(file, _) => self.file(&file),
+            GetResultPayload::Stream(body) => self.stream(body, size).await,
+        }
+    }
+
+    async fn stream(&mut self, mut body: Body, size: u64) -> Result<bool, Ended> {
+        let wait = Watch::waiting(&self.link.tuning);
         loop {
             match wait.over(body.try_next()).await {
-                Ok(Some(bytes)) => {
-                    self.got += bytes.len() as u64;
-                    self.check(self.got)?;
-                    self.sink.take(&bytes).map_err(Ended::Refused)?;
-                    (self.link.on_bytes)(Moved::Down(bytes.len() as u64));
-                }
+                Ok(Some(bytes)) => self.take(&bytes)?,
                 Ok(None) if self.got >= size => return Ok(true),
                 Ok(None) => {
                     let object = self.object.to_string();
@@ -136,6 +145,30 @@ impl Transfer<'_> {
                 Err(failed) => return Err(Ended::Early(failed.error("read", self.object))),
             }
         }
+    }
+
+    /// The file of a folder is read in large pieces: its stream would give small ones, each by way of another thread.
+    fn file(&mut self, mut file: &File) -> Result<bool, Ended> {
+        let mut piece = vec![0; 1 << 20];
+        loop {
+            match file.read(&mut piece) {
+                Ok(0) => return Ok(true),
+                Ok(n) => self.take(&piece[..n])?,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => {
+                    let error = object_store::Error::Generic { store: "folder", source: Box::new(error) };
+                    return Err(Ended::Refused(Failed::Service(error).error("read", self.object)));
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, bytes: &[u8]) -> Result<(), Ended> {
+        self.got += bytes.len() as u64;
+        self.check(self.got)?;
+        self.sink.take(bytes).map_err(Ended::Refused)?;
+        (self.link.on_bytes)(Moved::Down(bytes.len() as u64));
+        Ok(())
     }
 
     fn check(&self, size: u64) -> Result<(), Ended> {

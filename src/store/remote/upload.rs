@@ -82,51 +82,58 @@ async fn in_parts(link: &Link, object: &Path, source: &Source, parts: &dyn Multi
     let id = patiently(link, object, async || wait.over(parts.create_multipart(object)).await)
         .await
         .map_err(|failed| failed.error("write", object))?;
-    let send = async |index: usize| -> Result<PartId> {
-        let _permit = link.permits.acquire().await;
-        let bytes = source.part(index)?;
-        let wait = Watch::sending(&link.tuning, bytes.len() as u64);
-        let put = patiently(link, object, async || {
-            wait.over(parts.put_part(object, &id, index, bytes.clone().into())).await
-        });
-        let part = put.await.map_err(|failed| failed.error("write", object))?;
-        (link.on_bytes)(Moved::Up(bytes.len() as u64));
-        Ok(part)
-    };
-    let sent: Result<Vec<PartId>> =
-        stream::iter(0..source.count()).map(&send).buffered(link.tuning.parallel.max(1)).try_collect().await;
+    let upload = Upload { link, object, source, parts, id };
+    let send = |index| upload.part(index);
+    let sent =
+        stream::iter(0..source.count()).map(send).buffered(link.tuning.parallel.max(1)).try_collect().await;
     let done = match sent {
-        Ok(sent) => complete(link, object, source, parts, &id, sent).await,
+        Ok(sent) => upload.complete(sent).await,
         Err(error) => Err(error),
     };
     if done.is_err() {
-        drop(wait.over(parts.abort_multipart(object, &id)).await); // else the service's own clean-up does it
+        drop(wait.over(parts.abort_multipart(object, &upload.id)).await); // else the service's own clean-up does it
     }
     done
 }
 
-/// Puts the parts together. Not tried again: the first try may have worked and only its answer be lost, and then there are no
-/// parts any more. So the object itself is asked for.
-async fn complete(
-    link: &Link,
-    object: &Path,
-    source: &Source,
-    parts: &dyn MultipartStore,
-    id: &MultipartId,
-    sent: Vec<PartId>,
-) -> Result<()> {
-    match wait_long(link).over(parts.complete_multipart(object, id, sent)).await {
-        Ok(_) => Ok(()),
-        Err(failed) => match Watch::waiting(&link.tuning).over(link.place.store.head(object)).await {
-            Ok(meta) if meta.size == source.size => Ok(()),
-            _ => Err(failed.error("complete", object)),
-        },
+/// An upload in parts that has begun.
+struct Upload<'a> {
+    link: &'a Link,
+    object: &'a Path,
+    source: &'a Source,
+    parts: &'a dyn MultipartStore,
+    id: MultipartId,
+}
+
+impl Upload<'_> {
+    async fn part(&self, index: usize) -> Result<PartId> {
+        let _permit = self.link.permits.acquire().await;
+        let bytes = self.source.part(index)?;
+        let wait = Watch::sending(&self.link.tuning, bytes.len() as u64);
+        let put = patiently(self.link, self.object, async || {
+            wait.over(self.parts.put_part(self.object, &self.id, index, bytes.clone().into())).await
+        });
+        let part = put.await.map_err(|failed| failed.error("write", self.object))?;
+        (self.link.on_bytes)(Moved::Up(bytes.len() as u64));
+        Ok(part)
+    }
+
+    /// Puts the parts together. Not tried again: the first try may have worked and only its answer be lost, and then there are
+    /// no parts any more. So the object itself is asked for.
+    async fn complete(&self, sent: Vec<PartId>) -> Result<()> {
+        let done = self.parts.complete_multipart(self.object, &self.id, sent);
+        let Err(failed) = wait_long(self.link).over(done).await else { return Ok(()) };
+        let head = self.link.place.store.head(self.object);
+        match Watch::waiting(&self.link.tuning).over(head).await {
+            Ok(meta) if meta.size == self.source.size => Ok(()),
+            _ => Err(failed.error("complete", self.object)),
+        }
     }
 }
 
 /// Services may take minutes to put many parts together.
 fn wait_long(link: &Link) -> Watch {
-    Watch::sending(&link.tuning, 4 << 20)
+    Watch::sending(&link.tuning, 1 << 20)
 }
 
 /// Part after part, for a folder: there is no network whose failures a second try could mend.
