@@ -66,7 +66,8 @@ class Space:
         (folder / "p.toml").write_text(MANIFEST)
 
     def run(self, *before):
-        words = [*before, PROGRAM, "run", str(self.folder / "p.toml"), "--cache", str(self.cache), "--format", "json", "--jobs", "1"]
+        words = [*before, PROGRAM, "run", str(self.folder / "p.toml"), "--cache", str(self.cache)]
+        words += ["--format", "json", "--jobs", "1"]
         return subprocess.run(words, capture_output=True, text=True, stdin=subprocess.DEVNULL, timeout=120)
 
     def verify(self):
@@ -190,12 +191,14 @@ def full(sweep):
             if done.returncode not in (0, 1, 5):
                 sweep.fault(where, f"ended with {done.returncode}: {done.stderr.strip()[-300:]}")
             elif done.returncode and "space" not in done.stderr + done.stdout:
-                sweep.fault(where, f"ended with {done.returncode} and did not say that the disk is full: {done.stderr.strip()[-300:]}")
+                why = done.stderr.strip()[-300:]
+                sweep.fault(where, f"ended with {done.returncode} and did not say that the disk is full: {why}")
             subprocess.run(["mount", "-o", "remount,size=64M", space.cache], check=True)
             sweep.converges(where)
         finally:
             subprocess.run(["umount", space.cache], check=True)
-    print(f"  small tmpfs: {sum(codes.values())} sizes; ended {', '.join(f'{n} with {c}' for c, n in sorted(codes.items()))}")
+    ends = ", ".join(f"{count} with {code}" for code, count in sorted(codes.items()))
+    print(f"  small tmpfs: {sum(codes.values())} sizes; ended {ends}")
 
 
 def main():
@@ -214,8 +217,13 @@ def main():
         hit, _ = sweep.inject("openat", "signal=KILL", 1)
         if not hit:
             skip("strace cannot trace here", "a container with CAP_SYS_PTRACE")
+        parts = {
+            "kill": lambda: sweep.kill(args.stride),
+            "error": lambda: sweep.error(args.stride),
+            "full": lambda: full(sweep),
+        }
         for name in args.only.split(","):
-            {"kill": lambda: sweep.kill(args.stride), "error": lambda: sweep.error(args.stride), "full": lambda: full(sweep)}[name]()
+            parts[name]()
     print(", ".join(f"{count} {what}" for what, count in sweep.counts.items()) + f"; {len(sweep.faults)} faults")
     return int(bool(sweep.faults))
 

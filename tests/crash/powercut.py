@@ -55,7 +55,8 @@ def manifest(salt):
     text = []
     for chain in "ab":
         for i in range(3):
-            words = f"seq {salt}{i} {salt}{i + 1}000 | sed s/^/{chain}/ | head -c 1000000 > {{out}}/n; echo {chain}{salt} > {{out}}/more"
+            words = f"seq {salt}{i} {salt}{i + 1}000 | sed s/^/{chain}/ | head -c 1000000 > {{out}}/n; "
+            words += f"echo {chain}{salt} > {{out}}/more"
             inputs = f'inputs = {{ n = "{chain}{i - 1}" }}\n' if i else ""
             argv = json.dumps(["sh", "-c", words])
             text.append(f'[stage.{chain}{i}]\nkind = "exec"\nargv = {argv}\n{inputs}outputs = ["n", "more"]\n')
@@ -113,7 +114,8 @@ class Work(threading.Thread):
             self.locks.setdefault(name, []).append(lock.read_text())
         stages = [s for s in summary["stages"] if s["status"] == "ran"]
         keys = {s["key"]: sorted(o["digest"] for o in s["outputs"].values()) for s in stages}
-        self.acked.append({"keys": keys, "lock": (name, len(self.locks.get(name, ())) - 1), "manifest": source.read_text(), "words": words})
+        newest = (name, len(self.locks.get(name, ())) - 1)
+        self.acked.append({"keys": keys, "lock": newest, "manifest": source.read_text(), "words": words})
         if self.kind == "gc" and i % 3 == 2:
             done = program("cache", "gc", *os.environ.get("CRASH_GC", "").split(), "--cache", self.cache)
             if done.returncode != 0:
