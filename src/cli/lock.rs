@@ -7,7 +7,9 @@
 use std::{
     collections::BTreeMap,
     fmt::Write as _,
-    fs, io,
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -106,10 +108,14 @@ impl Lock {
         if fs::read_to_string(path).is_ok_and(|old| old == text) {
             return Ok(());
         }
-        let mut name = path.as_os_str().to_owned();
-        name.push(".tmp");
-        fs::write(&name, text)?;
-        fs::rename(name, path)
+        // Whole and on disk under its name, or not at all: people commit it.
+        let folder = path.parent().filter(|folder| *folder != Path::new("")).unwrap_or(Path::new("."));
+        let mut file = tempfile::Builder::new().prefix(".mla-run-lock-").tempfile_in(folder)?;
+        file.write_all(text.as_bytes())?;
+        file.as_file().set_permissions(fs::Permissions::from_mode(0o644))?;
+        file.as_file().sync_all()?;
+        file.persist(path).map_err(|error| error.error)?;
+        fs::File::open(folder)?.sync_all()
     }
 
     fn text(&self) -> String {

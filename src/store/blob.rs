@@ -57,7 +57,7 @@ impl Store {
         if found != *digest {
             return self.quarantine(&path).map(|()| Err(Flaw::Damaged));
         }
-        self.stamps().remember(&[(stamp, found)])?;
+        self.stamps().remember(&[(stamp, found)]);
         Ok(Ok(()))
     }
 
@@ -103,7 +103,8 @@ impl Store {
         for shard in &shards {
             disk::sync_dir(shard)?;
         }
-        self.stamps().remember(&stamps)
+        self.stamps().remember(&stamps);
+        Ok(())
     }
 
     /// Both at once.

@@ -75,7 +75,9 @@ pub(crate) fn sweep(root: &Path) -> Result<()> {
     let scratch = disk::list(&root.join("tmp"))?;
     for entry in disk::list(&root.join("lease"))? {
         let name = entry.file_name();
-        let half_made = name.as_encoded_bytes().starts_with(b".");
+        // One that holds its owner's name was locked before that was written.
+        let half_made =
+            name.as_encoded_bytes().starts_with(b".") && entry.metadata().is_ok_and(|m| m.len() == 0);
         let age = |m: &fs::Metadata| {
             clock::now_ns() - std::os::unix::fs::MetadataExt::mtime(m).saturating_mul(1_000_000_000)
         };

@@ -59,7 +59,9 @@ impl Store {
         if disk::read_if_present(&path)?.as_ref() == Some(&bytes) {
             return Ok(());
         }
-        self.replace_file(&path, &bytes)?;
+        let tmp = self.lease().fresh("root");
+        disk::write_durable(&tmp, &bytes)?;
+        fs::rename(&tmp, &path).map_err(StoreError::io("write", &path))?;
         disk::sync_dir(&dir)
     }
 

@@ -91,9 +91,9 @@ impl StampLog {
     }
 
     /// Remembers stamps of files in the cache, which nobody writes to any more.
-    pub(crate) fn remember(&self, rows: &[(Stamp, Digest)]) -> Result<()> {
+    pub(crate) fn remember(&self, rows: &[(Stamp, Digest)]) {
         if rows.is_empty() {
-            return Ok(());
+            return;
         }
         let bytes: Vec<u8> = rows.iter().flat_map(|(stamp, digest)| encode(stamp, digest)).collect();
         self.rows.write().unwrap_or_else(PoisonError::into_inner).extend(rows.iter().copied());
@@ -105,7 +105,10 @@ impl StampLog {
             // One call, so that rows of several processes do not interleave.
             file.as_mut().map_or(Ok(()), |f| f.write_all(&bytes))
         };
-        append().map_err(StoreError::io("append to", &self.path))
+        // A row that is not kept costs a hash later; a full disk shows itself where it matters.
+        if let Err(error) = append() {
+            tracing::warn!("cannot append to {}: {error}", self.path.display());
+        }
     }
 
     /// The digest of a file that belongs to the user, and the stamp it had.
@@ -118,7 +121,7 @@ impl StampLog {
         let now = clock::now_ns();
         let (digest, _) = Digest::of_file(path).map_err(StoreError::io("read", path))?;
         if Stamp::of(&stat()?) == stamp && !stamp.is_racy(now) {
-            self.remember(&[(stamp, digest)])?;
+            self.remember(&[(stamp, digest)]);
         }
         Ok((digest, stamp))
     }
@@ -169,8 +172,8 @@ mod tests {
     #[test]
     fn rows_outlive_the_process() {
         let dir = tempfile::tempdir().unwrap();
-        log(dir.path()).remember(&[row(1), row(2)]).unwrap();
-        log(dir.path()).remember(&[row(3)]).unwrap();
+        log(dir.path()).remember(&[row(1), row(2)]);
+        log(dir.path()).remember(&[row(3)]);
         let log = log(dir.path());
         for i in 1..=3 {
             assert_eq!(log.get(&row(i).0), Some(row(i).1));
@@ -181,7 +184,7 @@ mod tests {
     #[test]
     fn a_torn_tail_and_a_flipped_bit_lose_only_their_row() {
         let dir = tempfile::tempdir().unwrap();
-        log(dir.path()).remember(&[row(1), row(2), row(3)]).unwrap();
+        log(dir.path()).remember(&[row(1), row(2), row(3)]);
         let path = dir.path().join("log");
         let mut bytes = std::fs::read(&path).unwrap();
         bytes[ROW + 3] ^= 1;
@@ -189,7 +192,7 @@ mod tests {
         std::fs::write(&path, &bytes).unwrap();
         let damaged = log(dir.path());
         assert_eq!([1, 2, 3].map(|i| damaged.get(&row(i).0).is_some()), [true, false, true]);
-        damaged.remember(&[row(4)]).unwrap();
+        damaged.remember(&[row(4)]);
         let repaired = log(dir.path());
         assert_eq!([1, 2, 3, 4].map(|i| repaired.get(&row(i).0).is_some()), [true, false, true, true]);
     }

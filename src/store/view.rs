@@ -63,7 +63,10 @@ impl Store {
         if fs::rename(&staged, home).is_ok() {
             return Ok(());
         }
-        // A spoiled view, or another process made it meanwhile. Either way the name is free or right afterwards.
+        if tree.files.iter().all(|file| self.is_linked(home, file)) {
+            return Ok(()); // another process made it meanwhile, and somebody may be reading it
+        }
+        // A spoiled view: its name is free or right afterwards.
         let aside = self.lease().fresh("view");
         drop(fs::rename(home, &aside));
         match fs::rename(&staged, home) {

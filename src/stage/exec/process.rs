@@ -20,6 +20,9 @@ const GRACE: Duration = Duration::from_secs(5);
 const TAIL_LINES: usize = 20;
 const TAIL_BYTES: u64 = 16 * 1024;
 
+/// What is told in place of a log that is empty.
+const NO_LOG: &str = "; it wrote no log";
+
 /// Why a command did not do its work.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum ProcessError {
@@ -65,6 +68,13 @@ pub(super) fn run(
         Some(status) if status.success() => Ok(()),
         Some(status) => {
             let tail = tail(log).map_err(log_error)?;
+            if tail == NO_LOG {
+                // On a full disk a command fails without a word, because it could write none.
+                fs::write(log, [b'\n'; 4096])
+                    .and_then(|()| File::open(log)?.sync_all())
+                    .map_err(log_error)?;
+                fs::write(log, "").map_err(log_error)?;
+            }
             Err(ProcessError::Ended { program, status, how: describe(status), log: tail })
         }
     }
@@ -165,7 +175,7 @@ fn tail(log: &Path) -> io::Result<String> {
     let lines: Vec<&str> = text.lines().collect();
     let last = &lines[lines.len().saturating_sub(TAIL_LINES)..];
     if last.is_empty() {
-        return Ok("; it wrote no log".to_owned());
+        return Ok(NO_LOG.to_owned());
     }
     Ok(format!("; the last lines of its log:\n  {}", last.join("\n  ")))
 }
