@@ -6,6 +6,7 @@ mod check;
 mod checkout;
 mod completions;
 pub mod diagnostic;
+mod elsewhere;
 mod error;
 pub mod exit;
 mod graph;
@@ -20,6 +21,7 @@ mod remote;
 mod run;
 mod schema;
 mod show;
+mod signal;
 mod stage;
 mod stages;
 mod summary;
@@ -27,6 +29,7 @@ mod table;
 mod trace;
 mod verify;
 mod why;
+mod worker;
 
 use std::{ffi::OsString, path::Path, process::ExitCode};
 
@@ -59,6 +62,7 @@ enum Command {
     Verify(verify::Command),
     Stages(stages::Command),
     Cache(cache::Command),
+    Worker(worker::Command),
     Completions(completions::Command),
 }
 
@@ -76,6 +80,7 @@ impl Cli {
             | Command::Graph(_)
             | Command::Show(_)
             | Command::Checkout(_)
+            | Command::Worker(_)
             | Command::Completions(_) => Format::Text,
         }
     }
@@ -93,6 +98,7 @@ impl Cli {
             Command::Verify(command) => command.run(),
             Command::Stages(command) => command.run(),
             Command::Cache(command) => command.run(),
+            Command::Worker(command) => command.run(),
             Command::Completions(command) => command.run(),
         }
     }

@@ -17,7 +17,7 @@ use crate::{
         graph::{Graph, NodeId},
         options::{Force, Mode, Select},
     },
-    manifest::{Cache, Options, near::suggest},
+    manifest::{Cache, Options, Slurm, near::suggest},
     plan::{self, Plan, Rejected},
     stage::table::STAGES,
     store::Store,
@@ -112,6 +112,8 @@ pub(super) struct Project {
     pub names: Names,
     /// What the manifest says about the shared cache.
     pub shared: Cache,
+    /// The cluster that the manifest names.
+    pub slurm: Option<Slurm>,
     /// Stages whose own files cannot be read, with what is wrong.
     pub unreadable: BTreeMap<NodeId, String>,
     rejected: Option<Rejected>,
@@ -137,14 +139,14 @@ impl Project {
             ..engine::options::Options::default()
         };
         let graph = plan.graph();
-        let shared = plan.cache.clone();
+        let (shared, slurm) = (plan.cache.clone(), plan.slurm.clone());
         let faults = plan.nodes.iter().enumerate();
         let unreadable = faults
             .filter_map(|(i, node)| Some((NodeId(i), node.reads.as_ref().err()?.error.to_string())))
             .collect();
         let rejected = plan.require_reads().err();
         let store = Store::open(&cache(place.cache.as_deref(), Some(pipeline)))?;
-        Ok(Self { graph, store, options, names, shared, unreadable, rejected })
+        Ok(Self { graph, store, options, names, shared, slurm, unreadable, rejected })
     }
 
     /// Refuses to go on if a stage that is meant cannot read its own files.

@@ -13,19 +13,20 @@ use clap::Args;
 
 use super::{
     args::{Format, PipelineArgs},
+    elsewhere,
     error::CliError,
     exit::Exit,
     lock::{self, Lock, Strictness},
     log, output,
     progress::Terminal,
     project::Project,
+    signal,
     stage::remember,
     summary,
     trace::Trace,
 };
 use crate::{
     engine::{
-        action::Stop,
         event::Reporter,
         summary::{RunStatus, RunSummary},
     },
@@ -45,6 +46,12 @@ pub(super) struct Command {
     jobs: Option<NonZeroUsize>,
     #[command(flatten)]
     lock: LockArgs,
+    /// Run all stages here, although the manifest names a cluster
+    #[arg(long)]
+    local: bool,
+    /// Neither ask the shared cache that the manifest names nor tell it anything
+    #[arg(long)]
+    no_remote: bool,
     /// Write the run's timeline as a Chrome trace, for Perfetto or chrome://tracing
     #[arg(long, value_name = "FILE.json")]
     trace: Option<PathBuf>,
@@ -75,6 +82,12 @@ impl Command {
         project.options.keep_going = self.keep_going;
         project.options.jobs = self.jobs.map_or(project.options.jobs, NonZeroUsize::get);
         let held = self.held(&mut project)?;
+        if !self.no_remote {
+            elsewhere::use_shared(&mut project)?;
+        }
+        if !self.local {
+            elsewhere::use_cluster(&mut project)?;
+        }
         remember(&project.store, &manifest.pipeline, &manifest.change)?;
 
         let names = project.graph.order().iter().map(|&id| project.graph.node(id).name.as_str());
@@ -86,12 +99,12 @@ impl Command {
         let plural = if count == 1 { "stage" } else { "stages" };
         let place = format!("{count} {plural} on {device}, cache {}", project.store.root().display());
         terminal.heading(&project.options.pipeline, &place);
-        let stop = Arc::new(Stop::default());
-        stop_on_signal(&stop, &terminal)?;
+        let signals = signal::listen()?;
+        signals.tell(&terminal);
 
         let trace = Trace::new(&*terminal);
         let reporter: &dyn Reporter = if self.trace.is_some() { &trace } else { &*terminal };
-        let summary = project.engine().run(reporter, &stop)?;
+        let summary = project.engine().run(reporter, &signals.stop)?;
         terminal.end();
         self.trace.as_deref().map_or(Ok(()), |path| trace.save(path))?;
         match format {
@@ -168,26 +181,4 @@ fn exit(summary: &RunSummary) -> Exit {
         (RunStatus::Failed, true, false) => Exit::INTERRUPTED,
         (RunStatus::Failed, false, _) => Exit::FAILED,
     }
-}
-
-/// The first signal asks running stages to save what they have and end; the second ends the program. Nothing in the cache can be
-/// harmed. Clusters send SIGTERM or SIGUSR1 some time before they take a machine away.
-fn stop_on_signal(stop: &Arc<Stop>, terminal: &Arc<Terminal>) -> Result<(), CliError> {
-    use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1};
-    let (stop, terminal) = (stop.clone(), terminal.clone());
-    let mut signals = signal_hook::iterator::Signals::new([SIGHUP, SIGINT, SIGTERM, SIGUSR1])
-        .map_err(|error| CliError::failed(format!("cannot handle signals: {error}")))?;
-    std::thread::spawn(move || {
-        for _signal in signals.forever() {
-            if stop.is_raised() {
-                terminal.clear();
-                #[expect(clippy::exit, reason = "the user asked twice")]
-                std::process::exit(Exit::INTERRUPTED.code().into());
-            }
-            stop.raise();
-            terminal
-                .remark("stopping: running stages end at their next safe point; once more to end at once");
-        }
-    });
-    Ok(())
 }

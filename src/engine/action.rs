@@ -198,7 +198,8 @@ pub enum Failure {
 }
 
 /// Failures that another attempt may not meet.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Class {
     /// The operating system refused to read or write.
     Io,

@@ -1,8 +1,9 @@
 //! What happens during a run, told to whoever shows or keeps it. Knows no terminal.
 
 use std::{
+    fs::File,
     io::{BufWriter, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Mutex, PoisonError, atomic::Ordering},
     time::Instant,
 };
@@ -10,7 +11,7 @@ use std::{
 use serde::Serialize;
 
 use super::{action::Progress, memory::Watch, state::Status};
-use crate::store::Digest;
+use crate::store::{self, Digest, StoreError};
 
 /// One step of a run.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -136,6 +137,15 @@ impl<'a> Journal<'a> {
     /// Writes to `file`; the logs of stages lie in `dir`.
     pub(crate) fn new(reporter: &'a dyn Reporter, file: Box<dyn Write + Send>, dir: PathBuf) -> Self {
         Self { dir, reporter, started: Instant::now(), file: Mutex::new(BufWriter::new(file)) }
+    }
+
+    /// Goes on with the journal in a folder, which is made if absent.
+    pub(crate) fn open(reporter: &'a dyn Reporter, dir: &Path) -> store::Result<Self> {
+        let failed = |source| StoreError::Io { doing: "open the journal in", path: dir.to_owned(), source };
+        std::fs::create_dir_all(dir).map_err(failed)?;
+        let path = dir.join("events.jsonl");
+        let file = File::options().create(true).append(true).open(path).map_err(failed)?;
+        Ok(Self::new(reporter, Box::new(file), dir.to_owned()))
     }
 
     /// Where a stage's log of an attempt lies.

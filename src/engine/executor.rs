@@ -4,6 +4,7 @@
 //! its own, at most `jobs` of the CPU pool and one of the device pool at a time.
 
 mod dispatch;
+mod handed;
 mod rewind;
 
 use std::{
@@ -19,6 +20,7 @@ use std::{
 
 use rayon::prelude::*;
 
+use self::handed::Handed;
 use super::{
     action::{Pool, Stop},
     event::{Event, Journal, Reporter},
@@ -30,7 +32,7 @@ use super::{
     resolve::{Miss, Resolved},
     state::{State, States, Status},
     summary::{RunStatus, RunSummary, StageSummary},
-    worker::{Attempt, Job},
+    worker::{Attempt, Found, Job},
 };
 use crate::store::{self, Digest, Record, Store, StoreError};
 
@@ -100,6 +102,10 @@ struct Session<'a> {
     pools: [Workers; 2],
     /// The keys that are queued or running, each with the nodes that wait for it because they have the same.
     in_work: BTreeMap<Digest, Vec<NodeId>>,
+    /// What is ready for the cluster.
+    outbox: Vec<Job>,
+    /// What the cluster has, by key.
+    handed: BTreeMap<Digest, Handed>,
     /// Nodes whose keys another process runs; looked up again from time to time.
     elsewhere: Vec<NodeId>,
     /// The nodes of which it was told that another process runs them.
@@ -139,6 +145,8 @@ impl<'a> Session<'a> {
             stages: vec![None; n],
             pools: [pool(engine.options.jobs.max(1)), pool(1)],
             in_work: BTreeMap::new(),
+            outbox: Vec::new(),
+            handed: BTreeMap::new(),
             elsewhere: Vec::new(),
             told: BTreeSet::new(),
             rewinds: BTreeMap::new(),
@@ -165,12 +173,16 @@ impl<'a> Session<'a> {
                 ready = self.resolve_wave(&ready);
             }
             self.dispatch(scope, &done);
-            let idle = self.pools.iter().all(|p| p.running == 0);
+            if self.stop.is_raised() {
+                self.take_back();
+            }
+            let idle = self.pools.iter().all(|p| p.running == 0) && self.handed.is_empty();
             if idle && (self.elsewhere.is_empty() || self.halted.is_some()) {
                 break;
             }
             // Nobody tells when another process is done, nor when a stop is raised while nothing runs here.
-            let wait = if self.elsewhere.is_empty() { FOREVER } else { pause };
+            let alone = self.elsewhere.is_empty() && self.handed.is_empty();
+            let wait = if alone { FOREVER } else { pause };
             match results.recv_timeout(wait) {
                 Ok(attempt) => {
                     ready.extend(self.take(attempt));
@@ -178,6 +190,7 @@ impl<'a> Session<'a> {
                 }
                 Err(RecvTimeoutError::Timeout) => {
                     ready.append(&mut self.elsewhere);
+                    ready.extend(self.collect());
                     pause = (pause * 2).min(LONGEST_PAUSE);
                 }
                 Err(RecvTimeoutError::Disconnected) => unreachable!("this thread holds a sender"),
@@ -233,7 +246,9 @@ impl<'a> Session<'a> {
             return;
         }
         let gate = self.engine.options.gate.as_ref();
-        if let Some(Err(refusal)) = gate.map(|gate| gate(self.engine.name(id), &miss.digest)) {
+        if let Some(Err(refusal)) = gate.map(|gate| gate(self.engine.name(id), &miss.digest))
+            && !self.engine.fetches(id, &miss.digest)
+        {
             let mut stage = self.engine.summary(id, Status::Failed, refusal);
             (stage.key, stage.reasons) = (Some(miss.digest), miss.reasons);
             self.fail(stage, id);
@@ -245,15 +260,24 @@ impl<'a> Session<'a> {
         }
         self.in_work.insert(miss.digest, Vec::new());
         self.states.set(id, State::Queued);
+        if self.engine.options.cluster.is_some() && self.engine.graph.node(id).recipe.is_some() {
+            self.outbox.push(Job { id, miss });
+            return;
+        }
         let pool = self.engine.graph.node(id).action.pool();
         self.pools[pool_index(pool)].queue.push_back(Job { id, miss });
     }
 
     /// Takes what a worker brought; returns the nodes that become ready by it.
     fn take(&mut self, attempt: Attempt) -> Vec<NodeId> {
-        let id = attempt.id;
-        let pool = self.engine.graph.node(id).action.pool();
+        let pool = self.engine.graph.node(attempt.id).action.pool();
         self.pools[pool_index(pool)].running -= 1;
+        self.settle(attempt)
+    }
+
+    /// Ends an attempt, wherever it ran; returns the nodes that become ready by it.
+    fn settle(&mut self, attempt: Attempt) -> Vec<NodeId> {
+        let id = attempt.id;
         self.checkpointed |= attempt.checkpointed;
         let twins = self.in_work.remove(&attempt.digest).unwrap_or_default();
         if let Some(mut ready) = self.rewind(&attempt) {
@@ -261,8 +285,11 @@ impl<'a> Session<'a> {
             return ready;
         }
         let (status, why) = match &attempt.result {
-            Ok(_) if attempt.found => (Status::Cached, "another process made it meanwhile".to_owned()),
-            Ok(_) => (Status::Ran, sentence(&attempt.reasons)),
+            Ok(_) => match attempt.found {
+                Some(Found::Meanwhile) => (Status::Cached, "another process made it meanwhile".to_owned()),
+                Some(Found::Shared) => (Status::Cached, "taken from the shared cache".to_owned()),
+                None => (Status::Ran, sentence(&attempt.reasons)),
+            },
             Err(error) => (Status::Failed, error.clone()),
         };
         let mut stage = self.engine.summary(id, status, why);

@@ -104,6 +104,7 @@ impl Fake {
             reads: Vec::new(),
             seed: 0,
             salt: None,
+            recipe: None,
             limits: Limits::default(),
         }
     }

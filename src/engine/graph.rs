@@ -32,6 +32,8 @@ pub struct Node {
     pub seed: u64,
     /// Set by the user to disown earlier results.
     pub salt: Option<String>,
+    /// What the planner needs to make the action again on another host; kept when a cluster may run it.
+    pub recipe: Option<String>,
     /// What it may use and how often it is tried; never part of its key.
     pub limits: Limits,
 }

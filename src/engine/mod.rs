@@ -7,6 +7,7 @@
 //! an [`event::Event`].
 
 pub mod action;
+pub mod cluster;
 pub mod event;
 pub mod executor;
 mod failure;
@@ -22,10 +23,13 @@ mod preview;
 pub mod reason;
 mod resolve;
 pub mod roots;
+pub mod shared;
+pub mod slurm;
 pub mod state;
 pub mod summary;
 #[cfg(test)]
 mod tests;
+pub mod ticket;
 pub mod value;
 mod worker;
 

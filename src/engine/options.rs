@@ -2,7 +2,11 @@
 
 use std::collections::BTreeSet;
 
-use super::graph::{Graph, NodeId};
+use super::{
+    cluster::Cluster,
+    graph::{Graph, NodeId},
+    shared::Shared,
+};
 use crate::store::{self, Digest};
 
 /// What a run is asked to do.
@@ -23,6 +27,10 @@ pub struct Options {
     pub fingerprint: String,
     /// Asked before a stage runs, with its name and the digest of its key. An `Err` says why it may not.
     pub gate: Option<Box<Gate>>,
+    /// A cache that other machines share: asked before a stage runs, and told what was made.
+    pub shared: Option<Box<dyn Shared>>,
+    /// Runs stages on other hosts; without one, all run here.
+    pub cluster: Option<Box<dyn Cluster>>,
 }
 
 /// See [`Options::gate`].
@@ -39,6 +47,8 @@ impl Default for Options {
             device: "cpu".to_owned(),
             fingerprint: String::new(),
             gate: None,
+            shared: None,
+            cluster: None,
         }
     }
 }

@@ -20,6 +20,8 @@ pub enum Reason {
     RecordGone,
     /// A producer must run first; its bytes may turn out the same.
     WaitsOn(String),
+    /// What another host said.
+    Told(String),
     /// Keys are made in another way now.
     Format,
     /// The stage is of another kind.
@@ -138,6 +140,7 @@ impl fmt::Display for Reason {
             Self::Lost(what) => write!(f, "{what}"),
             Self::RecordGone => write!(f, "its record is gone from the cache"),
             Self::WaitsOn(stage) => write!(f, "waits on `{stage}`"),
+            Self::Told(why) => write!(f, "{why}"),
             Self::Format => write!(f, "keys are made in a newer way"),
             Self::Kind(old, new) => write!(f, "the stage's kind changed: {old} -> {new}"),
             Self::Code(name, Some(old), Some(new)) if name.starts_with("crate ") => {

@@ -43,8 +43,8 @@ pub(crate) struct Attempt {
     pub(crate) log: Option<PathBuf>,
     pub(crate) reasons: Vec<super::reason::Reason>,
     pub(crate) result: Result<(Arc<Record>, BTreeMap<String, OutputSummary>), String>,
-    /// Whether another process recorded the key before this one began.
-    pub(crate) found: bool,
+    /// Where it was found, if it need not run after all.
+    pub(crate) found: Option<Found>,
     /// The producers whose outputs were lost, if it failed.
     pub(crate) lost: Vec<NodeId>,
     /// Whether it was stopped with a checkpoint to go on from.
@@ -66,7 +66,16 @@ struct Try<'a> {
 struct Outcome {
     record: Arc<Record>,
     outputs: BTreeMap<String, OutputSummary>,
-    found: bool,
+    found: Option<Found>,
+}
+
+/// Where a result was found that was missing when the stage was looked up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Another process recorded it meanwhile.
+    Meanwhile,
+    /// Another machine had put it into the shared cache.
+    Shared,
 }
 
 impl Engine<'_> {
@@ -100,8 +109,8 @@ impl Engine<'_> {
         let lost = if result.is_err() { self.lost_inputs(id, &miss) } else { Vec::new() };
         let (result, found) = match result {
             Ok(Outcome { record, outputs, found }) => (Ok((record, outputs)), found),
-            Err(e) if checkpointed => (Err(format!("{e}; the next run goes on from its checkpoint")), false),
-            Err(e) => (Err(e.to_string()), false),
+            Err(e) if checkpointed => (Err(format!("{e}; the next run goes on from its checkpoint")), None),
+            Err(e) => (Err(e.to_string()), None),
         };
         Attempt {
             id,
@@ -150,6 +159,13 @@ impl Engine<'_> {
         if let Some(&producer) = self.lost_inputs(try_.id, miss).first() {
             return Err(AttemptError::InputLost(self.name(producer).to_owned()));
         }
+        if !try_.forced
+            && try_.count == 1
+            && let Some(record) = self.fetch(try_.id, &miss.digest, journal)
+        {
+            let outputs = summary::outputs(self.store, &record)?;
+            return Ok(Outcome { record: Arc::new(record), outputs, found: Some(Found::Shared) });
+        }
         let slot = match (try_.forced, try_.count) {
             (true, 1) => self.store.refresh(&miss.digest)?,
             (true, _) => self.store.retry(&miss.digest),
@@ -158,7 +174,7 @@ impl Engine<'_> {
                 Lookup::Miss(slot) => slot,
                 Lookup::Hit(record) => {
                     let outputs = summary::outputs(self.store, &record)?;
-                    return Ok(Outcome { record: Arc::new(record), outputs, found: true });
+                    return Ok(Outcome { record: Arc::new(record), outputs, found: Some(Found::Meanwhile) });
                 }
             },
         };
@@ -178,15 +194,49 @@ impl Engine<'_> {
         check_stray(&work, &ports)?;
         let record = Arc::new(publish(slot, node, miss, &work, try_)?);
         tracing::debug!(key = %record.digest, "recorded");
+        self.publish(try_.id, &record, journal);
         let outputs = summary::outputs(self.store, &record)?;
-        Ok(Outcome { record, outputs, found: false })
+        Ok(Outcome { record, outputs, found: None })
+    }
+
+    /// What another machine made of a key. What is wrong with the shared cache is said, and then the stage runs here.
+    fn fetch(&self, id: NodeId, key: &Digest, journal: &Journal<'_>) -> Option<Record> {
+        let shared = self.options.shared.as_deref()?;
+        match shared.fetch(key) {
+            Ok(false) => None,
+            Ok(true) => match self.store.lookup(key) {
+                Ok(Lookup::Hit(record)) => Some(record),
+                Ok(Lookup::Miss(_)) | Err(_) => None, // damaged or removed again; it runs
+            },
+            Err(why) => {
+                let text = &*format!("not taken from the shared cache: {why}");
+                journal.tell(&Event::Say { stage: self.name(id), text });
+                None
+            }
+        }
+    }
+
+    /// Puts what was made into the shared cache. What is wrong with that is said, and the result is safe here.
+    pub(crate) fn publish(&self, id: NodeId, record: &Record, journal: &Journal<'_>) {
+        if let Some(Err(why)) = self.options.shared.as_ref().map(|shared| shared.publish(record)) {
+            let text = &*format!("not put into the shared cache: {why}");
+            journal.tell(&Event::Say { stage: self.name(id), text });
+        }
+    }
+
+    /// Whether a stage that may not run can be taken from the shared cache; then it is here afterwards.
+    pub(crate) fn fetches(&self, id: NodeId, key: &Digest) -> bool {
+        let forced = self.options.forces(self.name(id));
+        let shared = self.options.shared.as_deref().filter(|_| !forced);
+        shared.is_some_and(|shared| shared.fetch(key).is_ok_and(|found| found))
     }
 
     /// The producers of inputs whose bytes are not there any more. A cache that cannot be read has lost nothing.
-    fn lost_inputs(&self, id: NodeId, miss: &Miss) -> Vec<NodeId> {
+    pub(crate) fn lost_inputs(&self, id: NodeId, miss: &Miss) -> Vec<NodeId> {
         let sources = &self.graph.node(id).inputs;
         let gone = miss.inputs.iter().filter(|(_, tree)| matches!(self.store.has(tree), Ok(false)));
-        let mut lost: Vec<NodeId> = gone.map(|(port, _)| sources[port].node).collect();
+        // A stage that was handed over knows its inputs, and not who makes them.
+        let mut lost: Vec<NodeId> = gone.filter_map(|(port, _)| Some(sources.get(port)?.node)).collect();
         lost.sort_unstable();
         lost.dedup();
         lost

@@ -209,6 +209,18 @@ pub(super) fn string(what: &str, value: &Value<'_>, faults: &mut Vec<Fault>) -> 
     }
 }
 
+/// The strings in an array.
+pub(super) fn strings(what: &str, value: Value<'_>, faults: &mut Vec<Fault>) -> Vec<String> {
+    let place = value.span();
+    match value.into_inner() {
+        DeValue::Array(items) => {
+            let one = format!("a value in {what}");
+            items.iter().filter_map(|item| string(&one, item, faults)).collect()
+        }
+        other => wrong(what, "an array of strings", &other, place, faults).unwrap_or_default(),
+    }
+}
+
 /// The boolean in a value.
 pub(super) fn boolean(what: &str, value: &Value<'_>, faults: &mut Vec<Fault>) -> Option<bool> {
     match value.get_ref() {

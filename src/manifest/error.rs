@@ -131,6 +131,12 @@ pub enum Mistake {
         /// Its type.
         found: &'static str,
     },
+    /// A number of tasks that is none.
+    #[error("expected a whole number of at least 1")]
+    AtOnce,
+    /// A length of time in no form that is known.
+    #[error("expected a time")]
+    Time,
     /// `--profile` of a profile that does not exist.
     #[error("unknown profile `{0}`")]
     UnknownProfile(String),

@@ -7,6 +7,7 @@
 mod cache;
 pub mod entry;
 pub mod error;
+mod executor;
 mod merge;
 pub mod near;
 mod set;
@@ -25,6 +26,7 @@ use toml::{
 pub use cache::Cache;
 pub use entry::{Axis, COMMON, Entry};
 pub use error::{Fault, Mistake};
+pub use executor::Slurm;
 pub use source::{Options, Source, Sources, Span};
 pub use vars::Vars;
 
@@ -44,6 +46,8 @@ pub struct Manifest<'s> {
     pub vars: Vars<'s>,
     /// The cache that is shared.
     pub cache: Cache,
+    /// The cluster that runs the stages.
+    pub slurm: Option<Slurm>,
     /// The stages in the order of the text.
     pub stages: Vec<Entry<'s>>,
 }
@@ -85,7 +89,12 @@ impl<'s> Manifest<'s> {
     }
 
     fn from_root(mut root: DeTable<'s>, sources: &'s Sources, faults: &mut Vec<Fault>) -> Self {
-        check_keys(&root, "the manifest", &["pipeline", "vars", "cache", "profile", "stage"], faults);
+        check_keys(
+            &root,
+            "the manifest",
+            &["pipeline", "vars", "cache", "executor", "profile", "stage"],
+            faults,
+        );
         let vars = Vars::new(sources, take_table(&mut root, "vars", "[vars]", faults), faults);
         let header = take_table(&mut root, "pipeline", "[pipeline]", faults);
         check_keys(&header, "[pipeline]", &["name", "extends", "seed"], faults);
@@ -108,6 +117,7 @@ impl<'s> Manifest<'s> {
         let table = take_table(&mut root, "cache", "[cache]", faults);
         check_keys(&table, "[cache]", &cache::KEYS, faults);
         let section = cache::Section::new(table, &vars, faults);
+        let slurm = executor::read(take_table(&mut root, "executor", "[executor]", faults), &vars, faults);
         let no_stages =
             root.get("stage").is_none_or(|stages| stages.get_ref().as_table().is_some_and(DeTable::is_empty));
         if no_stages {
@@ -117,7 +127,7 @@ impl<'s> Manifest<'s> {
         let tables = take_table(&mut root, "stage", "[stage]", faults);
         let stages = tables.into_iter().filter_map(|(key, value)| Entry::new(&key, value, &vars, faults));
         let stages = stages.collect();
-        let mut manifest = Self { sources, name, seed, vars, cache: Cache::default(), stages };
+        let mut manifest = Self { sources, name, seed, vars, cache: Cache::default(), slurm, stages };
         manifest.cache = section.settle(&manifest);
         manifest
     }
@@ -128,7 +138,7 @@ impl<'s> Manifest<'s> {
     }
 }
 
-const PROFILE_KEYS: &[&str] = &["vars", "stage"];
+const PROFILE_KEYS: &[&str] = &["vars", "cache", "executor", "stage"];
 
 /// Lays the chosen profile over the rest, and checks the form of all of them.
 fn with_profile<'s>(mut root: DeTable<'s>, sources: &'s Sources, faults: &mut Vec<Fault>) -> DeTable<'s> {

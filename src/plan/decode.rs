@@ -7,7 +7,7 @@ use toml::{
     de::{DeTable, DeValue},
 };
 
-use super::{PlanError, limits, manual};
+use super::{PlanError, limits, manual, recipe};
 use crate::{
     engine::limits::Limits,
     manifest::{COMMON, Entry, Fault, Manifest, Span, entry, near},
@@ -27,6 +27,8 @@ pub(super) struct Stage<'m, 's> {
 
 /// A decoded stage with one combination of its matrix.
 pub(super) struct Variant {
+    /// The table as text, if another host may need it.
+    pub(super) recipe: Option<String>,
     /// For each axis of the matrix, the number of its value.
     pub(super) own: Vec<usize>,
     pub(super) planned: Box<dyn Planned>,
@@ -89,6 +91,7 @@ pub(super) fn stage<'m, 's>(
             }
         }
         let places = Places::of(&table, entry);
+        let recipe = manifest.slurm.as_ref().and_then(|_| recipe::write(&table, &entry.header));
         let (planned, found) = decode(manifest, entry, row, table);
         let whole = found.is_empty() && entry.broken.is_empty();
         let invalid = planned.as_ref().filter(|_| whole).and_then(|planned| planned.check().err());
@@ -100,7 +103,7 @@ pub(super) fn stage<'m, 's>(
                 let place = places.find(&input.port);
                 (input, place)
             });
-            stage.variants.push(Variant { own, inputs: inputs.collect(), planned, seed, places });
+            stage.variants.push(Variant { own, recipe, inputs: inputs.collect(), planned, seed, places });
         }
     }
     stage

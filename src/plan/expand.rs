@@ -194,6 +194,7 @@ struct Shared {
     reads: Result<Vec<Read>, Arc<Fault<PlanError>>>,
     seed: u64,
     salt: Option<String>,
+    recipe: Option<String>,
     limits: Limits,
     place: Span,
 }
@@ -208,6 +209,7 @@ impl Shared {
             reads,
             seed: variant.seed,
             salt: stage.entry.salt.clone(),
+            recipe: variant.recipe,
             limits: stage.limits.clone(),
             place: stage.entry.place.clone(),
         }
@@ -227,6 +229,7 @@ impl Shared {
             reads: self.reads.clone(),
             seed: self.seed,
             salt: self.salt.clone(),
+            recipe: self.recipe.clone(),
             limits: self.limits.clone(),
             place: self.place.clone(),
         }

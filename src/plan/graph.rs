@@ -29,6 +29,7 @@ impl Node {
             reads: reads.iter().map(|read| (read.name.clone(), read.path.clone())).collect(),
             seed: self.seed,
             salt: self.salt.clone(),
+            recipe: self.recipe.clone(),
             limits: self.limits.clone(),
         }
     }

@@ -9,6 +9,7 @@ mod graph;
 mod limits;
 pub mod manual;
 mod order;
+pub mod recipe;
 pub mod schema;
 mod target;
 
@@ -23,7 +24,7 @@ pub use error::PlanError;
 
 use crate::{
     engine::{action::Action, limits::Limits},
-    manifest::{Cache, Fault, Manifest, Options, Sources, Span},
+    manifest::{Cache, Fault, Manifest, Options, Slurm, Sources, Span},
     stage::{self, Read},
 };
 
@@ -35,6 +36,8 @@ pub struct Plan {
     pub nodes: Vec<Node>,
     /// The cache that is shared. Nothing of it enters a key.
     pub cache: Cache,
+    /// The cluster that runs the stages. Nothing of it enters a key.
+    pub slurm: Option<Slurm>,
     /// The texts of the manifest, for messages.
     pub sources: Sources,
 }
@@ -55,6 +58,8 @@ pub struct Node {
     pub seed: u64,
     /// A text that sets its key apart.
     pub salt: Option<String>,
+    /// Its table, for a host that has no manifest; kept when a cluster runs the stages.
+    pub recipe: Option<String>,
     /// What it may use and how often it is tried.
     pub limits: Limits,
     /// Where its name stands in the manifest.
@@ -122,14 +127,14 @@ pub fn plan(
     faults.extend(mistakes.into_iter().map(Fault::from));
     let mut name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let mut nodes = Vec::new();
-    let mut cache = Cache::default();
+    let (mut cache, mut slurm) = (Cache::default(), None);
     if let Some(manifest) = manifest {
         nodes = self::nodes(&manifest, table, &mut faults);
         name = manifest.name.unwrap_or(name);
-        cache = manifest.cache;
+        (cache, slurm) = (manifest.cache, manifest.slurm);
     }
     if faults.is_empty() {
-        return Ok(Plan { name, nodes, cache, sources });
+        return Ok(Plan { name, nodes, cache, slurm, sources });
     }
     Err(Rejected::new(sources, faults.into_iter().map(Arc::new).collect()))
 }

@@ -33,13 +33,16 @@ pub fn schema(table: &[Entry]) -> Value {
             "pipeline": pipeline(),
             "vars": vars(),
             "cache": cache(),
+            "executor": executor(),
             "profile": {
                 "description": "Named sets of values, laid over the rest with `--profile NAME`.",
                 "type": "object",
                 "additionalProperties": {
                     "type": "object",
                     "additionalProperties": false,
-                    "properties": { "vars": vars(), "stage": stages }
+                    "properties": {
+                        "vars": vars(), "cache": cache(), "executor": executor(), "stage": stages
+                    }
                 }
             },
             "stage": stages
@@ -62,6 +65,41 @@ fn pipeline() -> Value {
                 "type": "integer", "minimum": 0, "default": 0,
                 "description": "The seed of every stage that gives none."
             }))
+        }
+    })
+}
+
+fn executor() -> Value {
+    json!({
+        "description": "Where stages run instead of here.",
+        "type": "object",
+        "additionalProperties": false,
+        "properties": {
+            "slurm": {
+                "description": "A Slurm cluster whose nodes see the cache and the user's files under the same paths.",
+                "type": "object",
+                "additionalProperties": false,
+                "properties": {
+                    "partition": { "type": "string", "description": "The queue of stages that name none." },
+                    "args": or_variable(json!({
+                        "type": "array", "items": { "type": "string" },
+                        "description": "More options of `sbatch`, such as `--account=lab`."
+                    })),
+                    "at-once": or_variable(json!({
+                        "type": "integer", "minimum": 1,
+                        "description": "How many tasks of one array run at once."
+                    })),
+                    "poll": {
+                        "type": "string", "default": "30s",
+                        "description": "The shortest time between two questions about jobs."
+                    },
+                    "device": { "type": "string", "description": "The device on the nodes, as `--device` takes it." },
+                    "fingerprint": {
+                        "type": "string",
+                        "description": "The kind of device on the nodes; `mla-run worker --fingerprint` on one prints it."
+                    }
+                }
+            }
         }
     })
 }

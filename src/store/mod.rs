@@ -11,6 +11,7 @@
 //! bad/              wrong objects, moved out of the way; never read
 //! root/             names of keys that a clean-up must keep
 //! gc/               the lock of clean-ups and publishers, and the blobs that will go
+//! job/              stages that were handed over to other hosts
 //! run/              journals, and the last key of every stage, for `why`
 //! stamps            which version of which file was hashed; can be deleted
 //! ```
@@ -34,8 +35,8 @@ mod gc;
 mod lease;
 mod owner;
 mod record;
-mod root;
 pub mod remote;
+mod root;
 mod stamp;
 mod tree;
 mod verify;

@@ -15,6 +15,7 @@ mod run;
 mod shape;
 mod shared;
 mod sharing;
+mod slurm;
 mod splits;
 mod verify;
 mod words;

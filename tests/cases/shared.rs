@@ -22,7 +22,7 @@ fn what_one_pushed_the_other_need_not_run() {
     let here = project(remote.path(), "sign-with = \"ci.key\"");
     let public = key(&here, "ci.key");
     assert_eq!(here.does("cache key show ci.key").ok().stdout.trim(), public);
-    let digests = here.run("").ok().digests();
+    let digests = here.run("--no-remote").ok().digests();
     let told = here.does("cache push p.toml --format json").ok();
     assert_eq!(told.json()["records"], 4, "{}", told.stdout);
     assert!(told.stderr.contains("upper: pushed, "), "{}", told.stderr);
@@ -33,7 +33,7 @@ fn what_one_pushed_the_other_need_not_run() {
     let there = project(remote.path(), &format!("trust = [\"{public}\"]"));
     let told = there.does("cache pull p.toml --format json").ok().json();
     assert_eq!(told["pulled"], serde_json::json!(["source", "upper", "copy", "count"]), "{told}");
-    assert_eq!(there.run("").ok().hits(4).digests(), digests);
+    assert_eq!(there.run("--no-remote").ok().hits(4).digests(), digests);
     there.does("cache verify").ok();
     let told = there.does("cache pull p.toml").ok();
     assert!(told.stdout.starts_with("pulled: 0 records (0 B); 4 were here"), "{}", told.stdout);
@@ -47,12 +47,12 @@ fn what_one_pushed_the_other_need_not_run() {
 fn all_goes_without_a_manifest() {
     let remote = tempfile::tempdir().unwrap();
     let here = project(remote.path(), "");
-    here.run("").ok();
+    here.run("--no-remote").ok();
     let url = format!("file://{}", remote.path().display());
     here.does(&format!("cache push --all --remote {url} --unsigned")).ok();
     let there = project(remote.path(), "");
     there.does(&format!("cache pull --all --remote {url} --unsigned --cache cache")).ok();
-    there.run("").ok().hits(4);
+    there.run("--no-remote").ok().hits(4);
     let bare = there.does("cache pull").exits(2);
     assert!(bare.stderr.contains("PIPELINE.toml"), "{}", bare.stderr);
 }
@@ -62,7 +62,7 @@ fn only_trusted_records_are_taken() {
     let remote = tempfile::tempdir().unwrap();
     let here = project(remote.path(), "sign-with = \"ci.key\"");
     let public = key(&here, "ci.key");
-    here.run("").ok();
+    here.run("--no-remote").ok();
     here.does("cache push p.toml").ok();
 
     let there = project(remote.path(), "");
@@ -73,14 +73,14 @@ fn only_trusted_records_are_taken() {
     let why = refused.json()["refused"]["source"].as_str().unwrap().to_owned();
     assert!(why.contains(&format!("signed by {public}, which is not under `trust`")), "{why}");
     there.does(&format!("cache pull p.toml --trust {other} --trust {public}")).ok();
-    there.run("").ok().hits(4);
+    there.run("--no-remote").ok().hits(4);
 }
 
 #[test]
 fn a_poisoned_remote_poisons_nobody() {
     let remote = tempfile::tempdir().unwrap();
     let here = project(remote.path(), "unsigned = true");
-    here.run("").ok();
+    here.run("--no-remote").ok();
     here.does("cache push p.toml").ok();
     for entry in walkdir::WalkDir::new(remote.path().join("blob")).into_iter().map(Result::unwrap) {
         if entry.file_type().is_file() {
@@ -93,7 +93,7 @@ fn a_poisoned_remote_poisons_nobody() {
     let there = project(remote.path(), "unsigned = true");
     let told = there.does("cache pull p.toml").exits(5);
     assert!(told.stderr.contains("its bytes have another digest"), "{}", told.stderr);
-    assert_eq!(there.run("").ok().with_status("ran").len(), 4);
+    assert_eq!(there.run("--no-remote").ok().with_status("ran").len(), 4);
     there.does("cache verify").ok();
 }
 
@@ -101,9 +101,9 @@ fn a_poisoned_remote_poisons_nobody() {
 fn nothing_of_the_section_enters_a_key() {
     let space = Space::new(DIAMOND);
     space.file("in/a.txt", "hello\n");
-    space.run("").ok();
+    space.run("--no-remote").ok();
     space.edit("[vars]", "[cache]\nremote = \"s3://bucket/p\"\nunsigned = true\nread-only = true\n[vars]");
-    space.run("").ok().hits(4);
+    space.run("--no-remote").ok().hits(4);
 }
 
 #[test]
@@ -121,4 +121,22 @@ fn keys_and_addresses_that_do_not_fit() {
     check("cache push p.toml --remote ftp://x/y --unsigned", "its scheme is unknown");
     check("cache push p.toml --remote file:///x --sign-with gone", "cannot read the key file gone");
     check("cache pull p.toml --remote file:///x --trust 00", "64 lower-case hex digits");
+}
+
+#[test]
+fn a_run_takes_from_the_shared_cache_and_puts_there_what_it_made() {
+    let space = Space::new(
+        "[cache]\nremote = \"file://${dir}\"\nunsigned = true\n[vars]\ndir = \"none\"\n\
+         [stage.a]\nkind = \"exec\"\nargv = [\"sh\", \"-c\", \"date +%N > {out}/n\"]\noutputs = [\"n\"]\n",
+    );
+    let set = format!("--set dir=\"{}\"", space.path("shared").display());
+    let first = space.run(&set).ok().ran(["a"]);
+    let second = space.run(&format!("{set} --cache other")).ok().hits(1);
+    assert_eq!(second.digests(), first.digests());
+    assert_eq!(second.why("a"), "taken from the shared cache");
+    space.run(&format!("{set} --cache third --no-remote")).ok().ran(["a"]);
+    let unsigned = space.read("p.toml").replace("unsigned = true\n", "");
+    space.file("p.toml", &unsigned);
+    let refused = space.run(&format!("{set} --cache fourth")).exits(2);
+    assert!(refused.stderr.contains("trust"), "{}", refused.stderr);
 }

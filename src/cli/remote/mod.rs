@@ -126,6 +126,22 @@ impl SharedArgs {
     }
 }
 
+/// The shared cache of a manifest, to take from and to put into; `None` when it names none.
+pub(super) fn of(cache: &Cache) -> Result<Option<Remote>, CliError> {
+    let Some(url) = &cache.remote else { return Ok(None) };
+    let known = |hex: &String| {
+        hex.parse().map_err(|error| CliError::usage(format!("`{hex}` under `trust`: {error}")))
+    };
+    let sign_with = cache.sign_with.as_deref().map(SecretKey::read).transpose().map_err(RemoteError::from)?;
+    let access = Access {
+        trust: cache.trust.iter().map(known).collect::<Result<_, _>>()?,
+        sign_with,
+        unsigned: cache.unsigned,
+        read_only: cache.read_only,
+    };
+    Ok(Some(Remote::open(url, &settings(), access, Tuning::default())?))
+}
+
 /// What the environment says about services: endpoints, regions, credentials.
 fn settings() -> BTreeMap<String, String> {
     let known = |name: &str| ["AWS_", "GOOGLE_", "AZURE_"].iter().any(|prefix| name.starts_with(prefix));

@@ -25,6 +25,9 @@ impl<'a> Session<'a> {
         'a: 'scope,
     {
         self.look_at_stop();
+        if self.halted.is_none() {
+            self.hand_over();
+        }
         for pool in 0..self.pools.len() {
             while self.halted.is_none()
                 && self.pools[pool].running < self.pools[pool].limit
@@ -70,7 +73,7 @@ impl<'a> Session<'a> {
     }
 
     /// Another process runs the key: it and the nodes of the same key are looked up again later.
-    fn leave(&mut self, job: &Job, owner: Option<&Owner>) {
+    pub(super) fn leave(&mut self, job: &Job, owner: Option<&Owner>) {
         self.states.set(job.id, State::Ready);
         let twins = self.in_work.remove(&job.miss.digest).unwrap_or_default();
         let owner = owner.map_or_else(|| "another process".to_owned(), ToString::to_string);

@@ -2,6 +2,7 @@
 
 mod branches;
 mod caching;
+mod cluster;
 mod crash;
 mod limits;
 mod memory;

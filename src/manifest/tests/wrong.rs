@@ -95,7 +95,7 @@ fn unknown_keys_are_told_with_the_nearest_known_one() {
     check(
         "x = 1\n[stage.a]",
         &[
-            "unknown key `x` in the manifest | x | known keys: `pipeline`, `vars`, `cache`, `profile`, `stage`",
+            "unknown key `x` in the manifest | x | known keys: `pipeline`, `vars`, `cache`, `executor`, `profile`, `stage`",
         ],
     );
     check(
@@ -215,7 +215,7 @@ fn an_unknown_key_of_the_chosen_profile_is_told_once() {
     let options = Options { profile: Some("p".into()), set: Vec::new() };
     let expected = "\
 unknown key `stag` in [profile.p] | stag | did you mean `stage`?
-unknown key `pipeline` in [profile.p] | pipeline | known keys: `vars`, `stage`
+unknown key `pipeline` in [profile.p] | pipeline | known keys: `vars`, `cache`, `executor`, `stage`
 ";
     assert_eq!(told_with(text, &options), expected);
 }

@@ -88,6 +88,9 @@ impl Store {
         gone.extend(
             disk::list(&self.root().join("bad"))?.iter().map(fs::DirEntry::path).filter(|p| is_old(p)),
         );
+        gone.extend(
+            disk::list(&self.root().join("job"))?.iter().map(fs::DirEntry::path).filter(|p| is_old(p)),
+        );
         gone.extend(policy.runs.iter().map(|run| self.root().join("run").join(run)));
         for path in gone {
             report.others += 1;

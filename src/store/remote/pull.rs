@@ -29,10 +29,21 @@ impl Remote {
         };
         self.require_pull()?;
         let Some((record, sealed)) = self.runtime.block_on(self.record(key))? else { return Ok(None) };
-        let room = Room::new(store)?;
-        let files = self.runtime.block_on(self.blobs(store, &record, &room))?;
-        store.put_hashed(&files)?;
-        store.publish_sealed(key, &sealed, replace)?;
+        loop {
+            let room = Room::new(store)?;
+            let files = self.runtime.block_on(self.blobs(store, &record, &room))?;
+            let _no_clean_up = store.publishing()?;
+            store.put_hashed(&files)?;
+            // While the others were fetched, a clean-up may have taken blobs that were here.
+            let mut whole = true;
+            for tree in record.outputs.values() {
+                whole &= store.has(tree)?;
+            }
+            if whole {
+                store.publish_sealed(key, &sealed, replace)?;
+                break;
+            }
+        }
         store.forget_checkpoints(key);
         Ok(Some(store.record(key)?.unwrap_or(record)))
     }

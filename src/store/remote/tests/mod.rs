@@ -50,6 +50,7 @@ impl Local {
             kind: "test".into(),
             key: serde_json::json!({ "key": key.to_string() }),
             ports: ports.into_iter().map(str::to_owned).collect(),
+            peak_memory: None,
             seconds: 1.5,
             why: vec!["never ran".into()],
         };
