@@ -158,6 +158,22 @@ fn files_are_short_and_say_what_they_are() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// The engine and the store are a library of their own: they run any actions, whoever writes them down and shows them.
+#[test]
+fn the_engine_and_the_store_know_no_tensors_no_manifest_and_no_terminal() {
+    const FOREIGN: [&str; 7] =
+        ["candle_core", "candle_nn", "toml", "clap", "indicatif", "tokenizers", "schemars"];
+    let mut faults = Vec::new();
+    for (name, text) in ["src/engine", "src/store"].into_iter().flat_map(rust_files) {
+        let code = code(&text);
+        let uses = |word: &&str| {
+            code.match_indices(&format!("{word}::")).any(|(at, _)| !code[..at].ends_with(is_word))
+        };
+        faults.extend(FOREIGN.iter().filter(|word| uses(word)).map(|word| format!("{name} uses {word}")));
+    }
+    assert!(faults.is_empty(), "{faults:?}");
+}
+
 #[test]
 fn unsafe_stands_only_where_it_may() {
     let word = |code: &str| {

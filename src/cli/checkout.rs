@@ -24,6 +24,9 @@ pub(super) struct Command {
     /// Replace the folder if it is there and not empty
     #[arg(long)]
     replace: bool,
+    /// Link the files instead of copying them: no space is taken, and they are read-only, because they are those of the cache
+    #[arg(long)]
+    hardlink: bool,
     #[command(flatten)]
     stage: StageArgs,
 }
@@ -38,7 +41,7 @@ impl Command {
         let dir = PathBuf::from(dir);
         let trees: Vec<(&str, &Tree)> =
             record.outputs.iter().map(|(port, tree)| (port.as_str(), tree)).collect();
-        let files = copy_out(&found.store, &trees, &dir, self.replace)?;
+        let files = copy_out(&found.store, &trees, &dir, (self.replace, self.hardlink))?;
         let size: u64 = trees.iter().map(|(_, tree)| tree.bytes()).sum();
         let plural = if files == 1 { "file" } else { "files" };
         output::text(&format!("{}: {files} {plural}, {}\n", dir.display(), bytes(size)))?;
@@ -46,7 +49,12 @@ impl Command {
     }
 }
 
-fn copy_out(store: &Store, trees: &[(&str, &Tree)], dir: &Path, replace: bool) -> Result<usize, CliError> {
+fn copy_out(
+    store: &Store,
+    trees: &[(&str, &Tree)],
+    dir: &Path,
+    (replace, hardlink): (bool, bool),
+) -> Result<usize, CliError> {
     let is_file = fs::metadata(dir).is_ok_and(|meta| !meta.is_dir());
     let occupied = is_file || fs::read_dir(dir).is_ok_and(|mut entries| entries.next().is_some());
     if occupied && !replace {
@@ -69,9 +77,14 @@ fn copy_out(store: &Store, trees: &[(&str, &Tree)], dir: &Path, replace: bool) -
     let mut count = 0;
     for (port, tree) in trees {
         let below = if trees.len() == 1 { whole.clone() } else { whole.join(port) };
-        for (name, from) in store.files(tree)? {
-            let to = below.join(name);
-            copy_file(&from, &to).map_err(failed(&to))?;
+        for file in &tree.files {
+            let to = below.join(&file.name);
+            if hardlink {
+                fs::create_dir_all(to.parent().unwrap_or(&below)).map_err(failed(&to))?;
+                store.link_blob(file, &to)?;
+            } else {
+                copy_file(&store.blob_path(&file.blob), &to).map_err(failed(&to))?;
+            }
             count += 1;
         }
     }
@@ -155,10 +168,10 @@ mod tests {
         let trees: Vec<(&str, &Tree)> =
             record.outputs.iter().map(|(port, tree)| (port.as_str(), tree)).collect();
         let all = dir.path().join("all");
-        assert_eq!(copy_out(&store, &trees, &all, false).unwrap(), 3);
+        assert_eq!(copy_out(&store, &trees, &all, (false, false)).unwrap(), 3);
         assert_eq!([read(&all, "one/a"), read(&all, "two/a"), read(&all, "two/sub/b")], ["1", "22", "333"]);
         let two = dir.path().join("deep/er/two");
-        assert_eq!(copy_out(&store, &trees[1..], &two, false).unwrap(), 2);
+        assert_eq!(copy_out(&store, &trees[1..], &two, (false, false)).unwrap(), 2);
         assert_eq!(read(&two, "sub/b"), "333");
     }
 
@@ -186,13 +199,13 @@ mod tests {
             let goal = dir.path().join("goal");
             make(&goal);
             let before = fs::read(&goal).ok();
-            let copied = copy_out(&store, &trees, &goal, false);
+            let copied = copy_out(&store, &trees, &goal, (false, false));
             assert_eq!(copied.is_ok(), free, "{what}");
             if !free {
                 assert_eq!(fs::read(&goal).ok(), before, "{what}");
                 assert!(before.is_some() || goal.join("mine").exists(), "{what}");
             }
-            copy_out(&store, &trees, &goal, true).unwrap();
+            copy_out(&store, &trees, &goal, (true, false)).unwrap();
             assert_eq!(read(&goal, "a"), "1", "{what}");
             assert!(!goal.join("mine").exists(), "{what}");
         }
@@ -206,11 +219,14 @@ mod tests {
         fs::remove_file(store.blob_path(&file.blob)).unwrap();
         let home = dir.path().join("home");
         fs::create_dir(&home).unwrap();
-        let error =
-            copy_out(&store, &[("two", &record.outputs["two"])], &home.join("goal"), false).unwrap_err();
+        let error = copy_out(&store, &[("two", &record.outputs["two"])], &home.join("goal"), (false, false))
+            .unwrap_err();
         assert!(error.to_string().contains("sub/b"), "{error}");
         assert_eq!(fs::read_dir(&home).unwrap().count(), 0);
         fs::write(home.join("file"), "").unwrap();
-        assert!(copy_out(&store, &[("one", &record.outputs["one"])], &home.join("file/goal"), true).is_err());
+        assert!(
+            copy_out(&store, &[("one", &record.outputs["one"])], &home.join("file/goal"), (true, false))
+                .is_err()
+        );
     }
 }

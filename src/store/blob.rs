@@ -33,6 +33,19 @@ impl Store {
         self.sharded("blob", digest)
     }
 
+    /// Gives a blob's file another name outside the cache, on the same file system.
+    pub fn link_blob(&self, file: &TreeFile, to: &Path) -> Result<()> {
+        let from = self.blob_path(&file.blob);
+        if let Err(flaw) = self.check_blob(&file.blob, file.size)? {
+            return Err(StoreError::Import { path: from, flaw });
+        }
+        fs::hard_link(&from, to).map_err(StoreError::io("link to the cache", to))?;
+        // A link changes the stamp and not the bytes, which were checked just now.
+        let meta = fs::symlink_metadata(&from).map_err(StoreError::io("read", &from))?;
+        self.stamps().remember(&[(Stamp::of(&meta), file.blob)]);
+        Ok(())
+    }
+
     /// Checks that a blob is there with the right size and bytes; wrong ones go to `bad/`.
     ///
     /// Bytes are hashed only when nobody hashed this very version of the file before.

@@ -43,3 +43,22 @@ fn what_is_not_made_is_not_copied() {
     assert!(!space.path("out").exists());
     space.does("checkout upper").exits(2);
 }
+
+#[test]
+fn linked_files_are_those_of_the_cache_and_it_knows_them_still() {
+    use std::os::unix::fs::MetadataExt;
+
+    let space = Space::new(
+        "[stage.a]\nkind = \"exec\"\nargv = [\"sh\", \"-c\", \"mkdir {out}/d; echo one > {out}/d/n\"]\noutputs = [\"d/n\"]\n",
+    );
+    let digests = space.run("").ok().digests();
+    space.does("checkout a linked p.toml --hardlink").ok();
+    let meta = std::fs::metadata(space.path("linked/d/n")).unwrap();
+    assert_eq!((meta.nlink(), meta.mode() & 0o777), (2, 0o444));
+    assert_eq!(space.run("").ok().hits(1).digests(), digests);
+    // Somebody forces a change through the link: the cache sees it, and makes the stage again.
+    std::fs::set_permissions(space.path("linked/d/n"), std::os::unix::fs::PermissionsExt::from_mode(0o644))
+        .unwrap();
+    space.file("linked/d/n", "two\n");
+    assert_eq!(space.run("").ok().ran(["a"]).digests(), digests);
+}

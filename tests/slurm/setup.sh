@@ -2,7 +2,7 @@
 # A Slurm cluster of one node with two pretended GPUs on this machine, for tests of jobs. Shows that arrays with GPUs, requeue
 # and preemption work on it. Needs root, and Debian's packages `slurm-wlm` and `munge`, which it installs with apt if absent.
 #
-#   tests/slurm/setup.sh          installs, starts what is not running, proves it; a second call changes nothing
+#   tests/slurm/setup.sh          installs, starts what is not running and proves it; a second call changes nothing
 #   tests/slurm/setup.sh stop     ends the daemons and all jobs
 #   tests/slurm/setup.sh env      prints the line that a shell needs: eval "$(tests/slurm/setup.sh env)"
 #   tests/slurm/setup.sh prove    proves it again
@@ -201,9 +201,12 @@ prove() {
 
 no_task() { ! squeue --noheader --states=all --jobs "$1" --format %T | grep -qv COMPLETED; }
 
-# Whether the job ended well; one that waits for its time is told that it has come.
+# Whether the job ended well; one that waits for its time is told that it has come. Not at once: a node that still ends the old run
+# refuses to launch the new one, and the job has failed.
 hurried() {
   in_state "$1" COMPLETED && return
+  in_state "$1" PENDING || return 1
+  sleep 5
   ! in_state "$1" PENDING || scontrol update jobid="$1" StartTime=now
   return 1
 }
@@ -223,8 +226,10 @@ case ${1:-start} in
     mkdir -p "$dir"
     install_packages
     configure
+    fresh=yes
+    ! { alive slurmctld && alive slurmd; } || fresh=no
     start
-    prove
+    [ $fresh = no ] || prove
     say "ready; in a shell: export SLURM_CONF=$SLURM_CONF"
     ;;
   prove) prove ;;
