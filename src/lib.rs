@@ -4,6 +4,9 @@ pub mod artifact;
 pub mod cli;
 pub mod device;
 pub mod engine;
+#[cfg(feature = "fuzzing")]
+#[doc(hidden)]
+pub mod fuzzing;
 pub mod kernel;
 pub mod manifest;
 pub mod math;

@@ -12,6 +12,7 @@ use walkdir::WalkDir;
 /// Which folders of `src` a folder may import, with a sub-module where only that one is meant. `*` is everything.
 const IMPORTS: &[(&str, &[&str])] = &[
     ("cli", &["*"]),
+    ("fuzzing", &["*"]),
     ("plan", &["manifest", "stage", "engine"]),
     ("stage", &["artifact", "model", "math", "kernel", "device", "engine::action"]),
     ("model", &["artifact", "math", "kernel", "device"]),

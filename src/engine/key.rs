@@ -60,7 +60,7 @@ impl Key {
         Digest::derive(CONTEXT, &self.value().encode())
     }
 
-    fn value(&self) -> Value {
+    pub(crate) fn value(&self) -> Value {
         let digests = |map: &BTreeMap<String, Digest>| {
             Value::Map(map.iter().map(|(k, d)| (k.clone(), Value::Bytes(d.as_bytes().to_vec()))).collect())
         };

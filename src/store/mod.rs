@@ -34,7 +34,7 @@ mod error;
 mod gc;
 mod lease;
 mod owner;
-mod record;
+pub(crate) mod record;
 pub mod remote;
 mod root;
 mod stamp;

@@ -43,7 +43,7 @@ pub struct Record {
 
 impl Record {
     /// Refuses a record whose listings cannot be right.
-    pub(super) fn check(&self) -> Result<()> {
+    pub(crate) fn check(&self) -> Result<()> {
         let mut outputs = self.outputs.iter();
         outputs.try_for_each(|(port, tree)| {
             tree.check().map_err(|source| StoreError::Tree { port: port.clone(), source })

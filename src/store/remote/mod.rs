@@ -14,10 +14,10 @@
 mod error;
 mod fetch;
 mod place;
-mod pull;
+pub(crate) mod pull;
 mod push;
 mod retry;
-mod sign;
+pub(crate) mod sign;
 #[cfg(test)]
 mod tests;
 mod upload;

@@ -98,7 +98,11 @@ impl Remote {
 }
 
 /// Everything about a record that can be checked without its blobs.
-fn check(key: &Digest, bytes: &[u8], trust: &[sign::PublicKey]) -> Result<(Record, Vec<u8>), Refusal> {
+pub(crate) fn check(
+    key: &Digest,
+    bytes: &[u8],
+    trust: &[sign::PublicKey],
+) -> Result<(Record, Vec<u8>), Refusal> {
     let sealed = sign::verified(bytes, trust)?;
     if record::unseal(sealed).is_none() {
         return Err(Refusal::Seal);

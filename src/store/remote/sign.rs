@@ -41,6 +41,12 @@ impl SecretKey {
         Ok(Self(SigningKey::from_bytes(&bytes)))
     }
 
+    /// A key that anybody can make.
+    #[cfg(feature = "fuzzing")]
+    pub(crate) fn known(byte: u8) -> Self {
+        Self(SigningKey::from_bytes(&[byte; 32]))
+    }
+
     /// Reads a key file.
     pub fn read(path: &Path) -> Result<Self, KeyFileError> {
         let io = |source| KeyFileError::Io { doing: "read", path: path.to_owned(), source };
@@ -72,7 +78,7 @@ impl SecretKey {
     }
 
     /// A sealed record and the line with its signature.
-    pub(super) fn sign(&self, sealed: &[u8]) -> Vec<u8> {
+    pub(crate) fn sign(&self, sealed: &[u8]) -> Vec<u8> {
         let (one, two) = halves(&self.0.sign(&message(sealed)).to_bytes());
         let mut signed = sealed.to_vec();
         signed.extend_from_slice(format!("{LINE} {} {one}{two}\n", self.public()).as_bytes());
@@ -81,7 +87,7 @@ impl SecretKey {
 }
 
 /// The sealed record in what a remote holds: it is signed by a trusted key, or no key is asked for.
-pub(super) fn verified<'b>(bytes: &'b [u8], trust: &[PublicKey]) -> Result<&'b [u8], Refusal> {
+pub(crate) fn verified<'b>(bytes: &'b [u8], trust: &[PublicKey]) -> Result<&'b [u8], Refusal> {
     let start = bytes.strip_suffix(b"\n").and_then(|body| body.iter().rposition(|&b| b == b'\n'));
     let (sealed, line) = bytes.split_at(start.map_or(0, |newline| newline + 1));
     let Some(line) = line.strip_prefix(LINE.as_bytes()) else {
