@@ -6,10 +6,12 @@ mod check;
 mod checkout;
 mod completions;
 pub mod diagnostic;
+mod diff;
 mod elsewhere;
 mod error;
 pub mod exit;
 mod graph;
+mod history;
 mod lock;
 mod log;
 mod output;
@@ -19,6 +21,7 @@ mod progress;
 mod project;
 mod remote;
 mod run;
+mod runs;
 mod schema;
 mod show;
 mod signal;
@@ -57,6 +60,8 @@ enum Command {
     /// Print the JSON Schema of manifests, for editors
     Schema,
     Graph(graph::Command),
+    History(history::Command),
+    Diff(diff::Command),
     Show(show::Command),
     Checkout(checkout::Command),
     Verify(verify::Command),
@@ -76,6 +81,8 @@ impl Cli {
             Command::Stages(command) => command.format,
             Command::Cache(command) => command.format(),
             Command::Verify(command) => command.format,
+            Command::History(command) => command.format,
+            Command::Diff(command) => command.format,
             Command::Schema
             | Command::Graph(_)
             | Command::Show(_)
@@ -93,6 +100,8 @@ impl Cli {
             Command::Check(command) => command.run(),
             Command::Schema => schema::run(),
             Command::Graph(command) => command.run(),
+            Command::History(command) => command.run(),
+            Command::Diff(command) => command.run(),
             Command::Show(command) => command.run(),
             Command::Checkout(command) => command.run(),
             Command::Verify(command) => command.run(),

@@ -51,7 +51,7 @@ use std::{
 
 pub use blob::Flaw;
 pub use claim::{Claim, Claimed};
-pub(crate) use clock::run_id;
+pub(crate) use clock::{run_id, utc};
 pub use digest::{Digest, NotADigest};
 pub(crate) use disk::{clone_or_copy, read_if_present};
 pub use error::{Result, StoreError};

@@ -7,6 +7,7 @@ mod errors;
 mod explain;
 mod export;
 mod gc;
+mod history;
 mod lock;
 mod parity;
 mod pipelines;
