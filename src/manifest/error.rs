@@ -121,6 +121,12 @@ pub enum Mistake {
     /// Variables that need each other.
     #[error("variables need each other: {0}")]
     VariableCycle(String),
+    /// Variables that need one another in a long row, or nest their values in each other.
+    #[error("variable `{0}` goes too deep")]
+    VariableTooDeep(String),
+    /// Variables that stand for more than a manifest may hold.
+    #[error("the variables make the manifest too large")]
+    VariablesTooLarge,
     /// A table or an array inside a longer string.
     #[error("variable `{name}` is {article} {found} and cannot stand inside a longer string")]
     NotText {
@@ -143,6 +149,9 @@ pub enum Mistake {
     /// `--set` without `=`.
     #[error("`--set` needs the form NAME=VALUE or STAGE.PARAMETER=VALUE")]
     SetForm,
+    /// `--set` with too many parts.
+    #[error("`--set` goes too deep")]
+    SetTooDeep,
     /// `--set` of a value that starts like TOML but is not.
     #[error("the value is not valid TOML: {0}")]
     SetValue(String),

@@ -8,6 +8,7 @@ mod cache;
 pub mod entry;
 pub mod error;
 mod executor;
+mod limit;
 mod merge;
 pub mod near;
 mod set;

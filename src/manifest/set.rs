@@ -10,7 +10,7 @@ use toml::{
 use super::{
     Span, Value,
     error::{Fault, Mistake},
-    merge, near, shift,
+    limit, merge, near, shift,
     source::Source,
 };
 
@@ -24,6 +24,9 @@ pub(super) fn apply<'s>(root: &mut DeTable<'s>, set: &'s Source) -> Result<(), B
     let parts = parts(path, set.start);
     if parts.iter().any(|(part, _)| part.is_empty()) {
         return Err(Box::new(Fault::at(whole, Mistake::SetForm).hint("write `rank=96` or `svd.rank=96`")));
+    }
+    if parts.len() > limit::DEEPEST {
+        return Err(Box::new(Fault::at(whole, Mistake::SetTooDeep).hint("a path has 80 parts at most")));
     }
     match parts.as_slice() {
         [(name, place)] => variable(root, name, place, value),

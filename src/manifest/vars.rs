@@ -11,6 +11,7 @@ use toml::{
 use super::{
     Span, Value,
     error::{Fault, Mistake},
+    limit::{self, Budget},
     near,
     source::Sources,
 };
@@ -21,13 +22,14 @@ pub struct Vars<'s> {
     sources: &'s Sources,
     raw: BTreeMap<String, (Span, Value<'s>)>,
     done: BTreeMap<String, Option<Value<'s>>>,
+    budget: Budget,
 }
 
 impl<'s> Vars<'s> {
     /// Gives every variable its final value; variables may use each other.
     pub(super) fn new(sources: &'s Sources, table: DeTable<'s>, faults: &mut Vec<Fault>) -> Self {
         let raw = table.into_iter().map(|(key, value)| (key.get_ref().to_string(), (key.span(), value)));
-        let mut vars = Self { sources, raw: raw.collect(), done: BTreeMap::new() };
+        let mut vars = Self { sources, raw: raw.collect(), done: BTreeMap::new(), budget: Budget::new() };
         let names: Vec<String> = vars.raw.keys().cloned().collect();
         for name in names {
             vars.settle(&name, &mut Vec::new(), faults);
@@ -97,13 +99,21 @@ impl<'s> Vars<'s> {
             }
             return;
         }
+        if stack.len() == limit::DEEPEST {
+            faults.push(limit::too_deep(name, place));
+            self.done.insert(name.to_owned(), None);
+            return;
+        }
         stack.push(name.to_owned());
         for needed in names(&value) {
             self.settle(&needed, stack, faults);
         }
         stack.pop();
         if !self.done.contains_key(name) {
-            let value = self.expand(value, faults);
+            let mut value = self.expand(value, faults);
+            if value.take_if(|value| limit::depth(value.get_ref()) > limit::DEEPEST).is_some() {
+                faults.push(limit::too_deep(name, place));
+            }
             self.done.insert(name.to_owned(), value);
         }
     }
@@ -128,6 +138,7 @@ impl<'s> Vars<'s> {
             match self.done.get(name) {
                 None => faults.push(self.unknown(name, place())),
                 Some(None) => {} // its own fault has been reported
+                Some(Some(value)) if !self.budget.take(value.get_ref(), place, faults) => return None,
                 Some(Some(value)) if text.len() == name.len() + 3 => return Some(value.get_ref().clone()),
                 Some(Some(value)) => match plain(value.get_ref()) {
                     Some(plain) => {

@@ -186,3 +186,14 @@ fn a_manifest_without_variables_or_stages_has_nothing_to_set() {
     );
     assert_eq!(error("a.b=1"), "unknown stage `a`; there are no stages");
 }
+
+#[test]
+fn a_path_is_as_deep_as_toml_may_be() {
+    let path = |parts: usize| format!("svd.{}a=1", "new.".repeat(parts - 2));
+    assert!(set(&path(80)).is_ok());
+    for parts in [81, 30_000] {
+        let (error, under, hint) = set(&path(parts)).unwrap_err();
+        assert_eq!((error.as_str(), hint.as_str()), ("`--set` goes too deep", "a path has 80 parts at most"));
+        assert_eq!(under, path(parts));
+    }
+}

@@ -160,3 +160,33 @@ proptest! {
         prop_assert_eq!(value_of_x(&format!("x = '${{v7}}'\n{text}")).unwrap(), "end1234567");
     }
 }
+
+#[test]
+fn variables_that_stand_for_more_than_memory_holds_are_refused() {
+    let too_large = Err(vec!["the variables make the manifest too large".to_owned()]);
+    for form in ["'${N}${N}'", "['${N}', '${N}']", "{ a = '${N}', b = '${N}' }"] {
+        let row = |i: usize| format!("v{i} = {}\n", form.replace('N', &format!("v{}", i + 1)));
+        let text: String = (0..28).map(row).collect();
+        let found = value_of_x(&format!("{text}v28 = 'x'\nx = '${{v0}}'"));
+        assert_eq!(
+            found.map(drop).map_err(|faults| faults.into_iter().map(|(error, _)| error).collect()),
+            too_large
+        );
+    }
+    let wide = format!("a = '{}'\nx = [{}]", "a".repeat(1 << 20), "'${a}', ".repeat(60));
+    assert!(value_of_x(&wide).is_ok(), "60 MiB");
+}
+
+#[test]
+fn variables_that_go_too_deep_are_refused() {
+    let row = |form: &str, length: usize| {
+        let rows =
+            (1..length).map(|i| format!("v{i:06} = {}\n", form.replace('N', &format!("v{:06}", i + 1))));
+        format!("x = '${{v000001}}'\n{}v{length:06} = 'end'", rows.collect::<String>())
+    };
+    assert_eq!(value_of_x(&row("'${N}'", 70)).unwrap(), "end");
+    let long = value_of_x(&row("'${N}'", 20_000)).unwrap_err();
+    assert_eq!(long[0], ("variable `v000081` goes too deep".to_owned(), "v000081".to_owned()));
+    let nested = value_of_x(&row("[[['${N}']]]", 40)).unwrap_err();
+    assert_eq!(nested, [("variable `v000013` goes too deep".to_owned(), "v000013".to_owned())]);
+}
