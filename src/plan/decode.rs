@@ -14,6 +14,9 @@ use crate::{
     stage::{self, InputPort, Invalid, table::Planned},
 };
 
+/// No stage has more variants.
+pub(super) const MOST_VARIANTS: usize = 10_000;
+
 /// A stage of the manifest with its decoded variants.
 pub(super) struct Stage<'m, 's> {
     pub(super) entry: &'m Entry<'s>,
@@ -76,6 +79,12 @@ pub(super) fn stage<'m, 's>(
     let broken = row.is_none() || faults.len() > before;
     let mut stage = Stage { entry, row, limits, variants: Vec::new(), broken };
     let Some(row) = row else { return stage };
+    let variants = entry.matrix.iter().map(|axis| axis.values.len());
+    if variants.fold(1, usize::saturating_mul) > MOST_VARIANTS {
+        faults.push(too_many(entry));
+        stage.broken = true;
+        return stage;
+    }
     for own in combinations(entry) {
         let mut table = entry.table.clone();
         let mut seed = entry.seed.as_ref().map_or(manifest.seed, |seed| *seed.get_ref());
@@ -245,6 +254,12 @@ pub(super) fn in_words(message: &str) -> Cow<'_, str> {
     let found =
         found.strip_prefix("invalid type: ").or(found.strip_prefix("invalid value: ")).unwrap_or(found);
     format!("expected {expected}, found {found}").into()
+}
+
+/// What is said of a stage with more than [`MOST_VARIANTS`].
+pub(super) fn too_many(entry: &Entry<'_>) -> Fault<PlanError> {
+    let fault = Fault::at(entry.place.clone(), PlanError::TooManyVariants(entry.name.clone()));
+    fault.hint("every axis multiplies them, and so do the axes of its inputs: leave some out")
 }
 
 /// Every combination of the axes' values; a stage without a matrix has the one empty combination.

@@ -92,6 +92,9 @@ pub enum PlanError {
     /// Inputs whose variants exclude each other.
     #[error("the inputs of stage `{0}` have no variant in common")]
     NoCombination(String),
+    /// A matrix, or inputs with one, that give more nodes than anybody wants.
+    #[error("stage `{0}` has more than 10,000 variants")]
+    TooManyVariants(String),
 }
 
 impl From<Fault> for Fault<PlanError> {

@@ -9,7 +9,7 @@ use std::{
 use super::{
     Edge, Node, PlanError,
     connect::{Link, Links},
-    decode::{Stage, Variant},
+    decode::{MOST_VARIANTS, Stage, Variant, too_many},
 };
 use crate::{
     engine::{action::Action, limits::Limits},
@@ -49,8 +49,13 @@ pub(super) fn nodes(
         }
         let variants = std::mem::take(&mut stages[number].variants);
         let joiner = Joiner { number, stages: &stages, made: &made };
-        let rows: Result<Vec<Vec<Row>>, _> =
-            variants.iter().zip(&links[number]).map(|(variant, links)| joiner.rows(variant, links)).collect();
+        let mut room = MOST_VARIANTS;
+        let mut joined = |(variant, links): (&Variant, &Vec<Link>)| {
+            let rows = joiner.rows(variant, links)?;
+            room = room.checked_sub(rows.len()).ok_or_else(|| joiner.too_many())?;
+            Ok::<_, Option<Box<Fault<PlanError>>>>(rows)
+        };
+        let rows: Result<Vec<Vec<Row>>, _> = variants.iter().zip(&links[number]).map(&mut joined).collect();
         let rows = match rows {
             Ok(rows) => rows,
             Err(fault) => {
@@ -90,12 +95,18 @@ impl Joiner<'_, '_, '_> {
             let agree = |row: &Row, (choice, node): &(Choice, usize)| {
                 let clash =
                     choice.iter().any(|(axis, value)| row.choice.get(axis).is_some_and(|own| own != value));
-                let mut joined = row.clone();
-                joined.choice.extend(choice);
-                joined.producers.push(*node);
-                (!clash).then_some(joined)
+                (!clash).then(|| {
+                    let mut joined = row.clone();
+                    joined.choice.extend(choice);
+                    joined.producers.push(*node);
+                    joined
+                })
             };
-            rows = rows.iter().flat_map(|row| producers.iter().filter_map(|made| agree(row, made))).collect();
+            let all = rows.iter().flat_map(|row| producers.iter().filter_map(|made| agree(row, made)));
+            rows = all.take(MOST_VARIANTS + 1).collect();
+            if rows.len() > MOST_VARIANTS {
+                return Err(self.too_many());
+            }
         }
         if rows.is_empty() {
             let entry = self.stages[self.number].entry;
@@ -103,6 +114,10 @@ impl Joiner<'_, '_, '_> {
             return Err(Some(Box::new(fault.hint("name the variants it should read, as in `svd[rank=64]`"))));
         }
         Ok(rows)
+    }
+
+    fn too_many(&self) -> Option<Box<Fault<PlanError>>> {
+        Some(Box::new(too_many(self.stages[self.number].entry)))
     }
 
     /// The nodes that a link may read. Axes selected by name no longer multiply the reader.

@@ -202,3 +202,22 @@ texts = 'make'
         "the reader keeps its own"
     );
 }
+
+#[test]
+fn more_variants_than_anybody_wants_are_refused() {
+    let values = |n: usize| format!("{:?}", (1..=n).collect::<Vec<_>>());
+    let own = |a: usize, b: usize| {
+        format!("[stage.make]\nmatrix = {{ words = {}, seed = {} }}", values(a), values(b))
+    };
+    assert_eq!(plan_of(&own(100, 100)).unwrap().nodes.len(), 10_000);
+    let joined = format!(
+        "[stage.a]\nkind = 'make'\nmatrix.words = {0}\n[stage.c]\nkind = 'make'\nmatrix.words = {0}
+[stage.make]\nkind = 'take'\ntexts = 'a'\nmore = 'c'\nmatrix.rank = [1, 2]",
+        values(71)
+    );
+    for text in [own(100, 101), own(30_000, 30_000), joined] {
+        let faults = plan_of(&text).map(|plan| plan.nodes.len()).unwrap_err().faults;
+        let errors: Vec<String> = faults.iter().map(|fault| fault.error.to_string()).collect();
+        assert_eq!(errors, ["stage `make` has more than 10,000 variants"]);
+    }
+}
