@@ -58,13 +58,19 @@ fuzz() { # target; adds a row to the table
         local TIMEFORMAT='%U %S' cpu
         cpu=$( { time "${nice[@]}" "$program" "${args[@]}" -max_total_time=$((seconds - used)) \
             -artifact_prefix="$found/" "$corpus" >"$log" 2>&1 || echo stopped; } 2>&1)
-        [[ $cpu != *stopped* ]] || state=CRASH
+        [[ $cpu != *stopped* ]] || again "$log" "$program" || state=CRASH
         used=$((used + $(awk 'NF == 2 { print int($1 + $2 + 0.5) }' <<<"$cpu")))
         runs=$((runs + $(awk '/^stat::number_of_executed_units/ { n = $2 } END { print n + 0 }' "$log")))
         ((used > 0)) || state=CRASH
     done
     rows+=("$(printf '%-10s %12d %7d %7d   %s' "$1" "$runs" "$used" "$(find "$corpus" -type f | wc -l)" "$state")")
     [ $state = ok ] || crashed "$1" "$log" "$program"
+}
+
+again() { # log, program; whether it was only a pause of the machine that made an input late
+    local late
+    late=$(sed -n 's/.*Test unit written to \(.*\/timeout-.*\)/\1/p' "$1" | tail -1)
+    [ -n "$late" ] && "${nice[@]}" "$2" -timeout=20 "$late" >/dev/null 2>&1 && rm "$late"
 }
 
 crashed() { # target, its log, its program
