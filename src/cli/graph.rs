@@ -1,13 +1,22 @@
 //! `graph`: the pipeline as a picture. Knows stages as names with inputs.
 
+mod colour;
 mod svg;
+mod text;
 
-use std::fmt::Write;
+use std::collections::BTreeMap;
 
 use clap::Args;
 
-use super::{args::ManifestArgs, error::CliError, exit::Exit, output, project};
-use crate::plan::Plan;
+use super::{
+    args::{ManifestArgs, PlaceArgs, SelectArgs},
+    error::CliError,
+    exit::Exit,
+    output,
+    plan::block_unreadable,
+    project::{self, Project},
+};
+use crate::{engine::state::Status, plan::Plan};
 
 /// Draw a pipeline
 #[derive(Debug, Args)]
@@ -17,13 +26,33 @@ pub(super) struct Command {
     /// How to draw it
     #[arg(long, value_enum, default_value_t = Format::Mermaid, value_name = "FORMAT")]
     format: Format,
+    /// Colour each stage by what a run would do with it now, and write the word beside it
+    #[arg(long)]
+    status: bool,
+    #[command(flatten, next_help_heading = "With --status")]
+    place: PlaceArgs,
+    #[command(flatten, next_help_heading = "With --status")]
+    select: SelectArgs,
 }
 
 impl Command {
     pub(super) fn run(&self) -> Result<Exit, CliError> {
         let plan = project::open(&self.manifest.pipeline, &self.manifest.change)?;
-        output::text(&Drawing::of(&plan).render(self.format))?;
+        let mut drawing = Drawing::of(&plan);
+        if self.status {
+            drawing.colour(&self.statuses()?);
+        }
+        output::text(&drawing.render(self.format))?;
         Ok(Exit::OK)
+    }
+
+    /// What a plan says of every stage.
+    fn statuses(&self) -> Result<BTreeMap<String, Status>, CliError> {
+        let ManifestArgs { pipeline, change } = &self.manifest;
+        let project = Project::open(pipeline, change, &self.place, &self.select)?;
+        let mut plan = project.engine().plan()?;
+        block_unreadable(&project, &mut plan);
+        Ok(plan.stages.into_iter().map(|stage| (stage.name, stage.status)).collect())
     }
 }
 
@@ -38,6 +67,8 @@ struct Node {
     name: String,
     kind: String,
     inputs: Vec<Edge>,
+    /// What a run would do with it, if that is to be shown.
+    status: Option<Status>,
 }
 
 #[derive(Debug, Clone)]
@@ -68,62 +99,38 @@ impl Drawing {
             name: node.name.clone(),
             kind: node.action.kind().to_owned(),
             inputs: edges(&node.inputs),
+            status: None,
         });
         Self { nodes: nodes.collect() }
     }
 
+    fn colour(&mut self, statuses: &BTreeMap<String, Status>) {
+        for node in &mut self.nodes {
+            node.status = statuses.get(&node.name).copied();
+        }
+    }
+
+    /// How many stages have each of the statuses that are shown.
+    fn counts(&self) -> Vec<(Status, usize)> {
+        let count = |status: &Status| self.nodes.iter().filter(|node| node.status == Some(*status)).count();
+        colour::SHOWN.into_iter().map(|status| (status, count(&status))).filter(|(_, n)| *n > 0).collect()
+    }
+
     fn render(&self, format: Format) -> String {
         match format {
-            Format::Mermaid => self.mermaid(),
-            Format::Dot => self.dot(),
+            Format::Mermaid => text::mermaid(self),
+            Format::Dot => text::dot(self),
             Format::Svg => svg::svg(self),
         }
     }
+}
 
-    fn mermaid(&self) -> String {
-        // `#` begins an entity of Mermaid, and `<` one of HTML.
-        let escape = |text: &str| {
-            let text = text.replace('#', "#35;").replace('"', "#quot;");
-            text.replace('<', "#lt;").replace('>', "#gt;")
-        };
-        let mut out = "flowchart TD\n".to_owned();
-        for (i, node) in self.nodes.iter().enumerate() {
-            let kind = if node.kind == node.name {
-                String::new()
-            } else {
-                format!("<br><small>{}</small>", node.kind)
-            };
-            let _infallible = writeln!(out, "  n{i}[\"{}{kind}\"]", escape(&node.name));
-        }
-        for (i, node) in self.nodes.iter().enumerate() {
-            for edge in &node.inputs {
-                let _infallible = writeln!(out, "  n{} -->|\"{}\"| n{i}", edge.from, escape(&edge.port));
-            }
-        }
-        out
-    }
-
-    fn dot(&self) -> String {
-        let quote = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
-        let mut out =
-            "digraph pipeline {\n  node [shape=box, style=rounded, fontname=\"sans-serif\"];\n".to_owned();
-        for node in &self.nodes {
-            let label = if node.kind == node.name {
-                node.name.clone()
-            } else {
-                format!("{}\n{}", node.name, node.kind)
-            };
-            let _infallible =
-                writeln!(out, "  {} [label={}];", quote(&node.name), quote(&label).replace('\n', "\\n"));
-        }
-        for node in &self.nodes {
-            for edge in &node.inputs {
-                let (from, to) = (quote(&self.nodes[edge.from].name), quote(&node.name));
-                let _infallible = writeln!(out, "  {from} -> {to} [label={}];", quote(&edge.port));
-            }
-        }
-        out.push_str("}\n");
-        out
+impl Node {
+    /// What stands below the name: the kind where that is another word, and the status.
+    fn below(&self) -> Option<String> {
+        let kind = Some(self.kind.as_str()).filter(|kind| *kind != self.name);
+        let words: Vec<&str> = kind.into_iter().chain(self.status.map(Status::as_str)).collect();
+        (!words.is_empty()).then(|| words.join(" · "))
     }
 }
 
@@ -137,6 +144,7 @@ mod tests {
             name: name.to_owned(),
             kind: kind.to_owned(),
             inputs: inputs.iter().map(|&(from, port)| Edge { from, port: port.to_owned() }).collect(),
+            status: None,
         };
         let nodes = vec![
             node("corpus", "corpus", &[]),
@@ -145,6 +153,27 @@ mod tests {
             node("select", "select", &[(0, "texts"), (1, "left"), (2, "right")]),
         ];
         Drawing { nodes }
+    }
+
+    /// The same with a status for each stage.
+    pub(in crate::cli) fn coloured() -> Drawing {
+        let mut drawing = diamond();
+        let statuses = [Status::Cached, Status::Run, Status::Maybe, Status::Blocked];
+        for (node, status) in drawing.nodes.iter_mut().zip(statuses) {
+            node.status = Some(status);
+        }
+        drawing
+    }
+
+    #[test]
+    fn a_stage_that_no_plan_knows_has_no_colour() {
+        let mut drawing = diamond();
+        drawing.colour(&[("corpus".to_owned(), Status::Run), ("gone".to_owned(), Status::Maybe)].into());
+        assert_eq!(drawing.counts(), [(Status::Run, 1)]);
+        let below: Vec<Option<String>> = coloured().nodes.iter().map(Node::below).collect();
+        let words = |text: &str| Some(text.to_owned());
+        assert_eq!(below, [words("cached"), words("embed · run"), words("embed · maybe"), words("blocked")]);
+        assert_eq!((diamond().nodes[0].below(), diamond().nodes[1].below()), (None, words("embed")));
     }
 
     #[test]

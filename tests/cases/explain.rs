@@ -93,6 +93,29 @@ fn graphs() {
 }
 
 #[test]
+fn a_graph_shows_what_a_run_would_do() {
+    let space = ran_once();
+    space.file("in/a.txt", "other\n");
+    let draw = |words: &str| space.does(&format!("graph p.toml --status {words}")).ok().stdout;
+    let mermaid = draw("");
+    assert!(mermaid.contains("[\"source<br><small>exec · run</small>\"]:::run\n"), "{mermaid}");
+    assert!(mermaid.contains("  classDef maybe fill:"), "{mermaid}");
+    let some = draw("--until upper --format dot");
+    assert!(some.contains("[label=\"count\\nexec · skipped\", style=\"rounded,filled,dashed\""), "{some}");
+    std::fs::remove_file(space.path("in/a.txt")).unwrap();
+    let svg = draw("--format svg");
+    assert!(svg.contains(">blocked 4</text>") && !svg.contains(">run "), "{svg}");
+    assert!(!space.does("graph p.toml").ok().stdout.contains("class"), "as it is without --status");
+}
+
+#[test]
+fn a_graph_without_a_status_needs_no_cache() {
+    let space = Space::new(DIAMOND);
+    space.does("graph p.toml").ok();
+    assert!(!space.path("cache/FORMAT").exists());
+}
+
+#[test]
 fn the_schema_and_the_manual_come_from_the_stages() {
     let space = ran_once();
     let schema: serde_json::Value = serde_json::from_str(&space.does("schema").ok().stdout).unwrap();
@@ -107,7 +130,10 @@ fn completions_and_help() {
     let space = ran_once();
     assert!(space.does("completions bash").ok().stdout.contains("mla-run"));
     let help = space.does("--help").ok().stdout;
-    for command in ["run", "plan", "why", "check", "schema", "graph", "show", "checkout", "stages", "cache"] {
+    for command in [
+        "run", "plan", "why", "check", "schema", "graph", "history", "diff", "show", "checkout", "stages",
+        "cache",
+    ] {
         assert!(help.contains(&format!("\n  {command} ")), "{command} in {help}");
     }
     assert!(help.contains("Exit codes:"), "{help}");

@@ -170,6 +170,8 @@ fn every_command_has_its_help_and_the_version_is_that_of_the_package() {
         "check",
         "schema",
         "graph",
+        "history",
+        "diff",
         "show",
         "checkout",
         "stages",
