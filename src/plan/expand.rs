@@ -52,7 +52,7 @@ pub(super) fn nodes(
         let mut room = MOST_VARIANTS;
         let mut joined = |(variant, links): (&Variant, &Vec<Link>)| {
             let rows = joiner.rows(variant, links)?;
-            room = room.checked_sub(rows.len()).ok_or_else(|| joiner.too_many())?;
+            room = room.checked_sub(rows.len()).ok_or_else(|| Some(joiner.too_many()))?;
             Ok::<_, Option<Box<Fault<PlanError>>>>(rows)
         };
         let rows: Result<Vec<Vec<Row>>, _> = variants.iter().zip(&links[number]).map(&mut joined).collect();
@@ -105,7 +105,7 @@ impl Joiner<'_, '_, '_> {
             let all = rows.iter().flat_map(|row| producers.iter().filter_map(|made| agree(row, made)));
             rows = all.take(MOST_VARIANTS + 1).collect();
             if rows.len() > MOST_VARIANTS {
-                return Err(self.too_many());
+                return Err(Some(self.too_many()));
             }
         }
         if rows.is_empty() {
@@ -116,8 +116,8 @@ impl Joiner<'_, '_, '_> {
         Ok(rows)
     }
 
-    fn too_many(&self) -> Option<Box<Fault<PlanError>>> {
-        Some(Box::new(too_many(self.stages[self.number].entry)))
+    fn too_many(&self) -> Box<Fault<PlanError>> {
+        Box::new(too_many(self.stages[self.number].entry))
     }
 
     /// The nodes that a link may read. Axes selected by name no longer multiply the reader.

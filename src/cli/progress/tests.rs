@@ -56,6 +56,9 @@ impl Kept {
 }
 
 impl View for Kept {
+    fn counts(&self, counts: Counts) {
+        self.keep(format!("{} of {} done, {} running", counts.done, counts.total, counts.running));
+    }
     fn started(&self, stage: &str, why: &str) {
         self.keep(format!("started {stage} {why}"));
     }
@@ -105,6 +108,7 @@ fn every_event_reaches_the_view() {
         "phase svd layers Some(3) layers",
         "advance svd 2",
         "note svd rank 8",
+        "1 of 1 done, 0 running",
         "finished svd",
         "  ✓ svd       10 ms  forced",
         "2 of 1 done, 0 running",
