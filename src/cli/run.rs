@@ -182,3 +182,29 @@ fn exit(summary: &RunSummary) -> Exit {
         (RunStatus::Failed, false, _) => Exit::FAILED,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_codes() {
+        let check = |status, interrupted, checkpointed, expected| {
+            let summary = RunSummary {
+                run: String::new(),
+                pipeline: String::new(),
+                status,
+                seconds: 0.0,
+                stages: Vec::new(),
+                interrupted,
+                checkpointed,
+            };
+            assert_eq!(exit(&summary), expected);
+        };
+        check(RunStatus::Ok, false, false, Exit::OK);
+        check(RunStatus::Ok, true, false, Exit::OK);
+        check(RunStatus::Failed, false, false, Exit::FAILED);
+        check(RunStatus::Failed, true, false, Exit::INTERRUPTED);
+        check(RunStatus::Failed, true, true, Exit::STOPPED);
+    }
+}
