@@ -31,10 +31,7 @@ pub(super) fn use_cluster(project: &mut Project) -> Result<(), CliError> {
 pub(super) fn use_shared(project: &mut Project) -> Result<(), CliError> {
     let Some(remote) = remote::of(&project.shared)? else { return Ok(()) };
     let (pull, push) = (remote.require_pull(), remote.require_push().is_ok());
-    if !push {
-        pull?;
-    }
-    let pull = remote.require_pull().is_ok();
+    let pull = if push { pull.is_ok() } else { pull.map(|()| true)? };
     let store = project.store.clone();
     project.options.shared = Some(Box::new(Other { store, remote, pull, push, broken: Mutex::default() }));
     Ok(())

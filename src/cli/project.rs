@@ -30,9 +30,9 @@ pub(super) fn open(pipeline: &Path, change: &ChangeArgs) -> Result<Plan, CliErro
 }
 
 /// The device, and what of it enters keys.
-fn device(place: &PlaceArgs) -> Result<(Device, String), CliError> {
+pub(super) fn device(name: &str) -> Result<(Device, String), CliError> {
     let usage = |error: crate::device::DeviceError| CliError::usage(error.to_string());
-    let device: Device = place.device.parse().map_err(usage)?;
+    let device: Device = name.parse().map_err(usage)?;
     Ok((device, device.fingerprint().map_err(usage)?))
 }
 
@@ -128,7 +128,7 @@ impl Project {
         select: &SelectArgs,
     ) -> Result<Self, CliError> {
         let plan = open(pipeline, change)?;
-        let (device, fingerprint) = device(place)?;
+        let (device, fingerprint) = device(&place.device)?;
         let names = Names::new(&plan);
         let options = engine::options::Options {
             pipeline: plan.name.clone(),

@@ -9,9 +9,8 @@ use std::{
 
 use clap::Args;
 
-use super::{error::CliError, exit::Exit, output, progress::Terminal, signal};
+use super::{error::CliError, exit::Exit, output, progress::Terminal, project::device, signal};
 use crate::{
-    device::Device,
     engine::{
         executor::Engine,
         graph::Node,
@@ -78,12 +77,6 @@ impl Command {
         let line = text.lines().nth(index).and_then(|line| line.parse().ok());
         line.ok_or_else(|| CliError::usage(format!("`{name}` has no key in line {}", index + 1)))
     }
-}
-
-fn device(name: &str) -> Result<(Device, String), CliError> {
-    let usage = |error: crate::device::DeviceError| CliError::usage(error.to_string());
-    let device: Device = name.parse().map_err(usage)?;
-    Ok((device, device.fingerprint().map_err(usage)?))
 }
 
 fn refused(error: &TicketError) -> CliError {

@@ -28,7 +28,7 @@ use crate::{
     manifest::Cache,
     store::{
         Store,
-        remote::{Access, Moved, Remote, RemoteError, SecretKey, Tuning},
+        remote::{Access, Moved, PublicKey, Remote, RemoteError, SecretKey, Tuning},
     },
 };
 
@@ -129,17 +129,21 @@ impl SharedArgs {
 /// The shared cache of a manifest, to take from and to put into; `None` when it names none.
 pub(super) fn of(cache: &Cache) -> Result<Option<Remote>, CliError> {
     let Some(url) = &cache.remote else { return Ok(None) };
-    let known = |hex: &String| {
-        hex.parse().map_err(|error| CliError::usage(format!("`{hex}` under `trust`: {error}")))
-    };
-    let sign_with = cache.sign_with.as_deref().map(SecretKey::read).transpose().map_err(RemoteError::from)?;
     let access = Access {
-        trust: cache.trust.iter().map(known).collect::<Result<_, _>>()?,
-        sign_with,
+        trust: trusted(cache)?,
+        sign_with: cache.sign_with.as_deref().map(SecretKey::read).transpose().map_err(RemoteError::from)?,
         unsigned: cache.unsigned,
         read_only: cache.read_only,
     };
     Ok(Some(Remote::open(url, &settings(), access, Tuning::default())?))
+}
+
+/// The keys under `trust`.
+fn trusted(cache: &Cache) -> Result<Vec<PublicKey>, CliError> {
+    let known = |hex: &String| {
+        hex.parse().map_err(|error| CliError::usage(format!("`{hex}` under `trust`: {error}")))
+    };
+    cache.trust.iter().map(known).collect()
 }
 
 /// What the environment says about services: endpoints, regions, credentials.

@@ -15,7 +15,7 @@ use super::{
         plan::block_unreadable,
         project::Project,
     },
-    Lines, SharedArgs, say,
+    Lines, SharedArgs, say, trusted,
 };
 use crate::{
     engine::{chain, state::Status},
@@ -65,10 +65,7 @@ impl Pull {
     }
 
     fn access(&self, cache: &Cache) -> Result<Access, CliError> {
-        let known = |hex: &String| {
-            hex.parse().map_err(|error| CliError::usage(format!("`{hex}` under `trust`: {error}")))
-        };
-        let mut trust = cache.trust.iter().map(known).collect::<Result<Vec<PublicKey>, _>>()?;
+        let mut trust = trusted(cache)?;
         trust.extend(&self.trust);
         Ok(Access { trust, sign_with: None, unsigned: self.unsigned || cache.unsigned, read_only: true })
     }
