@@ -57,7 +57,11 @@ fn command(space: &Space, words: &str) -> Command {
 }
 
 fn run(space: &Space, words: &str) -> Ran {
-    Ran::new(&command(space, &format!("run p.toml --format json {words}")).output().unwrap())
+    let mut ran = Ran::new(&command(space, &format!("run p.toml --format json {words}")).output().unwrap());
+    for name in space.tree("fake").keys().filter(|name| name.ends_with(".log")) {
+        ran.stderr += &format!("{name}: {}\n", space.read(&format!("fake/{name}")));
+    }
+    ran
 }
 
 fn calls(space: &Space, name: &str) -> usize {
@@ -65,7 +69,6 @@ fn calls(space: &Space, name: &str) -> usize {
 }
 
 #[test]
-#[ignore = "failed once on a very busy machine; tests/slurm/run.sh runs it"]
 fn stages_become_arrays_and_their_results_are_those_of_a_run_here() {
     let space = Space::new(PIPELINE);
     cluster(&space);
@@ -83,7 +86,6 @@ fn stages_become_arrays_and_their_results_are_those_of_a_run_here() {
 }
 
 #[test]
-#[ignore = "failed once on a very busy machine; tests/slurm/run.sh runs it"]
 fn a_stage_that_fails_on_a_node_is_told_with_its_log() {
     let space = Space::new(PIPELINE);
     cluster(&space);
@@ -94,7 +96,6 @@ fn a_stage_that_fails_on_a_node_is_told_with_its_log() {
 }
 
 #[test]
-#[ignore = "failed once on a very busy machine; tests/slurm/run.sh runs it"]
 fn a_queue_that_refuses_and_a_job_that_vanishes_are_told() {
     let space = Space::new(PIPELINE);
     cluster(&space);
@@ -108,7 +109,6 @@ fn a_queue_that_refuses_and_a_job_that_vanishes_are_told() {
 }
 
 #[test]
-#[ignore = "failed once on a very busy machine; tests/slurm/run.sh runs it"]
 fn a_scheduler_that_does_not_answer_is_waited_for() {
     let space = Space::new(PIPELINE);
     cluster(&space);
@@ -118,7 +118,6 @@ fn a_scheduler_that_does_not_answer_is_waited_for() {
 }
 
 #[test]
-#[ignore = "failed once on a very busy machine; tests/slurm/run.sh runs it"]
 fn a_run_that_is_killed_leaves_its_jobs_and_the_next_one_waits_for_them() {
     let space = Space::new(PIPELINE);
     cluster(&space);
@@ -137,7 +136,6 @@ fn a_run_that_is_killed_leaves_its_jobs_and_the_next_one_waits_for_them() {
 }
 
 #[test]
-#[ignore = "failed once on a very busy machine; tests/slurm/run.sh runs it"]
 fn a_run_that_is_interrupted_cancels_its_jobs() {
     let space = Space::new(PIPELINE);
     cluster(&space);

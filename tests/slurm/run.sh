@@ -13,7 +13,7 @@ type -P sbatch >/dev/null || { echo "SKIPPED: no Slurm; to provide it: tests/slu
 
 [ -n "${MLA_RUN:-}" ] || cargo build --locked --release
 # First with scripts in place of the scheduler: every way in which a job can end.
-[ -n "${MLA_RUN:-}" ] || cargo test --locked --test main slurm -- --include-ignored
+[ -n "${MLA_RUN:-}" ] || cargo test --locked --test main slurm
 program=${MLA_RUN:-$PWD/target/release/mla-run}
 work=$(mktemp -d "${TMPDIR:-/tmp}/mla-run-slurm.XXXXXX")
 trap 'scancel --user root 2>/dev/null || true; scontrol update nodename=node1 state=resume 2>/dev/null || true; rm -rf "$work"' EXIT

@@ -49,13 +49,17 @@ impl Session<'_> {
                 Err(error) => self.refuse(&job, chain(&error)),
                 Ok(Claimed::Mine(claim)) => {
                     let node = self.engine.graph.node(job.id);
-                    tickets.push(Ticket::new(node, &job.miss, &self.engine.options.device));
-                    handed.push((job, claim));
+                    let ticket = Ticket::new(node, &job.miss, &self.engine.options.device);
+                    // Before it is handed over: a quick job has recorded it by the time that it is.
+                    let before =
+                        ticket.forced.then(|| self.engine.store.record(&job.miss.digest).ok()?).flatten();
+                    tickets.push(ticket);
+                    handed.push((job, before, claim));
                 }
             }
         }
         let refused = cluster.submit(&tickets).err();
-        for (job, claim) in handed {
+        for (job, before, claim) in handed {
             if let Some(why) = &refused {
                 self.refuse(&job, why.clone());
                 continue;
@@ -65,7 +69,6 @@ impl Session<'_> {
             let why = sentence(&job.miss.reasons);
             let (stage, kind, key) = (&*node.name, node.action.kind(), job.miss.digest);
             self.journal.tell(&Event::StageStarted { stage, kind, key, why: &why });
-            let before = self.engine.store.record(&key).ok().flatten();
             let Job { id, miss } = job;
             self.handed.insert(key, Handed { id, miss, since: Instant::now(), before, _claim: claim });
         }

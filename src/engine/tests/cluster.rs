@@ -28,6 +28,8 @@ struct Threads {
     news: Arc<Mutex<Vec<(Digest, News)>>>,
     submitted: Submitted,
     stop: Arc<Stop>,
+    /// Whether a stage is done before its submission returns, after which nobody knows its job any more.
+    hasty: bool,
 }
 
 impl Threads {
@@ -40,6 +42,7 @@ impl Threads {
             news: Arc::default(),
             submitted: submitted.clone(),
             stop: Arc::default(),
+            hasty: false,
         };
         (Box::new(threads), submitted)
     }
@@ -72,14 +75,19 @@ impl Cluster for Threads {
             let (root, key, news, stop) =
                 (self.root.clone(), ticket.key.digest(), self.news.clone(), self.stop.clone());
             self.news.lock().unwrap().push((key, News::Going("job 1 waits".to_owned())));
-            thread::spawn(move || {
+            let hasty = self.hasty;
+            let job = thread::spawn(move || {
                 let why = match work(&root, fake, key, &stop) {
+                    Ok(Worked::Done) if hasty => "ended without a result".to_owned(),
                     Ok(Worked::Done | Worked::Stopped { .. }) => return,
                     Ok(Worked::Failed(why)) => why,
                     Err(error) => error.to_string(),
                 };
                 news.lock().unwrap().push((key, News::Failed(why)));
             });
+            if hasty {
+                job.join().unwrap();
+            }
         }
         Ok(())
     }
@@ -122,6 +130,19 @@ fn a_cluster_runs_what_is_ready_together_and_the_results_are_those_of_a_run_here
     assert_eq!(away.log.take(), ["a", "b", "c", "d"]);
     let (_, nodes) = fan(&away);
     assert_eq!(line(&away.run(nodes)), "a:cached b:cached c:cached d:cached");
+}
+
+#[test]
+fn what_is_done_before_its_submission_returns_is_seen() {
+    let space = Space::new();
+    for force in [Force::None, Force::All] {
+        let fake = space.fake("a");
+        let (mut cluster, _) = Threads::boxed(&space, std::slice::from_ref(&fake));
+        cluster.hasty = true;
+        let options = Options { cluster: Some(cluster), force, ..Options::default() };
+        assert_eq!(line(&space.run_with(vec![there(fake.node())], &options)), "a:ran");
+        assert_eq!(space.log.take(), ["a"]);
+    }
 }
 
 #[test]
