@@ -48,16 +48,15 @@ pub(super) fn cache(given: Option<&Path>, pipeline: Option<&Path>) -> PathBuf {
     found.unwrap_or_else(|| "cache".into())
 }
 
-/// Stages by what the user may call them: a name, or a name without its variant, which means all variants.
+/// Stages by what the user may call them: a name, or a name without its variant or its shard, which means all of them.
 pub(super) struct Names(BTreeMap<String, Vec<String>>);
 
 impl Names {
     fn new(plan: &Plan) -> Self {
         let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
         for node in &plan.nodes {
-            names.entry(node.name.clone()).or_default().push(node.name.clone());
-            if node.stage != node.name {
-                names.entry(node.stage.clone()).or_default().push(node.name.clone());
+            for called in BTreeSet::from([&node.name, &node.variant, &node.stage]) {
+                names.entry(called.clone()).or_default().push(node.name.clone());
             }
         }
         Self(names)
@@ -76,6 +75,9 @@ impl Names {
         match self.find(name)? {
             [one] => Ok(one),
             several => {
+                if let Some(read) = several.iter().find(|one| *one == name) {
+                    return Ok(read); // a stage with shards: what others read of it
+                }
                 let list = several.iter().map(|name| format!("`{name}`")).collect::<Vec<_>>().join(", ");
                 Err(CliError::usage(format!("`{name}` has several variants"))
                     .hint(format!("name one: {list}")))
@@ -231,6 +233,24 @@ mod tests {
         assert_eq!(names.force(&args).unwrap(), Force::Stages(["b[seed=2]".to_owned()].into()));
         let all = SelectArgs { force: list(&["c", "all"]), ..SelectArgs::default() };
         assert_eq!(names.force(&all).unwrap(), Force::All);
+    }
+
+    #[test]
+    fn a_name_without_its_shard_is_all_parts_and_the_one_that_is_read() {
+        let shards = CHAIN.replace("argv = [\"true\"]", "argv = [\"true\", \"{shard}\"]\nshards = 2");
+        let dir = space(&[("p.toml", &shards)]);
+        let names = Names::new(&open(&dir.path().join("p.toml"), &ChangeArgs::default()).unwrap());
+        assert_eq!(names.find("a").unwrap(), ["a[shard=0]", "a[shard=1]", "a"]);
+        assert_eq!(names.find("a[shard=1]").unwrap(), ["a[shard=1]"]);
+        assert_eq!(names.one("a").unwrap(), "a");
+        let both = shards
+            .replace("seed = [1, 2] }", "seed = [1, 2] }\nshards = 1")
+            .replace("\"{in.a}\"", "\"{in.a}\", \"{shard}\"");
+        std::fs::write(dir.path().join("p.toml"), both.replace("[stage.c]", "[stage.c]\nshards = 1"))
+            .unwrap();
+        let names = Names::new(&open(&dir.path().join("p.toml"), &ChangeArgs::default()).unwrap());
+        assert_eq!(names.find("b[seed=2]").unwrap(), ["b[seed=2,shard=0]", "b[seed=2]"]);
+        assert_eq!(names.find("b").unwrap().len(), 4);
     }
 
     #[test]

@@ -79,7 +79,10 @@ fn reference(manual: &Manual) -> String {
             let _infallible = writeln!(out, "{}", format!("      {line}").trim_end());
         }
     }
-    out
+    out += "\nKeys of every stage:\n\n";
+    let rows: Vec<Vec<Cell>> =
+        manual.keys.iter().map(|(name, doc)| vec![Cell::new(name), Cell::new(doc)]).collect();
+    out + &table::render(&rows, Palette(false))
 }
 
 #[cfg(test)]
@@ -106,6 +109,8 @@ mod tests {
         assert!(text.starts_with("exec\n\n  Runs your own command"), "{text}");
         assert!(text.contains("\nWrites: out (files)\n"), "{text}");
         assert!(text.contains("\n  argv — list of string, required\n      The program"), "{text}");
+        assert!(text.contains("\n  shards     Runs the stage in so many shards"), "{text}");
+        assert!(!reference(&of("corpus")).contains("  shards "));
         assert!(text.contains("\n  allow-empty — boolean, default: false\n"), "{text}");
     }
 

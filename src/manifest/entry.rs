@@ -11,7 +11,7 @@ use super::{
 };
 
 /// The keys that every stage has; a stage's own parameters need other names.
-pub const COMMON: [&str; 7] = ["kind", "seed", "salt", "matrix", "timeout", "retry", "resources"];
+pub const COMMON: [&str; 8] = ["kind", "seed", "salt", "matrix", "shards", "timeout", "retry", "resources"];
 
 /// One `[stage.NAME]`.
 #[derive(Debug)]
@@ -32,6 +32,8 @@ pub struct Entry<'s> {
     pub salt: Option<String>,
     /// The axes over which the stage is multiplied.
     pub matrix: Vec<Axis<'s>>,
+    /// How many shards the stage is run in.
+    pub shards: Option<Spanned<usize>>,
     /// `timeout`, `retry` and `resources`, as written.
     pub limits: DeTable<'s>,
     /// The stage's own parameters.
@@ -73,6 +75,7 @@ impl<'s> Entry<'s> {
             seed: None,
             salt: None,
             matrix: Vec::new(),
+            shards: None,
             limits: DeTable::new(),
             table: DeTable::new(),
             broken: Vec::new(),
@@ -108,6 +111,12 @@ impl<'s> Entry<'s> {
             "matrix" => {
                 let axes = table(&what, value, faults).unwrap_or_default();
                 self.matrix = axes.into_iter().map(|(key, values)| Axis::new(key, values, faults)).collect();
+            }
+            "shards" => {
+                self.shards = shards(&what, &value, faults).map(|of| Spanned::new(value.span(), of));
+                if self.shards.is_none() {
+                    self.broken.push("shards".to_owned());
+                }
             }
             "timeout" | "retry" | "resources" => drop(self.limits.insert(key, value)),
             _ => drop(self.table.insert(key, value)),
@@ -238,6 +247,15 @@ pub(crate) fn seed(what: &str, value: &Value<'_>, faults: &mut Vec<Fault>) -> Op
     number.or_else(|| wrong(what, "a whole number from 0 to 2^64 - 1", value.get_ref(), value.span(), faults))
 }
 
+/// The number of shards in a value; whether there may be so many, the planner knows.
+fn shards(what: &str, value: &Value<'_>, faults: &mut Vec<Fault>) -> Option<usize> {
+    let number = match value.get_ref() {
+        DeValue::Integer(x) => usize::from_str_radix(x.as_str(), x.radix()).ok(),
+        _ => None,
+    };
+    number.or_else(|| wrong(what, "a whole number of at least 1", value.get_ref(), value.span(), faults))
+}
+
 pub(super) fn wrong<T>(
     what: &str,
     expected: &'static str,
@@ -260,6 +278,7 @@ pub(super) fn wrong<T>(
         "a string" => "put it in quotes",
         "an array of strings" => "write `[\"…\"]`",
         "`true` or `false`" => "write it without quotes",
+        "a whole number of at least 1" => "the stage is run in so many shards",
         _ => "any such number will do; equal seeds give equal results",
     };
     faults.push(Fault::at(place, Mistake::WrongType { what: what.to_owned(), expected, found }).hint(hint));

@@ -11,7 +11,7 @@ use super::{PlanError, limits, manual, recipe};
 use crate::{
     engine::limits::Limits,
     manifest::{COMMON, Entry, Fault, Manifest, Span, entry, near},
-    stage::{self, InputPort, Invalid, table::Planned},
+    stage::{self, InputPort, Invalid, shards::MOST, table::Planned},
 };
 
 /// No stage has more variants.
@@ -71,11 +71,12 @@ pub(super) fn rows(
 pub(super) fn stage<'m, 's>(
     manifest: &Manifest<'s>,
     entry: &'m Entry<'s>,
-    row: Option<&'static stage::table::Entry>,
+    (row, table): (Option<&'static stage::table::Entry>, &[stage::table::Entry]),
     faults: &mut Vec<Fault<PlanError>>,
 ) -> Stage<'m, 's> {
     let before = faults.len();
     let limits = limits::decode(&entry.limits, &entry.header, faults);
+    faults.extend(row.and_then(|row| unfit(entry, row, table)));
     let broken = row.is_none() || faults.len() > before;
     let mut stage = Stage { entry, row, limits, variants: Vec::new(), broken };
     let Some(row) = row else { return stage };
@@ -103,7 +104,10 @@ pub(super) fn stage<'m, 's>(
         let recipe = manifest.slurm.as_ref().and_then(|_| recipe::write(&table, &entry.header));
         let (planned, found) = decode(manifest, entry, row, table);
         let whole = found.is_empty() && entry.broken.is_empty();
-        let invalid = planned.as_ref().filter(|_| whole).and_then(|planned| planned.check().err());
+        let invalid = planned
+            .as_ref()
+            .filter(|_| whole)
+            .and_then(|planned| planned.check(entry.shards.is_some()).err());
         stage.broken |= !whole || invalid.is_some();
         faults.extend(found);
         faults.extend(invalid.map(|invalid| places.invalid(invalid)));
@@ -116,6 +120,23 @@ pub(super) fn stage<'m, 's>(
         }
     }
     stage
+}
+
+/// What is wrong with a stage's number of shards.
+fn unfit(
+    entry: &Entry<'_>,
+    row: &stage::table::Entry,
+    table: &[stage::table::Entry],
+) -> Option<Fault<PlanError>> {
+    let shards = entry.shards.as_ref()?;
+    let fault = |error| Some(Fault::at(shards.span(), error));
+    if !row.sharded {
+        let kinds: Vec<&str> = table.iter().filter(|row| row.sharded).map(|row| row.kind).collect();
+        return fault(PlanError::NoShards(row.kind))
+            .map(|fault| fault.hint(format!("these kinds can: {}", near::list(&kinds))));
+    }
+    let of = *shards.get_ref();
+    if (1..=MOST).contains(&of) { None } else { fault(PlanError::Shards(of)) }
 }
 
 /// Decodes a table. After a fault the key at fault is left out and the rest decoded again, so that all are found; the stage

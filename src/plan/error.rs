@@ -27,6 +27,12 @@ pub enum PlanError {
         /// The parameter.
         parameter: String,
     },
+    /// `shards` on a kind that cannot be divided.
+    #[error("a stage of kind `{0}` cannot be run in shards")]
+    NoShards(&'static str),
+    /// More shards than anybody wants, or none.
+    #[error("`shards` is {0}, outside 1 to {MOST}", MOST = crate::stage::shards::MOST)]
+    Shards(usize),
     /// A word that is none of those allowed.
     #[error("unknown value `{0}`")]
     UnknownWord(String),

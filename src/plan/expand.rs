@@ -3,19 +3,15 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::PathBuf,
-    sync::Arc,
 };
 
 use super::{
-    Edge, Node, PlanError,
+    Node, PlanError,
     connect::{Link, Links},
     decode::{MOST_VARIANTS, Stage, Variant, too_many},
+    variant::Shared,
 };
-use crate::{
-    engine::{action::Action, limits::Limits},
-    manifest::{Fault, Span, near},
-    stage::Read,
-};
+use crate::manifest::{Fault, Span, near};
 
 /// An axis: the number of the stage that has it, and its number there.
 type AxisId = (usize, usize);
@@ -52,7 +48,9 @@ pub(super) fn nodes(
         let mut room = MOST_VARIANTS;
         let mut joined = |(variant, links): (&Variant, &Vec<Link>)| {
             let rows = joiner.rows(variant, links)?;
-            room = room.checked_sub(rows.len()).ok_or_else(|| Some(joiner.too_many()))?;
+            let each = stages[number].entry.shards.as_ref().map_or(1, |of| of.get_ref() + 2);
+            room =
+                room.checked_sub(rows.len().saturating_mul(each)).ok_or_else(|| Some(joiner.too_many()))?;
             Ok::<_, Option<Box<Fault<PlanError>>>>(rows)
         };
         let rows: Result<Vec<Vec<Row>>, _> = variants.iter().zip(&links[number]).map(&mut joined).collect();
@@ -69,8 +67,8 @@ pub(super) fn nodes(
             let shared = Shared::new(&stages[number], variant, folder);
             for row in rows {
                 let name = labels.name(&stages[number].entry.name, &row.choice);
-                nodes.push(shared.node(name, &row, links));
-                done.push((row.choice, nodes.len() - 1));
+                let node = shared.nodes(&name, (&row.producers, links), &mut nodes);
+                done.push((row.choice, node));
             }
         }
         made.insert(number, done);
@@ -200,53 +198,4 @@ fn axis_name<'j>(stages: &'j [Stage<'_, '_>], (stage, axis): AxisId) -> (&'j str
 
 fn label<'j>(stages: &'j [Stage<'_, '_>], (stage, axis): AxisId, value: usize) -> &'j str {
     &stages[stage].entry.matrix[axis].values[value].0
-}
-
-/// What all nodes of one variant have in common.
-struct Shared {
-    stage: String,
-    action: Arc<dyn Action>,
-    reads: Result<Vec<Read>, Arc<Fault<PlanError>>>,
-    seed: u64,
-    salt: Option<String>,
-    recipe: Option<String>,
-    limits: Limits,
-    place: Span,
-}
-
-impl Shared {
-    fn new(stage: &Stage<'_, '_>, variant: Variant, folder: &dyn Fn(&Span) -> PathBuf) -> Self {
-        let base = |parameter: &str| folder(&variant.places.find(parameter));
-        let reads = variant.planned.reads(&base).map_err(|invalid| Arc::new(variant.places.invalid(invalid)));
-        Self {
-            stage: stage.entry.name.clone(),
-            action: Arc::from(variant.planned.into_action()),
-            reads,
-            seed: variant.seed,
-            salt: stage.entry.salt.clone(),
-            recipe: variant.recipe,
-            limits: stage.limits.clone(),
-            place: stage.entry.place.clone(),
-        }
-    }
-
-    fn node(&self, name: String, row: &Row, links: &[Link]) -> Node {
-        let edge = |(node, link): (&usize, &Link)| Edge {
-            port: link.port.clone(),
-            node: *node,
-            output: link.output,
-        };
-        Node {
-            name,
-            stage: self.stage.clone(),
-            action: self.action.clone(),
-            inputs: row.producers.iter().zip(links).map(edge).collect(),
-            reads: self.reads.clone(),
-            seed: self.seed,
-            salt: self.salt.clone(),
-            recipe: self.recipe.clone(),
-            limits: self.limits.clone(),
-            place: self.place.clone(),
-        }
-    }
 }

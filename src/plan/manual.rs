@@ -3,6 +3,7 @@
 use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value};
 
+use super::schema::common;
 use crate::stage::table::Entry;
 
 /// The reference of one kind of stage.
@@ -14,6 +15,8 @@ pub struct Manual {
     pub doc: String,
     /// Its parameters: those that must be given, then the others by name.
     pub parameters: Vec<Parameter>,
+    /// The keys that it has like other stages, with what they do.
+    pub keys: Vec<(String, String)>,
     /// Its outputs: name and kind of artifact.
     pub outputs: Vec<(&'static str, &'static str)>,
 }
@@ -49,6 +52,12 @@ pub fn manual(row: &Entry) -> Manual {
         kind: row.kind,
         doc: text(&object, "description"),
         parameters: parameters(row),
+        keys: common(row)
+            .into_iter()
+            .map(|(name, schema)| {
+                (name, schema.as_object().map(|schema| text(schema, "description")).unwrap_or_default())
+            })
+            .collect(),
         outputs: row.outputs.iter().map(|output| (output.name, output.kind)).collect(),
     }
 }

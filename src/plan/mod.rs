@@ -12,6 +12,7 @@ mod order;
 pub mod recipe;
 pub mod schema;
 mod target;
+mod variant;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -42,10 +43,12 @@ pub struct Plan {
     pub sources: Sources,
 }
 
-/// One stage, or one variant of a stage with a matrix.
+/// One stage, one variant of a stage with a matrix, or one part of a stage with shards.
 pub struct Node {
-    /// The name: `svd`, `svd[rank=64]`.
+    /// The name: `svd`, `svd[rank=64]`, `embed[shard=3]`.
     pub name: String,
+    /// The name without the part of a stage with shards: `embed[dim=64]` for `embed[dim=64,shard=3]`.
+    pub variant: String,
     /// The stage's name without its variant.
     pub stage: String,
     /// The runnable stage.
@@ -149,7 +152,7 @@ fn nodes(
         .stages
         .iter()
         .zip(rows)
-        .map(|(entry, row)| decode::stage(manifest, entry, row, faults))
+        .map(|(entry, row)| decode::stage(manifest, entry, (row, table), faults))
         .collect();
     let (links, edges) = connect::connect(&mut stages, faults);
     let order = order::topological(stages.len(), &edges);

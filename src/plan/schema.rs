@@ -4,7 +4,7 @@ use schemars::{SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use super::{limits::Keys, manual::resolve};
-use crate::stage::table::Entry;
+use crate::stage::{shards::MOST, table::Entry};
 
 /// The JSON Schema (draft 2020-12) of a manifest whose stages are those of `table`.
 ///
@@ -14,8 +14,11 @@ pub fn schema(table: &[Entry]) -> Value {
     let parts: Vec<(&'static str, Value)> =
         table.iter().map(|row| (row.kind, (row.schema)(&mut generator).to_value())).collect();
     let mut defs = generator.take_definitions(true);
-    let kinds: Vec<(&str, Value)> =
-        parts.iter().map(|(kind, schema)| (*kind, stage(kind, resolve(schema, &defs)))).collect();
+    let kinds: Vec<(&str, Value)> = table
+        .iter()
+        .zip(&parts)
+        .map(|(row, (_, schema))| (row.kind, stage(row, resolve(schema, &defs))))
+        .collect();
     let mut named = Map::new();
     for (kind, schema) in kinds {
         let name = format!("stage of kind {kind}");
@@ -169,8 +172,8 @@ fn stages(named: &Map<String, Value>) -> Value {
 }
 
 /// One kind's table: its parameters and the keys that every stage has.
-fn stage(kind: &str, own: &Value) -> Value {
-    let mut properties = common(kind);
+fn stage(row: &Entry, own: &Value) -> Value {
+    let mut properties = common(row);
     let parameters = own.get("properties").and_then(Value::as_object).cloned().unwrap_or_default();
     let axes: Map<String, Value> = parameters
         .keys()
@@ -190,7 +193,9 @@ fn stage(kind: &str, own: &Value) -> Value {
     })
 }
 
-fn common(kind: &str) -> Map<String, Value> {
+/// The keys that a stage has beside its parameters.
+pub(super) fn common(row: &Entry) -> Map<String, Value> {
+    let kind = row.kind;
     let keys = json!({
         "kind": { "const": kind, "description": "What the stage does; its name by default." },
         "seed": or_variable(json!({
@@ -210,10 +215,18 @@ fn common(kind: &str) -> Map<String, Value> {
         }
     });
     let mut keys = keys.as_object().cloned().unwrap_or_default();
+    keys.extend(row.sharded.then(|| ("shards".to_owned(), shards())));
     let inline = SchemaSettings::draft2020_12().with(|settings| settings.inline_subschemas = true);
     let limits = SchemaGenerator::new(inline).into_root_schema_for::<Keys>().to_value();
     keys.extend(limits["properties"].as_object().cloned().unwrap_or_default());
     keys
+}
+
+fn shards() -> Value {
+    or_variable(json!({
+        "type": "integer", "minimum": 1, "maximum": MOST,
+        "description": "Runs the stage in so many shards, each cached by itself and, on a cluster, a task of its own."
+    }))
 }
 
 /// A value, or the variable that holds it.

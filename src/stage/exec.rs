@@ -3,6 +3,7 @@
 mod files;
 mod process;
 mod saved;
+mod shards;
 mod template;
 
 use std::{
@@ -24,7 +25,7 @@ use self::{
     saved::Saved,
     template::{Piece, parse},
 };
-use super::{Base, Input, InputPort, Invalid, Read, Stage, UserPath, code::Code};
+use super::{Base, Input, InputPort, Invalid, Read, Stage, UserPath, code::Code, shards::Shard};
 use crate::{
     artifact::{
         Artifact, Files,
@@ -53,7 +54,8 @@ use crate::{
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Exec {
     /// The program and its arguments; no shell is involved. `{out}` is the folder for outputs, `{in.NAME}` the folder with
-    /// the files of an input, `{work}` the working directory, `{seed}` the seed, `{device}` the device; `{{` is a brace.
+    /// the files of an input, `{work}` the working directory, `{seed}` the seed, `{device}` the device, and with `shards = N`, `{shard}` the
+    /// number of the shard (from 0) and `{shards}` how many there are; `{{` is a brace.
     pub argv: Vec<String>,
     /// Artifacts of other stages, each under a name of your choice: `{ texts = "corpus" }`.
     #[serde(default)]
@@ -171,11 +173,29 @@ impl Stage for Exec {
     }
 
     fn check(&self) -> Result<(), Invalid> {
+        self.check_for(false)
+    }
+
+    fn numerics(&self) -> Numerics {
+        match self.numerics {
+            Portability::Bitwise => Numerics::Bitwise,
+            Portability::PerDevice => Numerics::PerDevice,
+        }
+    }
+
+    fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
+        self.run_as(None, cx)
+    }
+}
+
+impl Exec {
+    /// Checks the parameters of a command without or with shards.
+    fn check_for(&self, sharded: bool) -> Result<(), Invalid> {
         if self.argv.is_empty() {
             return Err(Invalid::new("argv", "is empty").hint("give the program and its arguments"));
         }
         for (i, word) in self.argv.iter().enumerate() {
-            self.check_word(word).map_err(|why| {
+            self.check_word(word, sharded).map_err(|why| {
                 Invalid::new(format!("argv.{i}"), why)
                     .hint("write `{{` and `}}` for braces that are no placeholder")
             })?;
@@ -197,16 +217,9 @@ impl Stage for Exec {
         Ok(())
     }
 
-    fn numerics(&self) -> Numerics {
-        match self.numerics {
-            Portability::Bitwise => Numerics::Bitwise,
-            Portability::PerDevice => Numerics::PerDevice,
-        }
-    }
-
-    fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
+    fn run_as(&self, shard: Option<Shard>, cx: &Cx<'_>) -> Result<(), Failure> {
         let folders = Folders::prepare(self, cx)?;
-        let mut words = self.argv.iter().map(|word| folders.fill(word, cx));
+        let mut words = self.argv.iter().map(|word| folders.fill(word, shard, cx));
         let mut command = Command::new(words.next().unwrap_or_default());
         command.args(words).current_dir(&folders.work).env_clear().env("LANG", "C");
         for name in ["PATH", "HOME"] {
@@ -224,10 +237,8 @@ impl Stage for Exec {
             }
         }
     }
-}
 
-impl Exec {
-    fn check_word(&self, word: &str) -> Result<(), String> {
+    fn check_word(&self, word: &str, sharded: bool) -> Result<(), String> {
         for piece in parse(word)? {
             match piece {
                 Piece::Input(name) if !self.inputs.contains_key(name) => {
@@ -235,6 +246,12 @@ impl Exec {
                 }
                 Piece::Device if self.numerics == Portability::Bitwise => {
                     return Err("`{device}` needs `numerics = \"per-device\"`".to_owned());
+                }
+                Piece::Shard | Piece::Shards if !sharded => {
+                    return Err(format!(
+                        "`{{{}}}` needs `shards = N`",
+                        if piece == Piece::Shard { "shard" } else { "shards" }
+                    ));
                 }
                 _ => {}
             }
@@ -294,7 +311,7 @@ impl Folders {
         Ok(folders)
     }
 
-    fn fill(&self, word: &str, cx: &Cx<'_>) -> String {
+    fn fill(&self, word: &str, shard: Option<Shard>, cx: &Cx<'_>) -> String {
         let path = |path: PathBuf| path.to_string_lossy().into_owned();
         let piece = |piece| match piece {
             Piece::Text(text) => text.to_owned(),
@@ -303,6 +320,8 @@ impl Folders {
             Piece::Work => path(self.work.clone()),
             Piece::Seed => cx.seed.to_string(),
             Piece::Device => cx.device.clone(),
+            Piece::Shard => shard.map(|shard| shard.index.to_string()).unwrap_or_default(),
+            Piece::Shards => shard.map(|shard| shard.of.to_string()).unwrap_or_default(),
         };
         parse(word).expect("checked when the manifest was decoded").into_iter().map(piece).collect()
     }

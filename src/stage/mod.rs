@@ -16,6 +16,7 @@ pub mod export;
 pub mod init;
 pub mod model;
 pub mod select;
+pub mod shards;
 pub mod svd;
 pub mod table;
 #[cfg(test)]

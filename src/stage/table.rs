@@ -1,10 +1,12 @@
 //! The table of stages, and what the planner and the engine see of a row. No stage reads this file, so a new row changes no key.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Base, InputPort, Invalid, Read, Stage, analyze, cluster, corpus, distill, embed, evaluate, exec, export,
-    init, model, select, svd, tokenizer,
+    init, model, select,
+    shards::{Part, PartOf, Sharded},
+    svd, tokenizer,
 };
 use crate::engine::action::{Action, Cx, Failure, Numerics, OutputPort, Pool};
 
@@ -18,6 +20,8 @@ pub struct Entry {
     pub schema: fn(&mut schemars::SchemaGenerator) -> schemars::Schema,
     /// The artifacts it writes.
     pub outputs: &'static [OutputPort],
+    /// Whether it can be run in shards.
+    pub sharded: bool,
 }
 
 impl Entry {
@@ -28,6 +32,16 @@ impl Entry {
             decode: |table| Ok(Box::new(Erased(S::deserialize(table)?))),
             schema: |generator| generator.subschema_for::<S>(),
             outputs: S::OUTPUTS,
+            sharded: false,
+        }
+    }
+
+    /// The row of a stage type that can be run in shards.
+    pub const fn sharded<S: Sharded>() -> Self {
+        Self {
+            decode: |table| Ok(Box::new(Dividing(Erased(S::deserialize(table)?)))),
+            sharded: true,
+            ..Self::of::<S>()
         }
     }
 }
@@ -38,10 +52,22 @@ pub trait Planned: Send + Sync {
     fn inputs(&self) -> Vec<InputPort>;
     /// See [`Stage::reads`].
     fn reads(&self, base: &Base<'_>) -> Result<Vec<Read>, Invalid>;
-    /// See [`Stage::check`].
-    fn check(&self) -> Result<(), Invalid>;
+    /// See [`Stage::check`] and, for a stage that is run in shards, [`Sharded::check_shards`].
+    fn check(&self, sharded: bool) -> Result<(), Invalid>;
     /// The runnable form.
     fn into_action(self: Box<Self>) -> Box<dyn Action>;
+    /// The form that is run in shards, for the kinds that can be.
+    fn divided(self: Box<Self>) -> Option<Box<dyn Divided>> {
+        None
+    }
+}
+
+/// A decoded stage that is run in shards, as the planner sees it.
+pub trait Divided {
+    /// The input that is divided; without one, every shard reads all inputs.
+    fn divides(&self) -> Option<&'static str>;
+    /// The runnable form of a part.
+    fn part(&self, part: Part) -> Box<dyn Action>;
 }
 
 struct Erased<S>(S);
@@ -53,7 +79,7 @@ impl<S: Stage> Planned for Erased<S> {
     fn reads(&self, base: &Base<'_>) -> Result<Vec<Read>, Invalid> {
         self.0.reads(base)
     }
-    fn check(&self) -> Result<(), Invalid> {
+    fn check(&self, _: bool) -> Result<(), Invalid> {
         self.0.check()
     }
     fn into_action(self: Box<Self>) -> Box<dyn Action> {
@@ -85,13 +111,43 @@ impl<S: Stage> Action for Erased<S> {
     }
 }
 
+/// A stage of a kind that can be run in shards.
+struct Dividing<S>(Erased<S>);
+
+impl<S: Sharded> Planned for Dividing<S> {
+    fn inputs(&self) -> Vec<InputPort> {
+        self.0.inputs()
+    }
+    fn reads(&self, base: &Base<'_>) -> Result<Vec<Read>, Invalid> {
+        self.0.reads(base)
+    }
+    fn check(&self, sharded: bool) -> Result<(), Invalid> {
+        if sharded { self.0.0.check_shards() } else { self.0.0.check() }
+    }
+    fn into_action(self: Box<Self>) -> Box<dyn Action> {
+        Box::new(self.0)
+    }
+    fn divided(self: Box<Self>) -> Option<Box<dyn Divided>> {
+        Some(Box::new(Arc::new(self.0.0)))
+    }
+}
+
+impl<S: Sharded> Divided for Arc<S> {
+    fn divides(&self) -> Option<&'static str> {
+        S::SPLIT.map(|split| split.port)
+    }
+    fn part(&self, part: Part) -> Box<dyn Action> {
+        Box::new(PartOf { stage: self.clone(), part })
+    }
+}
+
 /// Every stage kind, in pipeline order.
 #[rustfmt::skip] // one row a line
 pub const STAGES: &[Entry] = &[
     Entry::of::<corpus::Corpus>(),
     Entry::of::<tokenizer::TrainTokenizer>(),
     Entry::of::<init::Init>(),
-    Entry::of::<embed::Embed>(),
+    Entry::sharded::<embed::Embed>(),
     Entry::of::<cluster::Cluster>(),
     Entry::of::<select::Select>(),
     Entry::of::<model::ModelSource>(),
@@ -100,5 +156,5 @@ pub const STAGES: &[Entry] = &[
     Entry::of::<distill::Distill>(),
     Entry::of::<evaluate::Evaluate>(),
     Entry::of::<export::Export>(),
-    Entry::of::<exec::Exec>(),
+    Entry::sharded::<exec::Exec>(),
 ];

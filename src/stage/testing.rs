@@ -6,13 +6,18 @@ use tempfile::TempDir;
 
 use crate::{
     artifact::{Artifact, Files},
-    engine::action::{Checkpoints, Cx, Failure, NoCheckpoints, Progress, Quiet, Stop},
-    stage::{Read, Stage},
+    engine::action::{Checkpoints, Cx, Failure, NoCheckpoints, OutputPort, Progress, Quiet, Stop},
+    stage::{
+        Read, Stage,
+        shards::{self, Shard, Sharded},
+    },
 };
 
 /// Inputs and outputs of one stage under test.
 pub(crate) struct Bench {
     dir: TempDir,
+    /// Folders that inputs lie in.
+    kept: Vec<TempDir>,
     inputs: BTreeMap<String, Files>,
     reads: Files,
     seed: u64,
@@ -21,7 +26,7 @@ pub(crate) struct Bench {
 impl Bench {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { dir, inputs: BTreeMap::new(), reads: Files::new(), seed: 0 }
+        Self { dir, kept: Vec::new(), inputs: BTreeMap::new(), reads: Files::new(), seed: 0 }
     }
 
     /// Gives the artifact at an input port.
@@ -58,12 +63,52 @@ impl Bench {
         checkpoints: &dyn Checkpoints,
         stop: &Stop,
     ) -> Result<(), Failure> {
-        for port in S::OUTPUTS {
+        self.run_as(S::OUTPUTS, (progress, checkpoints, stop), |cx| stage.run(cx))
+    }
+
+    /// Runs a part of a stage that writes these outputs.
+    pub(crate) fn run_in(
+        &self,
+        outputs: &[OutputPort],
+        run: impl FnOnce(&Cx<'_>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        self.run_as(outputs, (&Quiet, &NoCheckpoints, &Stop::default()), run)
+    }
+
+    /// Runs a stage in shards; the bench that comes back holds what the merge wrote.
+    pub(crate) fn run_shards<S: Sharded>(self, stage: &S, of: usize) -> Result<Self, Failure> {
+        let mut merging = Self::new().seed(self.seed);
+        if let Some(split) = S::SPLIT {
+            self.run_in(shards::ports(of), |cx| (split.run)(split.port, of, cx))?;
+        }
+        for index in 0..of {
+            let mut bench = Self::new().seed(self.seed);
+            (bench.inputs, bench.reads) = (self.inputs.clone(), self.reads.clone());
+            if let Some(split) = S::SPLIT {
+                bench.inputs.insert(split.port.to_owned(), self.files(shards::ports(of)[index].name));
+            }
+            bench.run_in(S::OUTPUTS, |cx| stage.run_shard(Shard { index, of }, cx))?;
+            for output in S::OUTPUTS {
+                merging.inputs.insert(shards::merge_port(output.name, index), bench.files(output.name));
+            }
+            merging.kept.push(bench.dir);
+        }
+        merging.run_in(S::OUTPUTS, |cx| stage.merge(of, cx))?;
+        Ok(merging)
+    }
+
+    fn run_as(
+        &self,
+        outputs: &[OutputPort],
+        (progress, checkpoints, stop): (&dyn Progress, &dyn Checkpoints, &Stop),
+        run: impl FnOnce(&Cx<'_>) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        for port in outputs {
             std::fs::create_dir_all(self.out().join(port.name)).unwrap();
         }
         let scratch = self.dir.path().join("scratch");
         std::fs::create_dir_all(&scratch).unwrap();
-        stage.run(&Cx {
+        run(&Cx {
             inputs: self.inputs.clone(),
             reads: self.reads.clone(),
             out: self.out(),

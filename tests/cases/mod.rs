@@ -14,6 +14,7 @@ mod pipelines;
 mod rerun;
 mod run;
 mod shape;
+mod shards;
 mod shared;
 mod sharing;
 mod slurm;

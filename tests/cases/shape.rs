@@ -133,7 +133,7 @@ fn the_reference_of_the_stages_is_data() {
     }
     let one = space.does("stages exec --format json").ok().json();
     assert_eq!(one.as_array().unwrap().len(), 1);
-    assert_eq!(keys(&one[0]), "doc kind outputs parameters");
+    assert_eq!(keys(&one[0]), "doc keys kind outputs parameters");
     for parameter in one[0]["parameters"].as_array().unwrap() {
         assert_eq!(keys(parameter), "default doc name required type", "{parameter}");
     }

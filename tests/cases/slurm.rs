@@ -58,8 +58,8 @@ fn command(space: &Space, words: &str) -> Command {
 
 fn run(space: &Space, words: &str) -> Ran {
     let mut ran = Ran::new(&command(space, &format!("run p.toml --format json {words}")).output().unwrap());
-    for name in space.tree("fake").keys().filter(|name| name.ends_with(".log")) {
-        ran.stderr += &format!("{name}: {}\n", space.read(&format!("fake/{name}")));
+    for (name, bytes) in space.tree("fake").iter().filter(|(name, _)| name.contains(".log")) {
+        ran.stderr.extend(["\n", name, ": ", &String::from_utf8_lossy(bytes)]);
     }
     ran
 }
@@ -161,4 +161,22 @@ fn a_worker_says_what_it_lacks() {
     let list = space.does("worker --cache cache --list none.list --index 0").exits(2);
     assert!(list.stderr.contains("none.list"), "{}", list.stderr);
     assert!(space.does("worker --fingerprint --device cpu").ok().stdout.contains("candle-core-"));
+}
+
+#[test]
+fn shards_are_the_tasks_of_an_array_and_merge_to_what_a_run_here_makes() {
+    let space = Space::new(
+        "[executor.slurm]\npoll = \"100ms\"\n[stage.corpus]\nsources = [{ synthetic = { prose = 9, max-tokens = 200 } }]\n\
+         [stage.embed]\ntexts = \"corpus\"\ndim = 16\nshards = 4\nresources = { gpus = 1 }\n",
+    );
+    cluster(&space);
+    space.file("bin/scontrol", "#!/bin/sh\n[ \"$1 $2\" != 'show config' ] || echo 'MaxArraySize = 100'\n");
+    let away = run(&space, "").ok();
+    assert_eq!(away.with_status("ran").len(), 7);
+    assert_eq!(calls(&space, "sbatch"), 4, "corpus, split, one array of shards, merge");
+    let script = space.read("fake/103.sh");
+    assert!(script.contains("--array=0-3\n") && script.contains("--gres=gpu:1"), "{script}");
+    assert!(!space.read("fake/104.sh").contains("gres"), "the merge needs no device");
+    let here = space.does("run p.toml --format json --local --cache other").ok();
+    assert_eq!(here.digests(), away.digests());
 }

@@ -3,6 +3,7 @@
 mod decode;
 mod expand;
 mod reference;
+mod shards;
 mod wiring;
 
 use std::path::Path;

@@ -24,6 +24,7 @@ fn no_stage_names_a_parameter_like_a_common_key() {
     for row in stage::table::STAGES {
         for parameter in manual::parameters(row) {
             let clash = crate::manifest::COMMON.contains(&parameter.name.as_str());
+            let clash = clash || parameter.name == super::super::recipe::PART;
             assert!(!clash, "parameter `{}` of `{}` is a common key of all stages", parameter.name, row.kind);
             assert!(
                 !parameter.doc.is_empty(),

@@ -5,6 +5,7 @@ mod lexical;
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use self::lexical::Lexical;
 use crate::{
@@ -18,6 +19,7 @@ use crate::{
     stage::{
         Input, InputPort, Invalid, Stage,
         code::{self, Code},
+        shards::{self, Shard, Sharded, Split},
     },
 };
 
@@ -46,6 +48,7 @@ pub struct Embed {
 }
 
 const LEXICAL: &str = "lexical";
+const OUTPUT: &str = "embeddings";
 
 fn lexical_name() -> String {
     LEXICAL.to_owned()
@@ -76,7 +79,7 @@ impl Stage for Embed {
     const KIND: &'static str = "embed";
     const CODE: Code = code::of("embed");
     const NUMERICS: Numerics = Numerics::Bitwise;
-    const OUTPUTS: &'static [OutputPort] = &[OutputPort { name: "embeddings", kind: Embeddings::KIND }];
+    const OUTPUTS: &'static [OutputPort] = &[OutputPort { name: OUTPUT, kind: Embeddings::KIND }];
 
     fn inputs(&self) -> Vec<InputPort> {
         vec![self.texts.port("texts")]
@@ -107,6 +110,45 @@ impl Stage for Embed {
     }
 
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
+        let embeddings = self.embed(cx)?;
+        self.finish(embeddings, cx)
+    }
+}
+
+impl Sharded for Embed {
+    const SPLIT: Option<Split> = Some(shards::texts::by_id("texts"));
+
+    /// A shard cannot know the mean of all vectors, so the merge subtracts it.
+    fn shard_params(&self, _: Shard) -> Value {
+        json!({
+            "model": self.model, "dim": self.dim, "word-ngrams": self.word_ngrams, "char-ngrams": self.char_ngrams
+        })
+    }
+
+    fn run_shard(&self, _: Shard, cx: &Cx<'_>) -> Result<(), Failure> {
+        self.embed(cx)?.save(&cx.output(OUTPUT)).map_err(Failure::stage)
+    }
+
+    fn merge_params(&self) -> Value {
+        json!({ "centre": self.centre })
+    }
+
+    fn merge(&self, of: usize, cx: &Cx<'_>) -> Result<(), Failure> {
+        let mut whole = Embeddings::default();
+        for shard in 0..of {
+            let files = cx.input(&shards::merge_port(OUTPUT, shard))?;
+            let mut part = Embeddings::load(files).map_err(Failure::stage)?;
+            whole.about = part.about;
+            whole.ids.append(&mut part.ids);
+            whole.vectors.append(&mut part.vectors);
+        }
+        self.finish(whole, cx)
+    }
+}
+
+impl Embed {
+    /// One vector per document, each from its own text only.
+    fn embed(&self, cx: &Cx<'_>) -> Result<Embeddings, Failure> {
         if self.model != LEXICAL {
             return Err(Failure::stage(EmbedError::TransformerUnavailable(self.model.clone())));
         }
@@ -125,13 +167,18 @@ impl Stage for Embed {
             cx.progress.advance(1);
             Ok::<_, Failure>(())
         })?;
-        if self.centre {
-            grid::centre(self.dim, &mut vectors);
-        }
-        let about =
-            About { model: self.model.clone(), dim: self.dim, scale: grid::SCALE, centred: self.centre };
+        let about = About { model: self.model.clone(), dim: self.dim, scale: grid::SCALE, centred: false };
         let ids = texts.into_iter().map(|text| text.id).collect();
-        Embeddings { about, ids, vectors }.save(&cx.output("embeddings")).map_err(Failure::stage)
+        Ok(Embeddings { about, ids, vectors })
+    }
+
+    /// What only the whole corpus tells.
+    fn finish(&self, mut whole: Embeddings, cx: &Cx<'_>) -> Result<(), Failure> {
+        if self.centre {
+            grid::centre(whole.about.dim, &mut whole.vectors);
+            whole.about.centred = true;
+        }
+        whole.save(&cx.output(OUTPUT)).map_err(Failure::stage)
     }
 }
 
@@ -214,6 +261,34 @@ mod tests {
             row(0).iter().zip(row(1)).map(|(&a, &b)| i64::from(a) * i64::from(b)).sum::<i64>()
         };
         assert!(centred.about.centred && dot(&centred) < dot(&all) / 2, "{} {}", dot(&centred), dot(&all));
+    }
+
+    #[test]
+    fn shards_merge_to_the_bytes_of_the_whole() {
+        let mut rows = texts(50).0;
+        for row in &mut rows {
+            row.id = blake3::hash(row.text.as_bytes()).to_hex().to_string();
+        }
+        rows.sort_by(|a, b| a.id.cmp(&b.id));
+        for (toml, of) in [("dim = 32", 4), ("dim = 32\ncentre = false", 1), ("dim = 32", 40)] {
+            let whole = Bench::new().input("texts", &Texts(rows.clone())).seed(7);
+            whole.run(&stage(toml)).unwrap();
+            let divided = Bench::new()
+                .input("texts", &Texts(rows.clone()))
+                .seed(7)
+                .run_shards(&stage(toml), of)
+                .unwrap();
+            assert_eq!(divided.bytes(), whole.bytes(), "{toml} in {of} shards");
+        }
+    }
+
+    #[test]
+    fn the_mean_is_of_no_concern_to_a_shard() {
+        let (a, b) = (stage("centre = true"), stage("centre = false"));
+        let shard = Shard { index: 0, of: 2 };
+        assert_eq!(a.shard_params(shard), b.shard_params(shard));
+        assert_ne!(a.merge_params(), b.merge_params());
+        assert_ne!(a.shard_params(shard), stage("dim = 64").shard_params(shard));
     }
 
     #[test]

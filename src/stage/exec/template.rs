@@ -15,6 +15,10 @@ pub(super) enum Piece<'a> {
     Seed,
     /// `{device}`: what `--device` chose.
     Device,
+    /// `{shard}`: the number of the shard.
+    Shard,
+    /// `{shards}`: how many shards there are.
+    Shards,
 }
 
 /// Splits a word into its pieces; `{{` and `}}` stand for a brace. The error says what is wrong with the word.
@@ -50,6 +54,8 @@ fn placeholder(name: &str) -> Result<Piece<'_>, String> {
         "work" => Ok(Piece::Work),
         "seed" => Ok(Piece::Seed),
         "device" => Ok(Piece::Device),
+        "shard" => Ok(Piece::Shard),
+        "shards" => Ok(Piece::Shards),
         _ => name
             .strip_prefix("in.")
             .filter(|input| !input.is_empty())
