@@ -4,7 +4,7 @@ mod colour;
 mod svg;
 mod text;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use clap::Args;
 
@@ -67,8 +67,12 @@ struct Node {
     name: String,
     kind: String,
     inputs: Vec<Edge>,
+    /// For a stage with shards, which is one box: the names of its parts.
+    parts: Vec<String>,
     /// What a run would do with it, if that is to be shown.
     status: Option<Status>,
+    /// How many of its parts that is true of, where it is not all.
+    some: Option<usize>,
 }
 
 #[derive(Debug, Clone)]
@@ -92,21 +96,42 @@ pub(super) enum Format {
 
 impl Drawing {
     fn of(plan: &Plan) -> Self {
-        let edges = |edges: &[crate::plan::Edge]| -> Vec<Edge> {
-            edges.iter().map(|edge| Edge { from: edge.node, port: edge.port.clone() }).collect()
-        };
-        let nodes = plan.nodes.iter().map(|node| Node {
-            name: node.name.clone(),
-            kind: node.action.kind().to_owned(),
-            inputs: edges(&node.inputs),
-            status: None,
-        });
-        Self { nodes: nodes.collect() }
+        let mut nodes: Vec<Node> = Vec::new();
+        // The box that each node of the plan is in, and the parts that wait for the node that merges them.
+        let (mut boxes, mut parts): (Vec<Option<usize>>, Vec<&crate::plan::Node>) = (Vec::new(), Vec::new());
+        for node in &plan.nodes {
+            parts.push(node);
+            if node.name != node.variant {
+                boxes.push(None);
+                continue;
+            }
+            let edges = parts.iter().flat_map(|part| &part.inputs);
+            // Edges between the parts have no box at their start yet.
+            let outside = edges.filter_map(|edge| Some((boxes[edge.node]?, edge.port.clone())));
+            let outside: BTreeSet<(usize, String)> = outside.collect();
+            let names = parts.drain(..).map(|part| part.name.clone());
+            nodes.push(Node {
+                name: node.name.clone(),
+                kind: node.action.kind().to_owned(),
+                inputs: outside.into_iter().map(|(from, port)| Edge { from, port }).collect(),
+                parts: names.collect(),
+                status: None,
+                some: None,
+            });
+            boxes.push(Some(nodes.len() - 1));
+        }
+        Self { nodes }
     }
 
     fn colour(&mut self, statuses: &BTreeMap<String, Status>) {
+        const WORST_FIRST: [Status; 5] =
+            [Status::Blocked, Status::Run, Status::Maybe, Status::Skipped, Status::Cached];
         for node in &mut self.nodes {
-            node.status = statuses.get(&node.name).copied();
+            let of_parts: Vec<Status> =
+                node.parts.iter().filter_map(|part| statuses.get(part).copied()).collect();
+            let count = |status: Status| of_parts.iter().filter(|&&other| other == status).count();
+            node.status = WORST_FIRST.into_iter().find(|&status| count(status) > 0);
+            node.some = node.status.map(count).filter(|&some| some < of_parts.len());
         }
     }
 
@@ -128,8 +153,14 @@ impl Drawing {
 impl Node {
     /// What stands below the name: the kind where that is another word, and the status.
     fn below(&self) -> Option<String> {
-        let kind = Some(self.kind.as_str()).filter(|kind| *kind != self.name);
-        let words: Vec<&str> = kind.into_iter().chain(self.status.map(Status::as_str)).collect();
+        let kind = Some(self.kind.clone()).filter(|kind| *kind != self.name);
+        let shards = self.parts.iter().filter(|part| part.contains("shard=")).count();
+        let shards = (shards > 0).then(|| format!("{shards} shards"));
+        let status = self.status.map(|status| match self.some {
+            Some(some) => format!("{} {some} of {}", status.as_str(), self.parts.len()),
+            None => status.as_str().to_owned(),
+        });
+        let words: Vec<String> = [kind, shards, status].into_iter().flatten().collect();
         (!words.is_empty()).then(|| words.join(" · "))
     }
 }
@@ -144,7 +175,9 @@ mod tests {
             name: name.to_owned(),
             kind: kind.to_owned(),
             inputs: inputs.iter().map(|&(from, port)| Edge { from, port: port.to_owned() }).collect(),
+            parts: vec![name.to_owned()],
             status: None,
+            some: None,
         };
         let nodes = vec![
             node("corpus", "corpus", &[]),
@@ -174,6 +207,28 @@ mod tests {
         let words = |text: &str| Some(text.to_owned());
         assert_eq!(below, [words("cached"), words("embed · run"), words("embed · maybe"), words("blocked")]);
         assert_eq!((diamond().nodes[0].below(), diamond().nodes[1].below()), (None, words("embed")));
+    }
+
+    #[test]
+    fn a_stage_with_shards_is_one_box() {
+        let text = "
+            [stage.a]\nkind = 'exec'\nargv = ['x']\noutputs = ['x']
+            [stage.b]\nkind = 'exec'\nargv = ['{shard}']\ninputs = { a = 'a' }\noutputs = ['x']\nshards = 3
+            [stage.c]\nkind = 'exec'\nargv = ['x']\ninputs = { b = 'b' }\noutputs = ['x']";
+        let path = std::path::Path::new("p.toml");
+        let (sources, faults) =
+            crate::manifest::Sources::read_with(path, &crate::manifest::Options::default(), &|_| {
+                Ok(text.to_owned())
+            });
+        let plan = crate::plan::plan(path, sources, faults, crate::stage::table::STAGES).unwrap();
+        let mut drawing = Drawing::of(&plan);
+        let lines = drawing.render(Format::Mermaid);
+        assert!(lines.contains("  n1[\"b<br><small>exec · 3 shards</small>\"]\n"), "{lines}");
+        assert!(lines.contains("  n0 -->|\"inputs.a\"| n1\n  n1 -->|\"inputs.b\"| n2\n"), "{lines}");
+        let cached = ["a", "b[shard=0]", "b[shard=2]"].map(|name| (name.to_owned(), Status::Cached));
+        let run = [("b[shard=1]".to_owned(), Status::Run), ("b".to_owned(), Status::Maybe)];
+        drawing.colour(&cached.into_iter().chain(run).collect());
+        assert_eq!(drawing.nodes[1].below().unwrap(), "exec · 3 shards · run 1 of 4");
     }
 
     #[test]

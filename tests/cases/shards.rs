@@ -97,5 +97,5 @@ fn a_stage_with_shards_is_called_by_its_name() {
     let why = space.does("why work p.toml").ok();
     assert!(why.stdout.contains("cached"), "{}", why.stdout);
     let graph = space.does("graph p.toml").ok();
-    assert!(graph.stdout.contains("work[shard=3]"), "{}", graph.stdout);
+    assert!(graph.stdout.contains("exec · 4 shards"), "{}", graph.stdout);
 }

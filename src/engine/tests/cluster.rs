@@ -133,6 +133,28 @@ fn a_cluster_runs_what_is_ready_together_and_the_results_are_those_of_a_run_here
 }
 
 #[test]
+fn what_a_stage_says_there_is_told_here() {
+    let space = Space::new();
+    let fake = space.fake("a").first(|cx| {
+        cx.progress.phase("reading", Some(4), "docs");
+        cx.progress.say("halfway");
+        cx.progress.say("at the end");
+        Ok(())
+    });
+    let (cluster, _) = Threads::boxed(&space, std::slice::from_ref(&fake));
+    let options = Options { cluster: Some(cluster), ..Options::default() };
+    let summary = space.run_with(vec![there(fake.node())], &options);
+    assert_eq!(line(&summary), "a:ran");
+    let journal = space.dir.path().join("cache/run").join(&summary.run).join("events.jsonl");
+    let journal = std::fs::read_to_string(journal).unwrap();
+    for part in
+        [r#""what":"reading","total":4,"unit":"docs""#, r#""text":"halfway""#, r#""text":"at the end""#]
+    {
+        assert_eq!(journal.matches(part).count(), 1, "{part} in {journal}");
+    }
+}
+
+#[test]
 fn what_is_done_before_its_submission_returns_is_seen() {
     let space = Space::new();
     for force in [Force::None, Force::All] {
@@ -177,12 +199,14 @@ fn a_stopped_run_takes_its_jobs_back() {
         }
         cx.check_stop()
     });
-    let (cluster, _) = Threads::boxed(&space, std::slice::from_ref(&waits));
+    let (cluster, submitted) = Threads::boxed(&space, std::slice::from_ref(&waits));
     let options = Options { cluster: Some(cluster), ..Options::default() };
     let stop = Stop::default();
     let summary = thread::scope(|scope| {
         let run = scope.spawn(|| space.try_run(vec![there(waits.node())], &options, &stop).unwrap());
-        sleep(Duration::from_millis(60));
+        while submitted.lock().unwrap().is_empty() {
+            sleep(Duration::from_millis(2));
+        }
         stop.raise();
         run.join().unwrap()
     });

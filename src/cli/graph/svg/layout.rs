@@ -38,26 +38,23 @@ impl Layout {
     pub(super) fn new(drawing: &Drawing) -> Self {
         let mut layout = Self { places: Vec::new(), rows: Vec::new(), paths: Vec::new() };
         let levels = rows(drawing);
-        let rows = wrapped(&levels);
+        let rows = wrapped(&levels, &edges(drawing));
+        let broken = rows != levels;
         for (stage, row) in rows.iter().enumerate() {
             let node = &drawing.nodes[stage];
             let below = node.below().map_or(0, |text| text.chars().count());
             let letters = node.name.chars().count().max(below);
             layout.add(*row, letters as f64 * LETTER + 28.0, Some(stage));
         }
-        layout.join(drawing, rows != levels);
+        layout.join(drawing, broken);
         layout.order();
-        layout.spread();
+        layout.spread(broken);
         layout
     }
 
     /// Draws the edges. Long ones that share an end may share their way too.
     fn join(&mut self, drawing: &Drawing, share: bool) {
-        let mut edges: Vec<(usize, usize)> = Vec::new();
-        for (to, node) in drawing.nodes.iter().enumerate() {
-            let producers: BTreeSet<usize> = node.inputs.iter().map(|input| input.from).collect();
-            edges.extend(producers.into_iter().map(|from| (from, to)));
-        }
+        let edges = edges(drawing);
         let (mut readers, mut producers) = (vec![0; drawing.nodes.len()], vec![0; drawing.nodes.len()]);
         for &(from, to) in &edges {
             readers[from] += 1;
@@ -121,13 +118,15 @@ impl Layout {
         }
     }
 
-    /// Gives every place its centre: near the mean of its neighbours, with no two places on top of each other.
-    fn spread(&mut self) {
+    /// Gives every place its centre: near the mean of its neighbours, with no two places on top of each other. Where rows were
+    /// broken they stay below each other: the way of a long edge lies at one end of its rows and would draw each further out.
+    fn spread(&mut self, broken: bool) {
         let (above, below) = self.near();
         for row in 0..self.rows.len() {
             self.pack(row, &|_| None);
+            self.centre(row);
         }
-        for sweep in 0..2 * SWEEPS {
+        for sweep in 0..if broken { 0 } else { 2 * SWEEPS } {
             let near = if sweep % 2 == 0 { &above } else { &below };
             for row in 0..self.rows.len() {
                 let centres: Vec<f64> = self.places.iter().map(|place| place.centre).collect();
@@ -154,6 +153,16 @@ impl Layout {
         }
         for &place in &self.rows[row] {
             self.places[place].centre += shift / f64::max(count, 1.0);
+        }
+    }
+
+    fn centre(&mut self, row: usize) {
+        let end = |place: Option<&usize>, side: f64| {
+            place.map_or(0.0, |&place| self.places[place].centre + side * self.places[place].width / 2.0)
+        };
+        let middle = f64::midpoint(end(self.rows[row].first(), -1.0), end(self.rows[row].last(), 1.0));
+        for &place in &self.rows[row] {
+            self.places[place].centre -= middle;
         }
     }
 
@@ -188,21 +197,49 @@ pub(super) fn rows(drawing: &Drawing) -> Vec<usize> {
     rows
 }
 
-/// The same with every row that is too long for a page broken into several of about one length.
-pub(super) fn wrapped(rows: &[usize]) -> Vec<usize> {
-    let mut length = vec![0_usize; rows.iter().max().map_or(0, |row| row + 1)];
-    for &row in rows {
-        length[row] += 1;
+/// Who reads whom: producer and consumer, each pair once.
+pub(super) fn edges(drawing: &Drawing) -> Vec<(usize, usize)> {
+    let mut edges = BTreeSet::new();
+    for (to, node) in drawing.nodes.iter().enumerate() {
+        edges.extend(node.inputs.iter().map(|input| (input.from, to)));
     }
-    let parts = |row: usize| length[row].div_ceil(WIDE).max(1);
-    let first: Vec<usize> =
-        (0..length.len()).scan(0, |next, row| Some(std::mem::replace(next, *next + parts(row)))).collect();
-    let mut seen = vec![0; length.len()];
-    let place = |&row: &usize| {
-        seen[row] += 1;
-        first[row] + (seen[row] - 1) / length[row].div_ceil(parts(row))
+    edges.into_iter().collect()
+}
+
+/// The same with every row that is too long for a page broken into several of about one length. Rows of equal length whose stages
+/// read each other side by side, as those of one matrix do, are broken together: the first part of each, then the second of each.
+pub(super) fn wrapped(rows: &[usize], edges: &[(usize, usize)]) -> Vec<usize> {
+    let mut length = vec![0_usize; rows.iter().max().map_or(0, |row| row + 1)];
+    let count = |&row: &usize| {
+        length[row] += 1;
+        length[row] - 1
     };
-    rows.iter().map(place).collect()
+    let within: Vec<usize> = rows.iter().map(count).collect();
+    let parts = |row: usize| length[row].div_ceil(WIDE).max(1);
+    let part = |stage: usize| within[stage] / length[rows[stage]].div_ceil(parts(rows[stage]));
+    let apart = |row: usize| {
+        let here = |&&(from, to): &&(usize, usize)| rows[to] == row && length[rows[from]] == length[row];
+        length[row] != length[row - 1] || edges.iter().filter(here).any(|&(from, to)| part(from) != part(to))
+    };
+    let mut bands: Vec<std::ops::Range<usize>> = Vec::new();
+    for row in 0..length.len() {
+        match bands.last_mut().filter(|_| parts(row) > 1) {
+            Some(band) if !apart(row) => band.end = row + 1,
+            _ => bands.push(row..row + 1),
+        }
+    }
+    let mut first = vec![0; length.len()];
+    let mut next = 0;
+    for band in &bands {
+        first[band.clone()].fill(next);
+        next += band.len() * parts(band.start);
+    }
+    let band = |row: usize| bands.iter().find(|band| band.contains(&row)).expect("every row is in a band");
+    let place = |(stage, &row): (usize, &usize)| {
+        let band = band(row);
+        first[row] + part(stage) * band.len() + row - band.start
+    };
+    rows.iter().enumerate().map(place).collect()
 }
 
 /// Where a row begins.

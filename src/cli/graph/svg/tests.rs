@@ -103,14 +103,29 @@ fn text_is_escaped_and_inside_the_picture() {
 
 #[test]
 fn a_row_that_is_too_long_is_broken_evenly() {
-    assert_eq!(wrapped(&[0, 1, 1, 2]), [0, 1, 1, 2]);
-    assert_eq!(wrapped(&[]), [0; 0]);
+    assert_eq!(wrapped(&[0, 1, 1, 2], &[]), [0, 1, 1, 2]);
+    assert_eq!(wrapped(&[], &[]), [0; 0]);
     let mut rows = vec![0];
     rows.extend([1; 26]);
     rows.push(2);
-    let found = wrapped(&rows);
+    let found = wrapped(&rows, &[]);
     let count = |row: usize| found.iter().filter(|&&r| r == row).count();
     assert_eq!([0, 1, 2, 3, 4].map(count), [1, 9, 9, 8, 1]);
+}
+
+#[test]
+fn rows_that_read_each_other_side_by_side_are_broken_together() {
+    // Thirty variants of two stages, one after the other.
+    let rows: Vec<usize> = [vec![0; 30], vec![1; 30]].concat();
+    let straight: Vec<(usize, usize)> = (0..30).map(|i| (i, i + 30)).collect();
+    let found = wrapped(&rows, &straight);
+    assert!(straight.iter().all(|&(from, to)| found[from] + 1 == found[to]), "{found:?}");
+    assert_eq!((found[29], found[59]), (4, 5));
+    // One edge that would have to go up breaks them one after the other.
+    let crossed = [straight, vec![(29, 30)]].concat();
+    let found = wrapped(&rows, &crossed);
+    assert!(crossed.iter().all(|&(from, to)| found[from] < found[to]), "{found:?}");
+    assert_eq!((found[29], found[30], found[59]), (2, 3, 5));
 }
 
 #[test]
@@ -129,6 +144,8 @@ fn the_rows_of_a_large_matrix_are_broken_and_its_lines_go_row_by_row() {
         path.windows(2).all(|pair| layout.places[pair[0]].row + 1 == layout.places[pair[1]].row)
     }));
     assert_eq!(svg(&drawing).matches("<rect").count(), 202);
+    let right = layout.places.iter().map(|place| place.centre + place.width / 2.0).fold(0.0, f64::max);
+    assert!(right < 2600.0, "{right}");
 }
 
 #[test]
