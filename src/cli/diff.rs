@@ -146,7 +146,6 @@ impl Side {
 impl Changed {
     fn of(store: &Store, a: &Stage, b: &Stage) -> Result<Option<Self>, CliError> {
         let outputs = ports(&a.outputs, &b.outputs);
-        let ended = |stage: &Stage| ["ran", "cached"].contains(&stage.status.as_str());
         if a.key == b.key && outputs.is_empty() && ended(a) == ended(b) {
             return Ok(None);
         }
@@ -172,23 +171,31 @@ fn ports(a: &BTreeMap<String, Output>, b: &BTreeMap<String, Output>) -> Vec<Arti
     all.filter(|port| port.a != port.b).collect()
 }
 
-/// Why the keys differ, one sentence each.
+/// What kept a side from ending, then why the keys differ; one sentence each.
 fn reasons(store: &Store, a: &Stage, b: &Stage) -> Result<Vec<String>, CliError> {
-    let (Some(old), Some(new)) = (a.key, b.key) else {
-        let sides = [("a", a), ("b", b)].into_iter().filter(|(_, stage)| stage.key.is_none());
-        let line =
-            |(side, stage): (&str, &Stage)| format!("{} in {side}: {}", stage.status, first(&stage.why));
-        return Ok(sides.map(line).collect());
-    };
+    let sides = [("a", a), ("b", b)];
+    let unended = sides.into_iter().filter(|(_, stage)| !ended(stage));
+    let line = |(side, stage): (&str, &Stage)| format!("{} in {side}: {}", stage.status, first(&stage.why));
+    let mut lines: Vec<String> = unended.map(line).collect();
+    let (Some(old), Some(new)) = (a.key, b.key) else { return Ok(lines) };
     if old == new {
-        return Ok(Vec::new());
+        return Ok(lines);
     }
     let key = |digest: &Digest| Ok::<_, CliError>(store.key(digest)?.and_then(|json| Key::from_json(&json)));
-    Ok(match (key(&old)?, key(&new)?) {
-        (Some(old), Some(new)) => reason::diff(&old, &new).iter().map(ToString::to_string).collect(),
-        // A stage that failed has no record, and a clean-up may have taken one.
-        (old, _) => vec![format!("the key of {} is not in the cache", if old.is_none() { "a" } else { "b" })],
-    })
+    match (key(&old)?, key(&new)?) {
+        (Some(old), Some(new)) => lines.extend(reason::diff(&old, &new).iter().map(ToString::to_string)),
+        // A stage that failed has no record, and that line is there; a clean-up may have taken one.
+        (old, _) if lines.is_empty() => {
+            lines.push(format!("the key of {} is not in the cache", if old.is_none() { "a" } else { "b" }));
+        }
+        _ => {}
+    }
+    Ok(lines)
+}
+
+/// Whether a stage has its outputs.
+fn ended(stage: &Stage) -> bool {
+    ["ran", "cached"].contains(&stage.status.as_str())
 }
 
 fn first(text: &str) -> &str {
@@ -244,7 +251,11 @@ mod tests {
         let blocked = stage(None, "blocked", "needs `x`\nmore");
         let told = |a: &Stage, b: &Stage| reasons(&store, a, b).unwrap();
         assert_eq!(told(&ran, &ran), [""; 0]);
-        assert_eq!(told(&ran, &failed), ["the key of a is not in the cache"]);
+        assert_eq!(told(&ran, &failed), ["failed in b: no luck"]);
+        let other = Stage { key: Some(Digest::of(b"3")), ..ran.clone() };
+        assert_eq!(told(&ran, &other), ["the key of a is not in the cache"]);
+        let again = Stage { key: ran.key, ..failed.clone() };
+        assert_eq!(told(&again, &ran), ["failed in a: no luck"], "of one key");
         assert_eq!(told(&ran, &blocked), ["blocked in b: needs `x`"]);
         assert_eq!(told(&blocked, &blocked), ["blocked in a: needs `x`", "blocked in b: needs `x`"]);
         assert!(Changed::of(&store, &blocked, &blocked).unwrap().is_none(), "the same as before");

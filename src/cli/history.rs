@@ -19,7 +19,7 @@ use crate::manifest::near;
 
 /// List the runs of a cache, newest first
 ///
-/// A run that still goes on or was killed is `unfinished`. It names no pipeline, and is listed where none is asked for.
+/// A run that still goes on or was killed is `unfinished`.
 #[derive(Debug, Args)]
 pub(super) struct Command {
     /// Only runs of this pipeline: its name, or its manifest

@@ -76,6 +76,8 @@ struct Line {
     #[serde(default)]
     stage: String,
     #[serde(default)]
+    pipeline: String,
+    #[serde(default)]
     stages: Vec<String>,
     #[serde(default)]
     status: String,
@@ -203,7 +205,7 @@ impl Run {
 
     /// What a journal tells. The last line may be cut; hits are in no journal.
     fn from_journal(journal: &[u8]) -> Self {
-        let (mut order, mut seconds) = (Vec::new(), 0.0);
+        let (mut pipeline, mut order, mut seconds) = (String::new(), Vec::new(), 0.0);
         let mut stages: BTreeMap<String, Stage> = BTreeMap::new();
         let lines =
             journal.split(|&b| b == b'\n').filter_map(|line| serde_json::from_slice::<Line>(line).ok());
@@ -211,7 +213,7 @@ impl Run {
             seconds = line.at;
             let status = match line.event.as_str() {
                 "run-started" => {
-                    order = line.stages;
+                    (pipeline, order) = (line.pipeline, line.stages);
                     continue;
                 }
                 "stage-started" => "running".to_owned(),
@@ -225,7 +227,7 @@ impl Run {
         let unknown = |name: &String| Stage { name: name.clone(), ..Stage::default() };
         let rest: Vec<Stage> = order.iter().filter(|name| !known.contains(name)).map(unknown).collect();
         let stages = stages.into_values().chain(rest).collect();
-        Self { status: UNFINISHED.to_owned(), seconds, stages, ..Self::default() }
+        Self { pipeline, status: UNFINISHED.to_owned(), seconds, stages }
     }
 }
 

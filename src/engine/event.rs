@@ -21,6 +21,8 @@ pub enum Event<'a> {
     RunStarted {
         /// The run's name.
         run: &'a str,
+        /// The pipeline's name.
+        pipeline: &'a str,
         /// The names of all stages.
         stages: &'a [&'a str],
     },
@@ -270,8 +272,8 @@ mod tests {
         let key = Digest::of(b"k");
         for (event, expected) in [
             (
-                Event::RunStarted { run: "r", stages: &["a"] },
-                serde_json::json!({ "event": "run-started", "run": "r", "stages": ["a"] }),
+                Event::RunStarted { run: "r", pipeline: "p", stages: &["a"] },
+                serde_json::json!({ "event": "run-started", "run": "r", "pipeline": "p", "stages": ["a"] }),
             ),
             (
                 Event::StageStarted { stage: "a", kind: "svd", key, why: "w" },

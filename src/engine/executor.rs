@@ -61,7 +61,8 @@ impl Engine<'_> {
         })?;
         let journal = Journal::new(reporter, Box::new(file), dir.clone());
         let names: Vec<&str> = self.graph.order().iter().map(|&id| self.name(id)).collect();
-        journal.tell(&Event::RunStarted { run: &run, stages: &names });
+        let pipeline = &*self.options.pipeline;
+        journal.tell(&Event::RunStarted { run: &run, pipeline, stages: &names });
 
         let latest = Latest::open(self.store, &self.options.pipeline)?;
         let mut session = Session::new(self, &modes, &journal, stop, latest);

@@ -85,7 +85,7 @@ mod tests {
     #[test]
     fn stages_are_counted_where_they_are() {
         let found = after(&[
-            Event::RunStarted { run: "r", stages: &["a", "b", "c", "d"] },
+            Event::RunStarted { run: "r", pipeline: "p", stages: &["a", "b", "c", "d"] },
             finished("a", Status::Cached),
             started("b"),
             Event::Advance { stage: "b", n: 1 },
@@ -111,7 +111,7 @@ mod tests {
     #[test]
     fn a_stage_that_is_made_again_waits_again_with_its_reader() {
         let found = after(&[
-            Event::RunStarted { run: "r", stages: &["a", "b"] },
+            Event::RunStarted { run: "r", pipeline: "p", stages: &["a", "b"] },
             finished("a", Status::Ran),
             started("b"),
             Event::StageRewound { stage: "a", reader: "b" },

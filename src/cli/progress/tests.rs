@@ -88,7 +88,7 @@ fn every_event_reaches_the_view() {
     let terminal = Terminal::on(Box::new(kept.clone()), Palette(false), 6);
     let key = crate::store::Digest::of(b"key");
     for event in [
-        Event::RunStarted { run: "r", stages: &["svd"] },
+        Event::RunStarted { run: "r", pipeline: "p", stages: &["svd"] },
         Event::StageStarted { stage: "svd", kind: "svd", key, why: "forced" },
         Event::Phase { stage: "svd", what: "layers", total: Some(3), unit: "layers" },
         Event::Advance { stage: "svd", n: 2 },

@@ -114,7 +114,7 @@ fn a_summary_of_an_older_program_lacks_fields() {
 
 #[test]
 fn a_run_without_a_summary_is_what_its_journal_says() {
-    let journal = br#"{"at":0.0,"event":"run-started","run":"r","stages":["a","b","c","d"]}
+    let journal = br#"{"at":0.0,"event":"run-started","run":"r","pipeline":"p","stages":["a","b","c","d"]}
 {"at":0.1,"event":"stage-started","stage":"a","kind":"exec","key":"x","why":"forced"}
 {"at":0.2,"event":"phase","stage":"a","what":"x","total":null,"unit":""}
 {"at":0.5,"event":"stage-finished","stage":"a","status":"ran","seconds":0.4,"why":"forced"}
@@ -124,6 +124,7 @@ fn a_run_without_a_summary_is_what_its_journal_says() {
 {"at":9.9,"event":"stage-fini"#;
     let run = Run::from_journal(journal);
     assert_eq!((run.status.as_str(), run.seconds, run.stages.len()), (UNFINISHED, 1.5, 4));
+    assert_eq!(run.pipeline, "p");
     assert_eq!((run.with("ran"), run.with("running"), run.with("failed")), (vec!["a"], vec!["b"], vec!["c"]));
     assert_eq!(run.with(""), ["d"]);
 }
