@@ -37,6 +37,9 @@ pub(in super::super) struct Push {
     /// Push the whole local cache instead of one pipeline's part
     #[arg(long)]
     all: bool,
+    /// Push also in place of what is there, which others refuse
+    #[arg(long)]
+    replace: bool,
 }
 
 impl Push {
@@ -50,7 +53,8 @@ impl Push {
         let remote = remote.on_bytes(lines.counter());
         let mut all = Pushed::default();
         for (name, record) in self.records(project.as_ref(), &store)? {
-            let pushed = remote.push(&store, &record)?;
+            let pushed =
+                if self.replace { remote.replace(&store, &record) } else { remote.push(&store, &record) }?;
             say(&format!("{name}: {}", told(&pushed)));
             all += pushed;
         }

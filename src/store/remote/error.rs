@@ -56,7 +56,7 @@ pub enum RemoteError {
         expected: String,
     },
     /// What came is not what was asked for. Nothing of it was published.
-    #[error("{object} was refused")]
+    #[error("{object} was refused; who made it can put a sound one there: `mla-run cache push --replace`")]
     Refused {
         /// The object in the remote.
         object: String,

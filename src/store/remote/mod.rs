@@ -198,7 +198,7 @@ impl Remote {
     /// Makes the remote a cache of this version, unless it is one.
     async fn prepare(&self) -> Result<()> {
         if !self.is_there().await? {
-            self.link.create(&self.link.place.object("FORMAT"), FORMAT.to_vec()).await?;
+            self.link.write(&self.link.place.object("FORMAT"), FORMAT.to_vec(), false).await?;
             self.is_there().await?; // another one may have been first
         }
         Ok(())
@@ -206,12 +206,13 @@ impl Remote {
 }
 
 impl Link {
-    /// Writes a small object unless its name is taken; whether it was written.
-    async fn create(&self, object: &Path, bytes: Vec<u8>) -> Result<bool> {
+    /// Writes a small object, unless its name is taken and it must not be replaced; whether it was written.
+    async fn write(&self, object: &Path, bytes: Vec<u8>, replace: bool) -> Result<bool> {
+        let mode = if replace { PutMode::Overwrite } else { PutMode::Create };
         let bytes = bytes::Bytes::from(bytes);
         let put = patiently(self, object, async || {
             let wait = Watch::sending(&self.tuning, bytes.len() as u64);
-            wait.over(self.place.store.put_opts(object, bytes.clone().into(), PutMode::Create.into())).await
+            wait.over(self.place.store.put_opts(object, bytes.clone().into(), mode.clone().into())).await
         });
         match put.await {
             Ok(_) => Ok(true),

@@ -1,4 +1,4 @@
-//! Pushing: the blobs of a record, then the record, signed. What the remote has stays as it is.
+//! Pushing: the blobs of a record, then the record, signed. What the remote has stays as it is, unless it is to be replaced.
 
 use std::collections::BTreeSet;
 
@@ -57,6 +57,15 @@ impl std::ops::AddAssign for Pushed {
 impl Remote {
     /// Puts a record and its blobs into the remote, unless they are there.
     pub fn push(&self, store: &Store, record: &Record) -> Result<Pushed> {
+        self.put(store, record, false)
+    }
+
+    /// Puts a record and its blobs into the remote, also in place of what it has: others refuse that, so no one can use it.
+    pub fn replace(&self, store: &Store, record: &Record) -> Result<Pushed> {
+        self.put(store, record, true)
+    }
+
+    fn put(&self, store: &Store, record: &Record, replace: bool) -> Result<Pushed> {
         self.require_push()?;
         let signed = self.signed(store, &record.digest)?;
         let files = record.outputs.values().flat_map(|tree| &tree.files);
@@ -69,14 +78,14 @@ impl Remote {
             self.prepare().await?;
             let mut pushed = Pushed::default();
             let sent = blobs.iter().map(|(blob, size)| async move {
-                Ok::<_, RemoteError>((*size, self.send(store, blob, *size).await?))
+                Ok::<_, RemoteError>((*size, self.send(store, blob, *size, replace).await?))
             });
             let mut sent = stream::iter(sent).buffer_unordered(self.link.tuning.parallel.max(1));
             while let Some((size, was_there)) = sent.try_next().await? {
                 pushed.blob(size, was_there);
             }
             let object = self.link.place.sharded("act", &record.digest);
-            if self.link.create(&object, signed).await? {
+            if self.link.write(&object, signed, replace).await? {
                 pushed.records += 1;
             } else {
                 pushed.records_there += 1;
@@ -110,8 +119,12 @@ impl Remote {
     }
 
     /// Uploads a blob; whether it was there already. One of another size is a leftover of something that went wrong.
-    async fn send(&self, store: &Store, blob: &Digest, size: u64) -> Result<bool> {
+    async fn send(&self, store: &Store, blob: &Digest, size: u64, replace: bool) -> Result<bool> {
         let object = self.link.place.sharded("blob", blob);
+        if replace {
+            upload::upload(&self.link, &object, &store.blob_path(blob), size).await?;
+            return Ok(false);
+        }
         let wait = Watch::waiting(&self.link.tuning);
         let head =
             patiently(&self.link, &object, async || wait.over(self.link.place.store.head(&object)).await);

@@ -10,7 +10,7 @@ type Clause = fn(Open<'_>, &str);
 
 /// Everything, each on fresh ground.
 pub(super) fn all(open: Open<'_>) {
-    let tests: [(&str, Clause); 14] = [
+    let tests: [(&str, Clause); 15] = [
         ("round-trip", round_trip),
         ("twice", a_second_push_changes_nothing),
         ("other-bytes", other_bytes_are_refused),
@@ -20,6 +20,7 @@ pub(super) fn all(open: Open<'_>) {
         ("race", of_several_pushes_of_one_key_one_wins),
         ("other-key", a_record_of_another_key_is_refused),
         ("form", what_is_no_record_is_refused),
+        ("replace", what_is_refused_can_be_replaced),
         ("signers", only_trusted_signers_count),
         ("names", names_that_lead_outside_are_refused),
         ("format", another_format_is_refused),
@@ -255,6 +256,22 @@ fn what_is_no_record_is_refused(open: Open<'_>, prefix: &str) {
     remote.write(&object, good[..good.len() / 2].to_vec());
     assert_eq!(refused(lax.pull(&there.store, &key)), Refusal::Seal);
     there.has_nothing();
+}
+
+fn what_is_refused_can_be_replaced(open: Open<'_>, prefix: &str) {
+    let key = Digest::of(b"k");
+    let remote = open(prefix, ours());
+    let (here, record) = pushed(&remote, &key);
+    remote.write(&remote.object("act", &key), b"poison".to_vec());
+    remote.write(&remote.object("blob", &blob_of(&record)), b"some bytez".to_vec());
+    let there = Local::new();
+    refused(remote.pull(&there.store, &key));
+    let done = remote.push(&here.store, &record).unwrap();
+    assert_eq!((done.records_there, done.blobs_there), (1, 1), "a push leaves what is there");
+    refused(remote.pull(&there.store, &key));
+    let done = remote.replace(&here.store, &record).unwrap();
+    assert_eq!((done.records, done.blobs, done.records_there), (1, 1, 0));
+    assert_eq!(remote.pull(&there.store, &key).unwrap(), Some(record));
 }
 
 fn only_trusted_signers_count(open: Open<'_>, prefix: &str) {
