@@ -65,6 +65,21 @@ def manifest(salt):
     return "\n".join(text)
 
 
+BIG = 300_000
+STEPS = 4
+
+
+def counting(salt):
+    """A stage that ends with a checkpoint at every step, and is done after the last. Its log says where it went on from."""
+    words = "n=0; size=%d; " % BIG
+    words += 'if [ -n "$MLA_RESUME_FROM" ]; then n=$(cat $MLA_RESUME_FROM/n); size=$(wc -c < $MLA_RESUME_FROM/big); fi; '
+    words += 'echo "from $n with $size"; n=$((n + 1)); '
+    words += "head -c %d /dev/zero > $MLA_CKPT_DIR/big; echo $n > $MLA_CKPT_DIR/n; " % BIG
+    words += "[ $n -gt %d ] || exit 75; echo $n {seed} > {out}/n" % STEPS
+    argv = json.dumps(["sh", "-c", words])
+    return f'[stage.count]\nkind = "exec"\nargv = {argv}\noutputs = ["n"]\nseed = {salt}\n'
+
+
 def program(*words, cwd=None):
     return subprocess.run([PROGRAM, *map(str, words)], cwd=cwd, capture_output=True, text=True)
 
@@ -88,6 +103,8 @@ class Work(threading.Thread):
         super().__init__(daemon=True)
         self.kind, self.folder, self.cache = kind, folder, folder / "cache"
         self.acked, self.locks, self.runs, self.error = [], {}, 0, None
+        # The stage that counts, and the last step whose checkpoint was acknowledged.
+        self.step = (None, 0)
         self.stopping = threading.Event()
 
     def run(self):
@@ -99,20 +116,59 @@ class Work(threading.Thread):
             self.error = error
 
     def once(self, i):
+        if self.kind == "ckpt":
+            self.count(i)
+        elif self.kind == "writers":
+            # Two runs of the same stages at once: each key is made by one of them, and the other one acknowledges it too.
+            errors = []
+            other = threading.Thread(target=self.pipeline, args=(i, "q", errors))
+            other.start()
+            self.pipeline(i, "p", errors)
+            other.join()
+            for error in errors[:1]:
+                raise error
+        else:
+            self.pipeline(i)
+
+    def count(self, i):
+        source = self.folder / "count.toml"
+        text = counting(100 + i)
+        source.write_text(text)
+        for step in range(1, STEPS + 2):
+            done = program("run", source, "--cache", self.cache, "--format", "json")
+            if step <= STEPS and done.returncode == 1 and "exit code 75" in done.stderr:
+                self.step = (text, step)
+            elif done.returncode != 0 or step <= STEPS:
+                raise Broken(f"step {step} ended with {done.returncode}: {done.stderr[-600:]}")
+        self.step = (None, 0)
+        stage = result(done)["stages"][0]
+        keys = {stage["key"]: sorted(o["digest"] for o in stage["outputs"].values())}
+        self.acked.append({"keys": keys, "lock": ("count", -1), "manifest": text, "words": []})
+
+    def pipeline(self, i, start="p", errors=None):
+        try:
+            self.one_pipeline(i, start)
+        except Exception as error:  # noqa: BLE001: raised by the thread that waits
+            if errors is None:
+                raise
+            errors.append(error)
+
+    def one_pipeline(self, i, start):
         # A new name every fourth run: a lock file that is made is another case than one that is replaced.
-        name = f"p{i // 4}"
+        name = f"{start}{i // 4}"
         source = self.folder / f"{name}.toml"
         source.write_text(manifest(100 + i))
         # Variables given by `--set` leave the lock file alone.
         words = [] if self.kind == "lock" else ["--set", 'end.salt="x"']
-        done = program("run", source, "--cache", self.cache, "--format", "json", "--force", "all", *words)
+        force = [] if self.kind == "writers" else ["--force", "all"]
+        done = program("run", source, "--cache", self.cache, "--format", "json", *force, *words)
         summary = result(done)
         if summary["status"] != "ok":
             raise Broken(f"a run failed: {done.stderr[-600:]}")
         lock = self.folder / f"{name}.lock.toml"
         if self.kind == "lock":
             self.locks.setdefault(name, []).append(lock.read_text())
-        stages = [s for s in summary["stages"] if s["status"] == "ran"]
+        stages = [s for s in summary["stages"] if s["status"] in ("ran", "cached")]
         keys = {s["key"]: sorted(o["digest"] for o in s["outputs"].values()) for s in stages}
         newest = (name, len(self.locks.get(name, ())) - 1)
         self.acked.append({"keys": keys, "lock": newest, "manifest": source.read_text(), "words": words})
@@ -187,6 +243,24 @@ def check(row, folder, acked, needed, locks):
         locks.append((newest, seen, torn))
 
 
+def check_step(row, folder, step):
+    """A stage whose checkpoint was acknowledged goes on from it, or from a newer one, and finds it whole."""
+    text, acked = step
+    if text is None:
+        return
+    (folder / "count.toml").write_text(text)
+    done = program("run", folder / "count.toml", "--cache", folder / "cache", "--format", "json")
+    stage = result(done)["stages"][0]
+    row.objects += 1
+    if stage["status"] == "cached":
+        return  # it came to its end before the clone was made
+    said = re.search(r"from (\d+) with (\d+)", Path(stage["log"]).read_text())
+    if not said or int(said[2]) != BIG:
+        row.fault("wrong", f"a checkpoint is not whole: {said and said[0]}")
+    elif int(said[1]) < acked:
+        row.fault("absent", f"checkpoint {acked}: it went on from {said[1]}")
+
+
 def check_locks(row, found, written):
     for newest, seen, torn in found:
         for name, text in seen.items():
@@ -214,7 +288,7 @@ def cell(fs, kind, seconds, outer, plant=None):
         until = time.monotonic() + seconds
         while time.monotonic() < until and work.error is None:
             time.sleep(1.5)
-            acked = list(work.acked)
+            acked, step = list(work.acked), work.step
             clone = outer / "clone.img"
             clone.unlink(missing_ok=True)
             sh("cp", "--reflink=always", image, clone)
@@ -225,6 +299,7 @@ def cell(fs, kind, seconds, outer, plant=None):
                 if plant:
                     plant(folder, acked)
                 check(row, folder, acked, needed, found)
+                check_step(row, folder, step)
             space = shutil.disk_usage(live)
             if space.free < space.total // 4:
                 break
@@ -280,6 +355,10 @@ def plant_record(folder, acked):
         record_path(folder / "cache", key).unlink(missing_ok=True)
 
 
+def plant_checkpoint(folder, acked):
+    shutil.rmtree(folder / "cache" / "ckpt", ignore_errors=True)
+
+
 def plant_lock(folder, acked):
     for path in sorted(folder.glob("p*.lock.toml"))[:1]:
         os.truncate(path, path.stat().st_size // 2 + 3)
@@ -290,6 +369,8 @@ def self_test(outer):
     plants = [
         ("a short blob", "stages", plant_blob, "wrong", "blob"),
         ("a lost record", "stages", plant_record, "absent", "record"),
+        ("a lost checkpoint", "ckpt", plant_checkpoint, "absent", "checkpoint"),
+        ("a lost record of two writers", "writers", plant_record, "absent", "record"),
         ("a torn lock", "lock", plant_lock, "wrong", "lock"),
     ]
     for what, kind, plant, column, word in plants:
@@ -304,7 +385,7 @@ def main():
     parser = argparse.ArgumentParser()
     parser.add_argument("--seconds", type=float, default=20)
     parser.add_argument("--fs", default="ext4,xfs,btrfs")
-    parser.add_argument("--work", default="stages,lock,gc")
+    parser.add_argument("--work", default="stages,writers,ckpt,lock,gc")
     parser.add_argument("--self-test", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="crash-", dir=os.environ.get("CRASH_DIR"), ignore_cleanup_errors=True) as scratch:

@@ -1,14 +1,16 @@
 #!/usr/bin/env bash
 # Shows that a power cut leaves no wrong object and loses no acknowledged record, on ext4, xfs and btrfs.
 #
-#   tests/crash/run.sh [--seconds N] [--fs ext4,xfs,btrfs] [--work stages,lock,gc]    default: 20 s a cell, about four minutes
-#   tests/crash/run.sh --self-test                            plants a short blob, a lost record and a torn lock in clones and
+#   tests/crash/run.sh [--seconds N] [--fs ext4,xfs,btrfs] [--work stages,writers,ckpt,lock,gc]
+#                                                             default: 20 s a cell, about six minutes
+#   tests/crash/run.sh --self-test                            plants short blobs, lost records and checkpoints, torn locks in clones and
 #                                                             demands that each is seen
 #
 # A file system lies in an image file on a btrfs, is mounted through a loop device, and `mla-run` publishes in it as fast as it
 # can. Every 1.5 s the image is cloned at one point in time: that is what had reached the disk. The clone is mounted, recovers as
 # after a power cut, and is checked: every object has the bytes of its name, every record that a run had acknowledged before the
-# clone (its process had ended) is there with all its blobs, every lock file is whole and one of those written, not older than the
+# clone (its process had ended) is there with all its blobs, also when two processes write the same keys at once, a stage goes on from
+# the checkpoint that was acknowledged or from a newer one, every lock file is whole and one of those written, not older than the
 # last one acknowledged. It ends with a table, and with 1 if any row has other numbers than 0 for wrong and absent.
 #
 # Needs root, loop devices, btrfs-progs, xfsprogs, e2fsprogs and python3; b3sum checks the objects a second time where it is
