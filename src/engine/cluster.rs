@@ -1,6 +1,6 @@
 //! What the engine asks of a cluster: to take stages that are ready, to tell what became of them, to let them go. Knows no scheduler.
 
-use super::ticket::Ticket;
+use super::{action::Class, ticket::Ticket};
 use crate::store::Digest;
 
 /// Runs stages on other hosts that see the same cache. What they make is found there, so a run that dies loses nothing.
@@ -20,6 +20,8 @@ pub trait Cluster: Send + Sync {
 pub enum News {
     /// It waits or runs; in words.
     Going(String),
-    /// It ended without a result; in words.
+    /// It failed there; in words.
     Failed(String),
+    /// Its job ended without a result; in words, and what may have ended it, where another job may have better luck.
+    Lost(String, Option<Class>),
 }

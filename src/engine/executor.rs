@@ -15,7 +15,7 @@ use std::{
         mpsc::{self, Receiver, RecvTimeoutError, Sender},
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use rayon::prelude::*;
@@ -107,6 +107,12 @@ struct Session<'a> {
     outbox: Vec<Job>,
     /// What the cluster has, by key.
     handed: BTreeMap<Digest, Handed>,
+    /// What is handed over again, and when.
+    again: Vec<(Instant, Job)>,
+    /// How often the jobs of a stage were lost.
+    lost_jobs: BTreeMap<Digest, u32>,
+    /// When it was last told how far that is.
+    listened: Option<Instant>,
     /// Nodes whose keys another process runs; looked up again from time to time.
     elsewhere: Vec<NodeId>,
     /// The nodes of which it was told that another process runs them.
@@ -148,6 +154,9 @@ impl<'a> Session<'a> {
             in_work: BTreeMap::new(),
             outbox: Vec::new(),
             handed: BTreeMap::new(),
+            again: Vec::new(),
+            lost_jobs: BTreeMap::new(),
+            listened: None,
             elsewhere: Vec::new(),
             told: BTreeSet::new(),
             rewinds: BTreeMap::new(),
@@ -177,12 +186,13 @@ impl<'a> Session<'a> {
             if self.stop.is_raised() {
                 self.take_back();
             }
-            let idle = self.pools.iter().all(|p| p.running == 0) && self.handed.is_empty();
+            let away = !self.handed.is_empty() || !self.again.is_empty();
+            let idle = self.pools.iter().all(|p| p.running == 0) && !away;
             if idle && (self.elsewhere.is_empty() || self.halted.is_some()) {
                 break;
             }
             // Nobody tells when another process is done, nor when a stop is raised while nothing runs here.
-            let alone = self.elsewhere.is_empty() && self.handed.is_empty();
+            let alone = self.elsewhere.is_empty() && !away;
             let wait = if alone { FOREVER } else { pause };
             match results.recv_timeout(wait) {
                 Ok(attempt) => {

@@ -21,6 +21,7 @@ mod memory;
 pub mod options;
 mod preview;
 pub mod reason;
+mod relay;
 mod resolve;
 pub mod roots;
 pub mod shared;

@@ -90,7 +90,7 @@ impl<'a> States<'a> {
                 Ready | Waiting | Queued | Done(Status::Cached | Status::Failed | Status::Skipped)
             ),
             Queued => matches!(to, Ready | Running | Done(Status::Failed | Status::Skipped)),
-            Running => matches!(to, Waiting | Done(Status::Cached | Status::Ran | Status::Failed)),
+            Running => matches!(to, Waiting | Queued | Done(Status::Cached | Status::Ran | Status::Failed)),
             Done(status) => status.is_ok() && to == Ready,
         };
         assert!(fits, "node {} cannot go from {from:?} to {to:?}", id.0);
@@ -204,7 +204,7 @@ mod tests {
             (&[Ready, Queued], &[Ready, Running, Done(Status::Failed), Done(Status::Skipped)]),
             (
                 &[Ready, Queued, Running],
-                &[Waiting, Done(Status::Cached), Done(Status::Ran), Done(Status::Failed)],
+                &[Waiting, Queued, Done(Status::Cached), Done(Status::Ran), Done(Status::Failed)],
             ),
             (&[Ready, Queued, Running, Done(Status::Ran)], &[Ready]),
         ];

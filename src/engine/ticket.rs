@@ -1,8 +1,8 @@
 //! Tickets: all that another host needs to run one stage, as a file in the cache. Knows no cluster.
 //!
 //! ```text
-//! job/<key>.json     the ticket
-//! job/<key>.failed   why its last attempt failed; absent while it may still succeed
+//! job/<key>.json       the ticket
+//! job/<key>.failed     why its last attempt failed; absent while it may still succeed
 //! ```
 
 use std::{
@@ -22,6 +22,7 @@ use super::{
     key::Key,
     limits::{Limits, Resources, Retry},
     reason::{self, Reason, sentence},
+    relay::Relay,
     resolve::{Miss, ReadFile},
     state::Status,
     worker::{Attempt, Job},
@@ -78,7 +79,8 @@ impl Ticket {
     /// Writes it into the cache, and forgets how an earlier attempt failed.
     pub fn save(&self, store: &Store) -> store::Result<()> {
         let key = self.key.digest();
-        store.forget_job_failure(&key)?;
+        store.forget_job(&key, "failed")?;
+        store.forget_job(&key, "progress")?;
         let bytes = serde_json::to_vec(self).expect("a ticket is plain data with string keys");
         store.write_job(&key, "json", &bytes)
     }
@@ -177,7 +179,8 @@ impl Engine<'_> {
         let done =
             |digest: &Digest| Ok::<_, StoreError>(matches!(self.store.lookup(digest)?, Lookup::Hit(_)));
         let dir = self.store.root().join("job").join(format!("{}.run", miss.digest));
-        let journal = Journal::open(reporter, &dir)?;
+        let relay = Relay::new(self.store, miss.digest, reporter);
+        let journal = Journal::open(&relay, &dir)?;
         let mut waits = false;
         let _claim = loop {
             if !ticket.forced && done(&miss.digest)? {
@@ -234,8 +237,8 @@ impl Store {
         store::read_if_present(&self.job(key, kind))
     }
 
-    pub(crate) fn forget_job_failure(&self, key: &Digest) -> store::Result<()> {
-        let path = self.job(key, "failed");
+    pub(crate) fn forget_job(&self, key: &Digest, kind: &str) -> store::Result<()> {
+        let path = self.job(key, kind);
         match fs::remove_file(&path) {
             Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
                 Err(StoreError::Io { doing: "remove", path, source })

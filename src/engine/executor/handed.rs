@@ -1,15 +1,17 @@
 //! Stages that a cluster runs: handed over when they are ready, and found in the cache when they are done.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::Session;
 use crate::{
     engine::{
+        action::Class,
         cluster::News,
         event::Event,
         failure::chain,
         graph::NodeId,
         reason::sentence,
+        relay::Heard,
         resolve::Miss,
         state::{State, Status},
         summary,
@@ -28,11 +30,15 @@ pub(super) struct Handed {
     before: Option<Record>,
     /// The right to hand it over, so that of several runs one does.
     _claim: Claim,
+    heard: Heard,
 }
 
 impl Session<'_> {
     /// Hands over what has become ready since the last time.
     pub(super) fn hand_over(&mut self) {
+        let now = Instant::now();
+        let due = self.again.extract_if(.., |(when, _)| *when <= now).map(|(_, job)| job);
+        self.outbox.extend(due);
         let jobs = std::mem::take(&mut self.outbox);
         let Some(cluster) = self.engine.options.cluster.as_deref().filter(|_| !jobs.is_empty()) else {
             return;
@@ -70,7 +76,10 @@ impl Session<'_> {
             let (stage, kind, key) = (&*node.name, node.action.kind(), job.miss.digest);
             self.journal.tell(&Event::StageStarted { stage, kind, key, why: &why });
             let Job { id, miss } = job;
-            self.handed.insert(key, Handed { id, miss, since: Instant::now(), before, _claim: claim });
+            self.handed.insert(
+                key,
+                Handed { id, miss, since: Instant::now(), before, _claim: claim, heard: Heard::default() },
+            );
         }
     }
 
@@ -88,22 +97,39 @@ impl Session<'_> {
             return Vec::new();
         };
         let mut ready = self.collect_recorded();
+        self.listen();
         for (key, news) in cluster.news() {
             let Some(handed) = self.handed.get(&key) else { continue };
-            match news {
+            let (why, class) = match news {
                 News::Going(text) => {
                     self.journal.tell(&Event::Note { stage: self.engine.name(handed.id), text: &text });
+                    continue;
                 }
-                News::Failed(why) => {
-                    // The record may have come between the two looks.
-                    ready.extend(self.collect_recorded());
-                    if let Some(handed) = self.handed.remove(&key) {
-                        ready.extend(self.settle(self.attempt_of(handed, Err(why))));
-                    }
-                }
+                News::Failed(why) => (why, None),
+                News::Lost(why, class) => (why, class),
+            };
+            // The record may have come between the two looks.
+            ready.extend(self.collect_recorded());
+            if let Some(handed) = self.handed.remove(&key) {
+                ready.extend(self.give_up_or_try_again(handed, why, class));
             }
         }
         ready
+    }
+
+    /// A job that was lost is handed over again as often as the stage's `retry` says.
+    fn give_up_or_try_again(&mut self, handed: Handed, why: String, class: Option<Class>) -> Vec<NodeId> {
+        let lost = self.lost_jobs.entry(handed.miss.digest).or_default();
+        *lost += 1;
+        let node = self.engine.graph.node(handed.id);
+        let Some(pause) = node.limits.retry.pause(*lost, class).filter(|_| !self.stop.is_raised()) else {
+            return self.settle(self.attempt_of(handed, Err(why)));
+        };
+        let (stage, attempt) = (&*node.name, *lost);
+        self.journal.tell(&Event::StageRetries { stage, attempt, pause: pause.as_secs_f64(), why: &why });
+        self.states.set(handed.id, State::Queued);
+        self.again.push((Instant::now() + pause, Job { id: handed.id, miss: handed.miss }));
+        Vec::new()
     }
 
     fn collect_recorded(&mut self) -> Vec<NodeId> {
@@ -119,7 +145,10 @@ impl Session<'_> {
         }
         let mut ready = Vec::new();
         for (key, record) in done {
-            if let Some(handed) = self.handed.remove(&key) {
+            if let Some(mut handed) = self.handed.remove(&key) {
+                // The last lines may have come since.
+                let stage = self.engine.name(handed.id);
+                handed.heard.listen(self.engine.store, &key, stage, &mut |event| self.journal.tell(event));
                 self.engine.publish(handed.id, &record, self.journal);
                 ready.extend(self.settle(self.attempt_of(handed, Ok(record))));
             }
@@ -127,10 +156,26 @@ impl Session<'_> {
         ready
     }
 
+    /// Tells how far the stages are. Of many each is asked more rarely, since hosts share the disk.
+    fn listen(&mut self) {
+        let pause = Duration::from_secs(2).max(Duration::from_secs(self.handed.len() as u64 / 50));
+        if self.listened.is_some_and(|last| last.elapsed() < pause) {
+            return;
+        }
+        self.listened = Some(Instant::now());
+        for (key, handed) in &mut self.handed {
+            let stage = self.engine.name(handed.id);
+            handed.heard.listen(self.engine.store, key, stage, &mut |event| self.journal.tell(event));
+        }
+    }
+
     /// Takes back what the cluster has not done: the run was stopped.
     pub(super) fn take_back(&mut self) {
         if let Some(cluster) = self.engine.options.cluster.as_deref().filter(|_| !self.handed.is_empty()) {
             cluster.cancel();
+        }
+        for (_, job) in std::mem::take(&mut self.again) {
+            self.refuse(&job, "its job was lost, and the run was stopped".to_owned());
         }
         for (_, handed) in std::mem::take(&mut self.handed) {
             let attempt =

@@ -18,6 +18,7 @@ use std::{
 
 use self::queue::{Job, Seen};
 use super::{
+    action::Class,
     cluster::{Cluster, News},
     limits::Resources,
     ticket::Ticket,
@@ -194,11 +195,11 @@ impl Cluster for Slurm {
                 let log = self.log(handed.job);
                 let why =
                     format!("job {} ended without a result ({how}); its log: {}", handed.job, log.display());
-                news.push((*key, News::Failed(why)));
+                news.push((*key, News::Lost(why, seen.map_or(Some(Class::Killed), Seen::class))));
             }
         }
         for (key, what) in &news {
-            if matches!(what, News::Failed(_)) {
+            if matches!(what, News::Failed(_) | News::Lost(..)) {
                 state.jobs.remove(key);
             }
         }

@@ -2,6 +2,8 @@
 
 use std::{collections::BTreeMap, fmt, process::Command, str::FromStr};
 
+use crate::engine::action::Class;
+
 /// A task of an array job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Job {
@@ -48,6 +50,18 @@ impl Seen {
             "STAGE_OUT",
         ];
         GOING.contains(&&*self.state)
+    }
+
+    /// What ended a job that left no result, where another one may have better luck.
+    pub(super) fn class(&self) -> Option<Class> {
+        match &*self.state {
+            "OUT_OF_MEMORY" => Some(Class::Memory),
+            "TIMEOUT" | "DEADLINE" => Some(Class::Timeout),
+            "FAILED" | "NODE_FAIL" | "BOOT_FAIL" | "PREEMPTED" | "REVOKED" | "LAUNCH_FAILED" => {
+                Some(Class::Killed)
+            }
+            _ => None, // somebody cancelled it, or it says that it succeeded
+        }
     }
 
     pub(super) fn words(&self, job: Job) -> String {
@@ -114,6 +128,10 @@ mod tests {
                 "false: job 14_0: node_fail (NonZeroExitCode)",
             ]
         );
+        let class = |state: &str| Seen { state: state.to_owned(), reason: String::new() }.class();
+        assert_eq!(class("NODE_FAIL"), Some(Class::Killed));
+        assert_eq!(class("OUT_OF_MEMORY"), Some(Class::Memory));
+        assert_eq!((class("CANCELLED"), class("COMPLETED")), (None, None));
     }
 
     #[test]

@@ -11,7 +11,9 @@ use std::{
 use super::*;
 use crate::{
     engine::{
+        action::Class,
         cluster::{Cluster, News},
+        limits::Retry,
         shared::Shared,
         ticket::{Ticket, TicketError, Worked},
     },
@@ -28,6 +30,8 @@ struct Threads {
     news: Arc<Mutex<Vec<(Digest, News)>>>,
     submitted: Submitted,
     stop: Arc<Stop>,
+    /// How many jobs are lost first, and to what.
+    losing: Mutex<(u32, Option<Class>)>,
     /// Whether a stage is done before its submission returns, after which nobody knows its job any more.
     hasty: bool,
 }
@@ -42,6 +46,7 @@ impl Threads {
             news: Arc::default(),
             submitted: submitted.clone(),
             stop: Arc::default(),
+            losing: Mutex::default(),
             hasty: false,
         };
         (Box::new(threads), submitted)
@@ -75,6 +80,12 @@ impl Cluster for Threads {
             let (root, key, news, stop) =
                 (self.root.clone(), ticket.key.digest(), self.news.clone(), self.stop.clone());
             self.news.lock().unwrap().push((key, News::Going("job 1 waits".to_owned())));
+            let (left, class) = *self.losing.lock().unwrap();
+            if left > 0 {
+                self.losing.lock().unwrap().0 -= 1;
+                self.news.lock().unwrap().push((key, News::Lost("the node is gone".to_owned(), class)));
+                continue;
+            }
             let hasty = self.hasty;
             let job = thread::spawn(move || {
                 let why = match work(&root, fake, key, &stop) {
@@ -130,6 +141,30 @@ fn a_cluster_runs_what_is_ready_together_and_the_results_are_those_of_a_run_here
     assert_eq!(away.log.take(), ["a", "b", "c", "d"]);
     let (_, nodes) = fan(&away);
     assert_eq!(line(&away.run(nodes)), "a:cached b:cached c:cached d:cached");
+}
+
+#[test]
+fn a_job_that_was_lost_is_handed_over_again_as_often_as_the_stage_says() {
+    for (times, class, expected, jobs) in [
+        (2, Some(Class::Killed), "a:ran", 3),
+        (1, Some(Class::Killed), "a:failed", 2),
+        (2, Some(Class::Memory), "a:failed", 1),
+        (2, None, "a:failed", 1),
+    ] {
+        let space = Space::new();
+        let fake = space.fake("a");
+        let (mut cluster, submitted) = Threads::boxed(&space, std::slice::from_ref(&fake));
+        cluster.losing = Mutex::new((2, class));
+        let options = Options { cluster: Some(cluster), ..Options::default() };
+        let mut node = there(fake.node());
+        let backoff = Duration::from_millis(1);
+        node.limits.retry = Retry { times, backoff, on: [Class::Killed].into() };
+        let summary = space.run_with(vec![node], &options);
+        assert_eq!((line(&summary).as_str(), submitted.lock().unwrap().len()), (expected, jobs), "{class:?}");
+        if expected == "a:failed" {
+            assert_eq!(stage(&summary, "a").why, "the node is gone");
+        }
+    }
 }
 
 #[test]
