@@ -17,6 +17,7 @@ pub mod linear;
 pub mod linear_kl;
 pub mod mxfp4;
 pub mod nearest;
+pub mod ordered;
 pub mod rms_norm;
 pub mod rope;
 pub mod route;
