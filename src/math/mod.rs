@@ -1,5 +1,6 @@
 //! Pure functions on numbers and tensors.
 
+pub mod elementary;
 pub mod grid;
 pub mod hash;
 pub mod linalg;
