@@ -131,7 +131,7 @@ slow() { # kind, port
     pids+=($!)
     listening "$slow"
     project "$here" "$((drip_kb * 1024))" && project "$there" "$((drip_kb * 1024))"
-    "$tool" run "$here/p.toml" >/dev/null 2>&1
+    "$tool" run "$here/p.toml" --no-remote >/dev/null 2>&1
     AWS_ENDPOINT=http://127.0.0.1:$slow check "$1: push over 100 kB/s" push "$here"
     AWS_ENDPOINT=http://127.0.0.1:$slow check "$1: pull over 100 kB/s" pull_and_run "$there"
 }
@@ -143,7 +143,7 @@ killed() { # kind, port
     pids+=($!)
     listening "$slow"
     project "$here" 60000000 && project "$there" 60000000
-    "$tool" run "$here/p.toml" >/dev/null 2>&1
+    "$tool" run "$here/p.toml" --no-remote >/dev/null 2>&1
     AWS_ENDPOINT=http://127.0.0.1:$slow "$tool" cache push "$here/p.toml" >"$work/killed" 2>&1 &
     local client=$!
     sleep 4
