@@ -34,11 +34,15 @@ pub struct Embeddings {
     pub ids: Vec<String>,
     /// Row-major, `ids.len() × dim`.
     pub vectors: Vec<i16>,
+    /// How many windows of the embedder each document fills; more than one is more than it sees at once. Empty where the embedder
+    /// sees whole documents.
+    pub windows: Vec<u32>,
 }
 
 const ABOUT: &str = "embeddings.json";
 const IDS: &str = "ids.txt";
 const VECTORS: &str = "vectors.safetensors";
+const WINDOWS: &str = "windows.txt";
 
 impl Artifact for Embeddings {
     const KIND: &'static str = "embeddings";
@@ -53,6 +57,11 @@ impl Artifact for Embeddings {
             writeln!(out, "{id}").map_err(ArtifactError::io(&path))?;
         }
         out.flush().map_err(ArtifactError::io(&path))?;
+        if !self.windows.is_empty() {
+            let path = dir.join(WINDOWS);
+            let lines: String = self.windows.iter().flat_map(|n| [n.to_string(), "\n".to_owned()]).collect();
+            std::fs::write(&path, lines).map_err(ArtifactError::io(&path))?;
+        }
         save_grid(&dir.join(VECTORS), self.about.dim, &self.vectors)
     }
 
@@ -68,7 +77,24 @@ impl Artifact for Embeddings {
             return Err(malformed(Self::KIND, IDS, &format!("line {}", at + 2), "ids are not ascending"));
         }
         let vectors = load_grid(Self::KIND, files, VECTORS, [ids.len(), about.dim])?;
-        Ok(Self { about, ids, vectors })
+        let windows = match files.get(WINDOWS) {
+            None => Vec::new(),
+            Some(path) => load_windows(path, ids.len())?,
+        };
+        Ok(Self { about, ids, vectors, windows })
+    }
+}
+
+fn load_windows(path: &Path, rows: usize) -> Result<Vec<u32>, ArtifactError> {
+    let text = std::fs::read_to_string(path).map_err(ArtifactError::io(path))?;
+    let fault = |place: String, why: &str| malformed(Embeddings::KIND, WINDOWS, &place, why);
+    let number =
+        |(i, line): (usize, &str)| line.parse().map_err(|_| fault(format!("line {}", i + 1), "not a number"));
+    let windows = text.lines().enumerate().map(number).collect::<Result<Vec<u32>, _>>()?;
+    if windows.len() == rows {
+        Ok(windows)
+    } else {
+        Err(fault("its end".to_owned(), "not one line per document"))
     }
 }
 
@@ -122,7 +148,7 @@ mod tests {
     fn example() -> Embeddings {
         let about = About { model: "lexical".into(), dim: 3, scale: 4000, centred: true };
         let vectors = vec![1, -2, i16::MAX, i16::MIN, 0, 5];
-        Embeddings { about, ids: vec!["aa".into(), "bb".into()], vectors }
+        Embeddings { about, ids: vec!["aa".into(), "bb".into()], vectors, windows: vec![] }
     }
 
     #[test]
@@ -131,6 +157,20 @@ mod tests {
         assert_eq!(Embeddings::load(&files).unwrap(), example());
         let (_dir, files) = saved(&Embeddings::default());
         assert_eq!(Embeddings::load(&files).unwrap(), Embeddings::default());
+    }
+
+    #[test]
+    fn windows_are_one_a_document() {
+        let with = Embeddings { windows: vec![1, 40], ..example() };
+        let (dir, mut files) = saved(&with);
+        files.insert(WINDOWS.to_owned(), dir.path().join(WINDOWS));
+        assert_eq!(Embeddings::load(&files).unwrap(), with);
+        for (text, why) in [("1\n", "its end: not one line per document"), ("1\nx\n", "line 2: not a number")]
+        {
+            std::fs::write(dir.path().join(WINDOWS), text).unwrap();
+            let error = Embeddings::load(&files).unwrap_err().to_string();
+            assert!(error.ends_with(why), "{error}");
+        }
     }
 
     #[test]

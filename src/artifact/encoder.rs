@@ -59,6 +59,17 @@ impl Encoder {
         Ok(self.0.encode_fast(text, false).map_err(EncoderError::Refused)?.get_ids().to_vec())
     }
 
+    /// What the tokenizer puts before and behind every text, such as `[CLS]` and `[SEP]`.
+    pub fn around(&self) -> Result<(Vec<u32>, Vec<u32>), EncoderError> {
+        let ids = |special| {
+            let encoding = self.0.encode_fast("a", special).map_err(EncoderError::Refused)?;
+            Ok::<_, EncoderError>(encoding.get_ids().to_vec())
+        };
+        let (bare, whole) = (ids(false)?, ids(true)?);
+        let start = whole.windows(bare.len().max(1)).position(|part| part == bare).unwrap_or(0);
+        Ok((whole[..start].to_vec(), whole[start + bare.len()..].to_vec()))
+    }
+
     /// The ids and the byte offsets of a text.
     pub fn with_offsets(&self, text: &str) -> Result<Encoded, EncoderError> {
         let encoding = self.0.encode(text, false).map_err(EncoderError::Refused)?;
@@ -115,6 +126,16 @@ pub(crate) mod tests {
         assert_eq!(words().ids("one <|end|> two").unwrap(), [1, 0, 2]);
         assert_eq!(words().id("<|end|>"), Some(3), "but they have their ids");
         assert_eq!(words().decode(&[1, 3, 2]).unwrap(), "one two");
+    }
+
+    #[test]
+    fn what_stands_around_a_text_is_known() {
+        assert_eq!(words().around().unwrap(), (vec![], vec![]));
+        let template = r#""post_processor":{"type":"TemplateProcessing","single":[{"SpecialToken":{"id":"<|end|>","type_id":0}},
+            {"Sequence":{"id":"A","type_id":0}},{"SpecialToken":{"id":"<|end|>","type_id":0}},{"SpecialToken":{"id":"<|end|>","type_id":0}}],
+            "pair":[],"special_tokens":{"<|end|>":{"id":"<|end|>","ids":[3],"tokens":["<|end|>"]}}},"model":"#;
+        let json = WORDS.replace("\"model\":", template);
+        assert_eq!(Encoder::from_json(json.as_bytes()).unwrap().around().unwrap(), (vec![3], vec![3, 3]));
     }
 
     #[test]

@@ -56,7 +56,12 @@ fn chosen(id: &str) -> Chosen {
 
 fn vectors() -> Embeddings {
     let about = embeddings::About { model: "lexical".into(), dim: 2, scale: 4000, centred: false };
-    Embeddings { about, ids: vec!["a".into(), "b".into()], vectors: vec![1, -2, i16::MAX, i16::MIN] }
+    Embeddings {
+        about,
+        ids: vec!["a".into(), "b".into()],
+        vectors: vec![1, -2, i16::MAX, i16::MIN],
+        windows: vec![1, 2],
+    }
 }
 
 fn clustering() -> Clusters {
@@ -286,7 +291,7 @@ proptest! {
         let n = vectors.len() / dim;
         let about = embeddings::About { dim, ..embeddings::About::default() };
         let ids = (0..n).map(|i| format!("{i:04}")).collect();
-        comes_back(&Embeddings { about, ids, vectors: vectors[..n * dim].to_vec() });
+        comes_back(&Embeddings { about, ids, vectors: vectors[..n * dim].to_vec(), windows: vec![] });
     }
 
     #[test]

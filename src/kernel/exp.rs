@@ -3,6 +3,8 @@
 //! Rows are worked on in sixteen lanes whatever the width of the machine's vectors, so the order of the additions is fixed; `pulp`
 //! picks the instruction set at run time, and Rust never fuses a product with a sum by itself.
 
+use super::arch::arch;
+
 /// `e^x`, relative error below 2 ulp on `[-87, 88]`; below −87 it is 0, above 88 it is `e^88`.
 ///
 /// Range reduction by multiples of ln 2 in two parts, then a degree-6 polynomial (Cody and Waite; coefficients of the Cephes library).
@@ -27,7 +29,7 @@ const LANES: usize = 16;
 
 /// The largest value of a row; −∞ when it is empty.
 pub fn max(row: &[f32]) -> f32 {
-    pulp::Arch::new().dispatch(
+    arch().dispatch(
         #[inline(always)]
         || {
             let mut lanes = [f32::NEG_INFINITY; LANES];
@@ -45,7 +47,7 @@ pub fn max(row: &[f32]) -> f32 {
 
 /// Replaces every `x` by `e^(x − shift)` and returns their sum.
 pub fn exp_in_place(row: &mut [f32], shift: f32) -> f32 {
-    pulp::Arch::new().dispatch(
+    arch().dispatch(
         #[inline(always)]
         || {
             let mut lanes = [0f32; LANES];
@@ -68,7 +70,7 @@ pub fn exp_in_place(row: &mut [f32], shift: f32) -> f32 {
 
 /// The sum of `e^(x − shift)`; the bits of [`exp_in_place`]'s.
 pub fn exp_sum(row: &[f32], shift: f32) -> f32 {
-    pulp::Arch::new().dispatch(
+    arch().dispatch(
         #[inline(always)]
         || {
             let mut lanes = [0f32; LANES];

@@ -1,6 +1,8 @@
 //! The exact GELU, `x · ½ (1 + erf(x / √2))`, in plain arithmetic that gives the same bits on every machine. (The tanh form that
 //! ports of BERT use is another function.)
 
+use super::arch::arch;
+
 /// The error function, absolute error below 4e-7: a rational function of degree 5/5 in x², fitted on `[0, 4]` to within 2.2e-8; the
 /// rest is f32 rounding.
 #[inline(always)]
@@ -28,7 +30,7 @@ pub fn erf(x: f32) -> f32 {
 
 /// GELU of every value.
 pub fn gelu_in_place(values: &mut [f32]) {
-    pulp::Arch::new().dispatch(
+    arch().dispatch(
         #[inline(always)]
         || values.iter_mut().for_each(|x| *x = gelu(*x)),
     );
@@ -36,7 +38,7 @@ pub fn gelu_in_place(values: &mut [f32]) {
 
 /// `out = gelu(gate) · up`, as gated networks have it.
 pub fn gated_gelu(out: &mut [f32], up: &[f32], gate: &[f32]) {
-    pulp::Arch::new().dispatch(
+    arch().dispatch(
         #[inline(always)]
         || {
             for ((out, up), gate) in out.iter_mut().zip(up).zip(gate) {

@@ -1,11 +1,13 @@
 //! Layer normalisation with weight and bias, the same bits on every machine: sums in f64, in sixteen lanes whatever the width of the
 //! machine's vectors.
 
+use super::arch::arch;
+
 const LANES: usize = 16;
 
 /// `(x − mean) / √(variance + eps) · weight + bias` for every row of `weight.len()` values.
 pub fn layer_norm(rows: &mut [f32], weight: &[f32], bias: &[f32], eps: f64) {
-    pulp::Arch::new().dispatch(
+    arch().dispatch(
         #[inline(always)]
         || {
             for row in rows.chunks_exact_mut(weight.len()) {

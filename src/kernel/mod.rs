@@ -7,6 +7,7 @@ use std::ops::Deref;
 
 use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 
+pub(crate) mod arch;
 pub mod attention;
 pub mod cross_entropy;
 pub mod exp;

@@ -5,8 +5,10 @@
 //! IEEE 754, so neither the width of the vectors (each lane is an output of its own), nor blocks, threads or the other rows of a
 //! batch can change a bit. `pulp` picks the instruction set; without a fused instruction the library's exact form is used, slowly.
 
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
+
+use super::arch::arch;
 
 /// Columns of a panel: the lanes of the widest vectors.
 const PANEL: usize = 16;
@@ -71,7 +73,7 @@ pub struct Left<'a> {
 
 /// `out += a · b`; `out` is row-major with as many columns as `b`, and its rows say how many `a` has. Rows are shared among threads.
 pub fn product(out: &mut [f32], a: Left<'_>, b: &Packed) {
-    let arch = Arch::new();
+    let arch = arch();
     let tasks = out.par_chunks_mut((BLOCK * b.cols).max(1)).enumerate();
     tasks.for_each(|(block, out)| {
         let a = Left { data: &a.data[block * BLOCK * a.stride..], ..a };
@@ -81,7 +83,7 @@ pub fn product(out: &mut [f32], a: Left<'_>, b: &Packed) {
 
 /// [`product`] by the caller's thread alone.
 pub fn product_here(out: &mut [f32], a: Left<'_>, b: &Packed) {
-    let arch = Arch::new();
+    let arch = arch();
     for (block, out) in out.chunks_mut((BLOCK * b.cols).max(1)).enumerate() {
         let a = Left { data: &a.data[block * BLOCK * a.stride..], ..a };
         arch.dispatch(Task { out, a, b });
@@ -244,7 +246,7 @@ fn vectors<S: Simd, const V: usize>(lanes: &[f32; PANEL]) -> [S::f32s; V] {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::testing::noise;
+    use crate::kernel::{arch::testing::on_all, testing::noise};
 
     /// The definition, element by element.
     fn definition(out: &mut [f32], a: &[f32], weights: &[f32], inner: usize) {
@@ -298,31 +300,11 @@ mod tests {
 
     #[test]
     fn every_instruction_set_gives_the_same_bits() {
-        let mut sets = 0;
         for shape in SHAPES {
-            let run = |simd: &dyn Fn(Task<'_>)| {
-                let (got, want) = both(shape, |out, a, b| {
-                    for (block, out) in out.chunks_mut(BLOCK * b.cols).enumerate() {
-                        simd(Task { out, a: Left { data: &a.data[block * BLOCK * a.stride..], ..a }, b });
-                    }
-                });
+            for (got, want) in on_all(|| both(shape, product)) {
                 assert!(same(&got, &want), "{shape:?}");
-            };
-            run(&|task| task.with_simd(pulp::Scalar));
-            sets = 1;
-            #[cfg(target_arch = "x86_64")]
-            {
-                if let Some(simd) = pulp::x86::V3::try_new() {
-                    run(&|task| Simd::vectorize(simd, task));
-                    sets += 1;
-                }
-                if let Some(simd) = pulp::x86::V4::try_new() {
-                    run(&|task| Simd::vectorize(simd, task));
-                    sets += 1;
-                }
             }
         }
-        println!("{sets} instruction sets");
     }
 
     #[test]

@@ -22,6 +22,17 @@ pub fn quantise(x: &[i64], out: &mut [i16]) {
     }
 }
 
+/// Scales a vector to unit length and rounds it to the grid. The zero vector stays zero.
+///
+/// The norm is summed in the order of the coordinates, so the result is the same everywhere.
+pub fn quantise_real(x: &[f64], out: &mut [i16]) {
+    debug_assert_eq!(x.len(), out.len());
+    let norm = x.iter().fold(0.0, |sum, x| sum + x * x).sqrt();
+    for (q, &v) in out.iter_mut().zip(x) {
+        *q = if norm == 0.0 { 0 } else { (v * f64::from(SCALE) / norm).round_ties_even() as i16 };
+    }
+}
+
 /// Subtracts the mean of all rows from each row and scales it to unit length again.
 pub fn centre(dim: usize, rows: &mut [i16]) {
     let n = (rows.len() / dim) as i64;
@@ -55,6 +66,16 @@ mod tests {
         let mut out = vec![0; x.len()];
         quantise(x, &mut out);
         out
+    }
+
+    #[test]
+    fn real_vectors_lie_on_the_grid_like_whole_ones() {
+        let whole = [3_i64, -4, 0, 12];
+        let mut real = [0; 4];
+        quantise_real(&whole.map(|v| v as f64 * 0.25), &mut real);
+        assert_eq!(real.to_vec(), quantised(&whole));
+        quantise_real(&[0.0; 4], &mut real);
+        assert_eq!(real, [0; 4]);
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod params;
 pub mod probe;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod text_encoder;
 
 pub use batch::Batch;
 pub use config::Config;

@@ -89,7 +89,7 @@ impl Stage for Cluster {
 
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
         let device: Device = cx.device.parse().map_err(Failure::stage)?;
-        let Embeddings { about, ids, vectors } = self.embeddings.load(cx, "embeddings")?;
+        let Embeddings { about, ids, vectors, .. } = self.embeddings.load(cx, "embeddings")?;
         if ids.is_empty() {
             return Err(Failure::stage(ClusterError::Empty));
         }

@@ -15,7 +15,7 @@ fn vectors(n: usize) -> Embeddings {
         grid::quantise(&[i * 37 % 11, i * 17 % 13, i * 5 % 7, 3 - i % 6, 1], row);
     }
     let about = embeddings::About { model: "m".into(), dim, scale: grid::SCALE, centred: false };
-    Embeddings { about, ids: (0..n).map(|i| format!("{i:064}")).collect(), vectors }
+    Embeddings { about, ids: (0..n).map(|i| format!("{i:064}")).collect(), vectors, windows: vec![] }
 }
 
 #[test]

@@ -1,38 +1,66 @@
 //! The embed stage: one grid vector per document. Knows no clustering.
 
+mod files;
 mod lexical;
+#[cfg(test)]
+mod tests;
+mod transformer;
 
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use self::lexical::Lexical;
+use self::{lexical::Lexical, transformer::Transformer};
 use crate::{
     artifact::{
         Artifact,
         embeddings::{About, Embeddings},
-        texts::Texts,
+        texts::{Text, Texts},
     },
     engine::action::{Cx, Failure, Numerics, OutputPort},
     math::grid,
+    model::text_encoder::{Pooling, Products},
     stage::{
-        Input, InputPort, Invalid, Stage,
+        Base, Input, InputPort, Invalid, Read, Stage, UserPath,
         code::{self, Code},
         shards::{self, Shard, Sharded, Split},
     },
 };
 
 /// Turns documents into unit vectors on an integer grid, so that everything that is decided from them is exact.
+///
+/// With `path`, a transformer embeds: BERT (MiniLM, bge-*) or gte-*-v1.5. Its tokens lie packed without padding, and with
+/// `numerics = "reproducible"` every machine, number of threads and batch gives the same bytes.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Embed {
     /// The documents.
     pub texts: Input<Texts>,
-    /// The embedder: `lexical` (hashed n-grams and a seeded random projection, no download), or the name of a transformer such
-    /// as `Alibaba-NLP/gte-large-en-v1.5`.
+    /// The embedder: `lexical` (hashed n-grams and a seeded random projection, no download), or with `path` any name for it, such as
+    /// `Alibaba-NLP/gte-large-en-v1.5`.
     #[serde(default = "lexical_name")]
     pub model: String,
+    /// A transformer's folder in Hugging Face layout (`config.json`, `tokenizer.json`, `*.safetensors`), relative to the manifest.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub path: Option<UserPath>,
+    /// With `path`: the vector of the first token (`cls`) or the mean of all (`mean`). Default: what `1_Pooling/config.json` says,
+    /// else `cls` for gte-*-v1.5 and `mean` for BERT.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pooling: Option<Pooling>,
+    /// With `path`: the most tokens that the model sees at once, special ones included. Default: what `sentence_bert_config.json`
+    /// says, else all that the model can.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_tokens: Option<usize>,
+    /// With `path`: what becomes of longer documents.
+    #[serde(default, skip_serializing_if = "Windows::is_default")]
+    pub windows: Windows,
+    /// With `path`: text that is put before every document, such as `query: `.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub prefix: String,
+    /// With `path`: whether every machine must get the same bytes.
+    #[serde(default, skip_serializing_if = "Arithmetic::is_default")]
+    pub numerics: Arithmetic,
     /// With `lexical`: coordinates per vector, 8 to 1024.
     #[serde(default = "dim")]
     pub dim: usize,
@@ -45,6 +73,47 @@ pub struct Embed {
     /// Subtracts the mean of all vectors, which takes out what every document has in common.
     #[serde(default = "yes")]
     pub centre: bool,
+}
+
+/// What becomes of a document that is longer than the model sees at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Windows {
+    /// Its first window counts.
+    #[default]
+    First,
+    /// The mean of the unit vectors of all its windows counts.
+    Mean,
+}
+
+/// Whether every machine must get the same bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Arithmetic {
+    /// It must: every sum has one order.
+    #[default]
+    Reproducible,
+    /// It need not, if that is faster.
+    Fast,
+}
+
+impl Windows {
+    fn is_default(&self) -> bool {
+        *self == Self::First
+    }
+}
+
+impl Arithmetic {
+    fn is_default(&self) -> bool {
+        *self == Self::Reproducible
+    }
+
+    fn products(self) -> Products {
+        match self {
+            Self::Reproducible => Products::Reproducible,
+            Self::Fast => Products::Fast,
+        }
+    }
 }
 
 const LEXICAL: &str = "lexical";
@@ -66,15 +135,6 @@ fn yes() -> bool {
     true
 }
 
-/// Why documents could not be embedded.
-#[derive(Debug, thiserror::Error)]
-enum EmbedError {
-    #[error(
-        "the embedder `{0}` is a transformer, and this version runs only `lexical`; set `model = \"lexical\"` on this stage"
-    )]
-    TransformerUnavailable(String),
-}
-
 impl Stage for Embed {
     const KIND: &'static str = "embed";
     const CODE: Code = code::of("embed");
@@ -83,6 +143,10 @@ impl Stage for Embed {
 
     fn inputs(&self) -> Vec<InputPort> {
         vec![self.texts.port("texts")]
+    }
+
+    fn reads(&self, base: &Base<'_>) -> Result<Vec<Read>, Invalid> {
+        self.path.as_ref().map_or_else(|| Ok(Vec::new()), |path| files::of_model(&base("path").join(&path.0)))
     }
 
     fn check(&self) -> Result<(), Invalid> {
@@ -102,11 +166,14 @@ impl Stage for Embed {
         if self.model.is_empty() {
             return Err(Invalid::new("model", "`model` is empty").hint("`lexical` needs no download"));
         }
-        Ok(())
+        self.check_transformer()
     }
 
     fn numerics(&self) -> Numerics {
-        if self.model == LEXICAL { Numerics::Bitwise } else { Numerics::PerDevice }
+        match self.numerics {
+            Arithmetic::Reproducible => Numerics::Bitwise,
+            Arithmetic::Fast => Numerics::PerDevice,
+        }
     }
 
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
@@ -120,9 +187,9 @@ impl Sharded for Embed {
 
     /// A shard cannot know the mean of all vectors, so the merge subtracts it.
     fn shard_params(&self, _: Shard) -> Value {
-        json!({
-            "model": self.model, "dim": self.dim, "word-ngrams": self.word_ngrams, "char-ngrams": self.char_ngrams
-        })
+        let mut params = serde_json::to_value(self).expect("parameters are plain data with string keys");
+        params.as_object_mut().expect("a struct").remove("centre");
+        params
     }
 
     fn run_shard(&self, _: Shard, cx: &Cx<'_>) -> Result<(), Failure> {
@@ -130,7 +197,7 @@ impl Sharded for Embed {
     }
 
     fn merge_params(&self) -> Value {
-        json!({ "centre": self.centre })
+        serde_json::json!({ "centre": self.centre })
     }
 
     fn merge(&self, of: usize, cx: &Cx<'_>) -> Result<(), Failure> {
@@ -141,18 +208,54 @@ impl Sharded for Embed {
             whole.about = part.about;
             whole.ids.append(&mut part.ids);
             whole.vectors.append(&mut part.vectors);
+            whole.windows.append(&mut part.windows);
         }
         self.finish(whole, cx)
     }
 }
 
 impl Embed {
+    fn check_transformer(&self) -> Result<(), Invalid> {
+        if self.path.is_some() {
+            let short = self.max_tokens.filter(|&most| most < 8);
+            let fault = |most| Invalid::new("max-tokens", format!("`max-tokens` is {most}, below 8"));
+            return short.map_or(Ok(()), |most| Err(fault(most)));
+        }
+        if self.model != LEXICAL {
+            let why = format!("`{}` is a transformer, and this version does not download", self.model);
+            return Err(Invalid::new("model", why)
+                .hint("set `path` to its folder, or `model = \"lexical\"`, which needs none"));
+        }
+        let given = [
+            ("pooling", self.pooling.is_some()),
+            ("max-tokens", self.max_tokens.is_some()),
+            ("windows", self.windows != Windows::default()),
+            ("prefix", !self.prefix.is_empty()),
+            ("numerics", self.numerics != Arithmetic::default()),
+        ];
+        match given.into_iter().find(|(_, given)| *given) {
+            None => Ok(()),
+            Some((name, _)) => Err(Invalid::new(name, format!("`{name}` goes with `path`"))
+                .hint("`path` is the folder of a transformer; the lexical embedder has no such thing")),
+        }
+    }
+
     /// One vector per document, each from its own text only.
     fn embed(&self, cx: &Cx<'_>) -> Result<Embeddings, Failure> {
-        if self.model != LEXICAL {
-            return Err(Failure::stage(EmbedError::TransformerUnavailable(self.model.clone())));
-        }
+        // Read before the texts: what is wrong with the model shows at once.
+        let transformer = self.path.as_ref().map(|_| Transformer::load(self, &cx.reads)).transpose()?;
         let texts = self.texts.load(cx, "texts")?.0;
+        let (dim, vectors, windows) = match transformer {
+            Some(transformer) => transformer.embed(&texts, cx)?,
+            None => (self.dim, self.lexical(&texts, cx)?, Vec::new()),
+        };
+        let model = if self.path.is_some() && self.model == LEXICAL { "transformer" } else { &self.model };
+        let about = About { model: model.to_owned(), dim, scale: grid::SCALE, centred: false };
+        let ids = texts.into_iter().map(|text| text.id).collect();
+        Ok(Embeddings { about, ids, vectors, windows })
+    }
+
+    fn lexical(&self, texts: &[Text], cx: &Cx<'_>) -> Result<Vec<i16>, Failure> {
         cx.progress.phase("embedding", Some(texts.len() as u64), "docs");
         let lexical = Lexical {
             dim: self.dim,
@@ -167,134 +270,15 @@ impl Embed {
             cx.progress.advance(1);
             Ok::<_, Failure>(())
         })?;
-        let about = About { model: self.model.clone(), dim: self.dim, scale: grid::SCALE, centred: false };
-        let ids = texts.into_iter().map(|text| text.id).collect();
-        Ok(Embeddings { about, ids, vectors })
+        Ok(vectors)
     }
 
     /// What only the whole corpus tells.
     fn finish(&self, mut whole: Embeddings, cx: &Cx<'_>) -> Result<(), Failure> {
-        if self.centre {
+        if self.centre && !whole.ids.is_empty() {
             grid::centre(whole.about.dim, &mut whole.vectors);
-            whole.about.centred = true;
         }
+        whole.about.centred = self.centre;
         whole.save(&cx.output(OUTPUT)).map_err(Failure::stage)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{artifact::texts::Text, stage::testing::Bench};
-
-    fn texts(n: usize) -> Texts {
-        let text = |i: usize| Text {
-            id: format!("{i:064}"),
-            source: "a".into(),
-            licence: String::new(),
-            text: format!("document number {i} speaks of subject {}", i % 3),
-            marks: vec![],
-        };
-        Texts((0..n).map(text).collect())
-    }
-
-    fn stage(toml: &str) -> Embed {
-        toml::from_str(&format!("texts = 'corpus'\n{toml}")).unwrap()
-    }
-
-    #[test]
-    fn one_row_per_document_the_same_for_any_number_of_threads() {
-        let run = |threads| {
-            let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
-            let bench = Bench::new().input("texts", &texts(20)).seed(7);
-            pool.install(|| bench.run(&stage("dim = 32"))).unwrap();
-            bench
-        };
-        let one = run(1);
-        let embeddings: Embeddings = one.load("embeddings");
-        assert_eq!((embeddings.ids.len(), embeddings.vectors.len()), (20, 20 * 32));
-        assert!(embeddings.vectors.chunks(32).all(|row| row.iter().any(|&q| q != 0)));
-        assert_eq!(one.bytes(), run(2).bytes());
-        assert_eq!(one.bytes(), run(7).bytes());
-    }
-
-    #[test]
-    fn a_transformer_is_planned_but_not_run() {
-        let stage = stage("model = 'Alibaba-NLP/gte-large-en-v1.5'");
-        assert_eq!(stage.check(), Ok(()));
-        assert_eq!(stage.numerics(), Numerics::PerDevice);
-        let error = Bench::new().input("texts", &texts(1)).run(&stage).unwrap_err().to_string();
-        assert!(
-            error.starts_with("the embedder `Alibaba-NLP/gte-large-en-v1.5` is a transformer"),
-            "{error}"
-        );
-    }
-
-    #[test]
-    fn parameters_out_of_range_are_refused() {
-        for (toml, param) in [
-            ("dim = 4", "dim"),
-            ("dim = 1025", "dim"),
-            ("word-ngrams = 0", "word-ngrams"),
-            ("char-ngrams = 9", "char-ngrams"),
-            ("model = ''", "model"),
-        ] {
-            assert_eq!(stage(toml).check().unwrap_err().param, param, "{toml}");
-        }
-    }
-
-    #[test]
-    fn without_centring_a_row_depends_on_its_own_text_only() {
-        let run = |texts: &Texts, toml: &str| {
-            let bench = Bench::new().input("texts", texts).seed(7);
-            bench.run(&stage(&format!("dim = 64\n{toml}"))).unwrap();
-            bench.load::<Embeddings>("embeddings")
-        };
-        let (many, few) = (texts(20), Texts(texts(20).0[5..9].to_vec()));
-        let (all, some) = (run(&many, "centre = false"), run(&few, "centre = false"));
-        assert_eq!(all.vectors[5 * 64..9 * 64], some.vectors);
-        assert_eq!((all.about.centred, all.about.dim, all.about.scale), (false, 64, 4000));
-        // Centred, what the corpus shares is gone: the documents are much alike, and their rows no longer.
-        let centred = run(&many, "centre = true");
-        let dot = |e: &Embeddings| {
-            let row = |i: usize| &e.vectors[i * 64..][..64];
-            row(0).iter().zip(row(1)).map(|(&a, &b)| i64::from(a) * i64::from(b)).sum::<i64>()
-        };
-        assert!(centred.about.centred && dot(&centred) < dot(&all) / 2, "{} {}", dot(&centred), dot(&all));
-    }
-
-    #[test]
-    fn shards_merge_to_the_bytes_of_the_whole() {
-        let mut rows = texts(50).0;
-        for row in &mut rows {
-            row.id = blake3::hash(row.text.as_bytes()).to_hex().to_string();
-        }
-        rows.sort_by(|a, b| a.id.cmp(&b.id));
-        for (toml, of) in [("dim = 32", 4), ("dim = 32\ncentre = false", 1), ("dim = 32", 40)] {
-            let whole = Bench::new().input("texts", &Texts(rows.clone())).seed(7);
-            whole.run(&stage(toml)).unwrap();
-            let divided = Bench::new()
-                .input("texts", &Texts(rows.clone()))
-                .seed(7)
-                .run_shards(&stage(toml), of)
-                .unwrap();
-            assert_eq!(divided.bytes(), whole.bytes(), "{toml} in {of} shards");
-        }
-    }
-
-    #[test]
-    fn the_mean_is_of_no_concern_to_a_shard() {
-        let (a, b) = (stage("centre = true"), stage("centre = false"));
-        let shard = Shard { index: 0, of: 2 };
-        assert_eq!(a.shard_params(shard), b.shard_params(shard));
-        assert_ne!(a.merge_params(), b.merge_params());
-        assert_ne!(a.shard_params(shard), stage("dim = 64").shard_params(shard));
-    }
-
-    #[test]
-    fn no_documents_give_no_rows() {
-        let bench = Bench::new().input("texts", &Texts::default());
-        bench.run(&stage("")).unwrap();
-        assert_eq!(bench.load::<Embeddings>("embeddings").ids.len(), 0);
     }
 }

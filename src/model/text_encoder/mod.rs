@@ -1,0 +1,199 @@
+//! Text encoders of the BERT family, forward only: token ids in, one vector per text out. Knows no tokenizer and no stage.
+//!
+//! `x = LN(E[ids] + P + T[0])`; in each block `x = LN(x + W_o attention(x) + b_o)`, then `x = LN(x + network(x))`. There is no norm
+//! after the last block. Texts of a batch lie one after the other without padding, and none of them can change a bit of another.
+
+mod attention;
+mod config;
+#[cfg(test)]
+mod tests;
+mod weights;
+
+use rayon::prelude::*;
+
+use self::{
+    attention::{Rope, Shape, attention},
+    weights::{Block, Linear, Matrix, Norm, Weights},
+};
+pub use self::{
+    config::{Config, ConfigError, Family, Positions},
+    weights::{Products, WeightsError},
+};
+use crate::{
+    artifact::checkpoint::Checkpoint,
+    kernel::{
+        gelu::{gated_gelu, gelu_in_place},
+        gemm::{Mat, Threads, Write, gemm},
+        layer_norm::layer_norm,
+        ordered::{Left, product},
+    },
+};
+
+/// A text encoder with its weights.
+pub struct TextEncoder {
+    config: Config,
+    weights: Weights,
+}
+
+/// How the vectors of a text's tokens become one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Pooling {
+    /// The first token's vector.
+    Cls,
+    /// Their mean.
+    Mean,
+}
+
+/// Why a text encoder cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum EncoderError {
+    /// Its configuration.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// Its weights.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The tokens are those of another tokenizer.
+    #[error("token {id} is outside the model's vocabulary of {size}: the tokenizer belongs to another model")]
+    Token {
+        /// The token.
+        id: u32,
+        /// Rows of the embedding table.
+        size: usize,
+    },
+}
+
+/// Values that one task of an elementwise pass works on.
+const CHUNK: usize = 64;
+
+impl TextEncoder {
+    /// Reads configuration and weights, and names all that is wrong with them.
+    pub fn load(checkpoint: &Checkpoint, products: Products) -> Result<Self, EncoderError> {
+        let config = Config::parse(&checkpoint.config)?;
+        let weights = Weights::load(checkpoint, &config, products)?;
+        Ok(Self { config, weights })
+    }
+
+    /// Its shape.
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// One vector `[hidden_size]` for each text, not normalised. No text may be empty or longer than `max_position_embeddings`.
+    pub fn embed(&self, texts: &[&[u32]], pooling: Pooling) -> Result<Vec<Vec<f64>>, EncoderError> {
+        let hidden = self.hidden(texts)?;
+        let h = self.config.hidden_size;
+        let mut rest = &hidden[..];
+        let pool = |text: &&[u32]| {
+            let (rows, after) = rest.split_at(text.len() * h);
+            rest = after;
+            match pooling {
+                Pooling::Cls => rows[..h].iter().map(|&x| f64::from(x)).collect(),
+                Pooling::Mean => {
+                    let mut sum = vec![0.0; h];
+                    for row in rows.chunks_exact(h) {
+                        sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
+                    }
+                    sum.iter_mut().for_each(|x| *x /= text.len() as f64);
+                    sum
+                }
+            }
+        };
+        Ok(texts.iter().map(pool).collect())
+    }
+
+    /// The vectors of all tokens after the last block, `[tokens, hidden_size]`.
+    pub fn hidden(&self, texts: &[&[u32]]) -> Result<Vec<f32>, EncoderError> {
+        let lengths: Vec<usize> = texts.iter().map(|text| text.len()).collect();
+        let longest = lengths.iter().copied().max().unwrap_or(0);
+        assert!(longest <= self.config.max_position_embeddings, "texts are cut before they come here");
+        let rope = match &self.config.positions {
+            Positions::Rope(frequencies) => Some(Rope::new(longest, frequencies)),
+            Positions::Learnt => None,
+        };
+        let mut x = self.tokens(texts)?;
+        for block in &self.weights.blocks {
+            self.block(block, &mut x, &lengths, rope.as_ref());
+        }
+        Ok(x)
+    }
+
+    fn tokens(&self, texts: &[&[u32]]) -> Result<Vec<f32>, EncoderError> {
+        let (h, size) = (self.config.hidden_size, self.config.vocab_size);
+        let Weights { words, positions, kind, norm, .. } = &self.weights;
+        let mut x = Vec::with_capacity(texts.iter().map(|text| text.len()).sum::<usize>() * h);
+        for text in texts {
+            for (position, &id) in text.iter().enumerate() {
+                let word = words.get(id as usize * h..(id as usize + 1) * h);
+                let word = word.ok_or(EncoderError::Token { id, size })?;
+                let place = positions.get(position * h..).filter(|_| !positions.is_empty());
+                x.extend(
+                    word.iter()
+                        .zip(kind)
+                        .enumerate()
+                        .map(|(i, (word, kind))| place.map_or(word + kind, |place| word + kind + place[i])),
+                );
+            }
+        }
+        self.normalise(&mut x, norm);
+        Ok(x)
+    }
+
+    fn block(&self, block: &Block, x: &mut [f32], lengths: &[usize], rope: Option<&Rope>) {
+        let (h, inner) = (self.config.hidden_size, self.config.intermediate_size);
+        let shape = Shape { heads: self.config.num_attention_heads, head_dim: self.config.head_dim() };
+        let mut qkv = block.qkv.apply(x, h);
+        if let Some(rope) = rope {
+            rope.turn(&mut qkv, lengths, shape);
+        }
+        add(x, &block.out.apply(&attention(&qkv, lengths, shape), h));
+        drop(qkv);
+        self.normalise(x, &block.attention_norm);
+        let mut up = block.up.apply(x, h);
+        let network = match self.config.family {
+            Family::Bert => {
+                up.par_chunks_mut(CHUNK * inner).for_each(gelu_in_place);
+                up
+            }
+            Family::New => {
+                let mut gated = vec![0.0; up.len() / 2];
+                gated.par_chunks_exact_mut(inner).zip(up.par_chunks_exact(2 * inner)).for_each(
+                    |(out, row)| {
+                        let (up, gate) = row.split_at(inner);
+                        gated_gelu(out, up, gate);
+                    },
+                );
+                gated
+            }
+        };
+        add(x, &block.down.apply(&network, inner));
+        self.normalise(x, &block.network_norm);
+    }
+
+    fn normalise(&self, x: &mut [f32], norm: &Norm) {
+        let rows = x.par_chunks_mut(CHUNK * self.config.hidden_size);
+        rows.for_each(|rows| layer_norm(rows, &norm.weight, &norm.bias, self.config.layer_norm_eps));
+    }
+}
+
+impl Linear {
+    /// `x Wᵀ + b` for rows of `inputs` values.
+    fn apply(&self, x: &[f32], inputs: usize) -> Vec<f32> {
+        let (rows, outputs) = (x.len() / inputs, self.bias.len());
+        let mut out = Vec::with_capacity(rows * outputs);
+        (0..rows).for_each(|_| out.extend_from_slice(&self.bias));
+        match &self.matrix {
+            Matrix::Ordered(packed) => product(&mut out, Left { data: x, stride: inputs }, packed),
+            Matrix::Dense(weight) => {
+                let operands = (Mat::dense(x, rows, inputs), Mat::dense(weight, outputs, inputs).t());
+                gemm((&mut out, outputs), Write::Add, 1.0, operands, Threads::All);
+            }
+        }
+        out
+    }
+}
+
+fn add(x: &mut [f32], y: &[f32]) {
+    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+}
