@@ -1,5 +1,9 @@
 //! Layer normalisation with weight and bias, the same bits on every machine: sums in f64, in sixteen lanes whatever the width of the
 //! machine's vectors.
+#![expect(
+    clippy::inline_always,
+    reason = "it becomes part of the loops that are compiled for several instruction sets"
+)]
 
 use super::arch::arch;
 
@@ -24,10 +28,6 @@ pub fn layer_norm(rows: &mut [f32], weight: &[f32], bias: &[f32], eps: f64) {
 }
 
 #[inline(always)]
-#[expect(
-    clippy::inline_always,
-    reason = "it must become part of the loops that are compiled for several instruction sets"
-)]
 fn sum(row: &[f32], term: impl Fn(f64) -> f64) -> f64 {
     let mut lanes = [0_f64; LANES];
     let (chunks, rest) = row.as_chunks::<LANES>();
@@ -68,7 +68,7 @@ mod tests {
     fn a_row_of_equal_values_is_the_bias() {
         let mut row = [7.0; 20];
         layer_norm(&mut row, &[2.0; 20], &[0.5; 20], 1e-12);
-        assert_eq!(row, [0.5; 20]);
+        assert_eq!(row.map(f32::to_bits), [0.5_f32.to_bits(); 20]);
     }
 
     #[test]

@@ -4,6 +4,10 @@
 //! `out[i][j] = fma(a[i][K−1], b[K−1][j], … fma(a[i][0], b[0][j], out[i][j]))`, in f32. A fused multiply-add is rounded once, by
 //! IEEE 754, so neither the width of the vectors (each lane is an output of its own), nor blocks, threads or the other rows of a
 //! batch can change a bit. `pulp` picks the instruction set; without a fused instruction the library's exact form is used, slowly.
+#![expect(
+    clippy::inline_always,
+    reason = "it becomes part of the loops that are compiled for several instruction sets"
+)]
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -103,43 +107,94 @@ impl WithSimd for Task<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         match S::F32_LANES {
-            16 => self.run::<S, ROWS, 2, 1>(simd),
-            8 => self.run::<S, 6, 1, 2>(simd),
-            4 => self.run::<S, 6, 1, 4>(simd),
+            16 => self.run(simd, |simd, left: &[[f32; 12]], [one, two]: [&[[f32; PANEL]]; 2], sums| {
+                let right =
+                    one.iter().zip(two).map(|(one, two)| [vector(simd, one, 0), vector(simd, two, 0)]);
+                chains12(simd, left, right, sums)
+            }),
+            8 => self.run(simd, |simd, left: &[[f32; 6]], [one]: [&[[f32; PANEL]]; 1], sums| {
+                let right = one.iter().map(|one| [vector(simd, one, 0), vector(simd, one, 1)]);
+                chains6(simd, left, right, sums)
+            }),
+            4 => self.run(simd, |simd, left: &[[f32; 6]], [one]: [&[[f32; PANEL]]; 1], sums| {
+                let right = one.iter().map(|one| [0, 1, 2, 3].map(|v| vector(simd, one, v)));
+                chains6_of_4(simd, left, right, sums)
+            }),
             _ => self.run_scalar(),
         }
     }
 }
 
+/// A vector's worth of a panel's row.
+#[inline(always)]
+fn vector<S: Simd>(_: S, lanes: &[f32; PANEL], which: usize) -> S::f32s {
+    S::as_simd_f32s(lanes).0[which]
+}
+
+#[inline(always)]
+fn add2<S: Simd>(simd: S, x: f32, b: [S::f32s; 2], sums: [S::f32s; 2]) -> [S::f32s; 2] {
+    let x = simd.splat_f32s(x);
+    [simd.mul_add_f32s(x, b[0], sums[0]), simd.mul_add_f32s(x, b[1], sums[1])]
+}
+
+#[inline(always)]
+fn add4<S: Simd>(simd: S, x: f32, b: [S::f32s; 4], sums: [S::f32s; 4]) -> [S::f32s; 4] {
+    let x = simd.splat_f32s(x);
+    std::array::from_fn(|v| simd.mul_add_f32s(x, b[v], sums[v]))
+}
+
+/// The loop over the inner dimension with the sums of every row in a variable of its own: an array of them is kept in memory by the
+/// compiler, which halves the speed.
+macro_rules! chains {
+    ($name:ident, $rows:literal of $width:literal by $add:ident: $($r:literal $sum:ident),*) => {
+        #[inline(always)]
+        fn $name<S: Simd>(
+            simd: S,
+            left: &[[f32; $rows]],
+            right: impl Iterator<Item = [S::f32s; $width]>,
+            sums: [[S::f32s; $width]; $rows],
+        ) -> [[S::f32s; $width]; $rows] {
+            let [$(mut $sum),*] = sums;
+            for (x, b) in left.iter().zip(right) {
+                $($sum = $add(simd, x[$r], b, $sum);)*
+            }
+            [$($sum),*]
+        }
+    };
+}
+
+chains!(chains12, 12 of 2 by add2: 0 a, 1 b0, 2 c, 3 d, 4 e, 5 f, 6 g, 7 h, 8 i, 9 j, 10 k, 11 l);
+chains!(chains6, 6 of 2 by add2: 0 a, 1 b0, 2 c, 3 d, 4 e, 5 f);
+chains!(chains6_of_4, 6 of 4 by add4: 0 a, 1 b0, 2 c, 3 d, 4 e, 5 f);
+
 impl Task<'_> {
-    /// Tiles of `R` rows and `P` panels of `V` vectors each.
+    /// Tiles of `R` rows and `P` panels, each row `C` vectors wide.
     #[inline(always)]
-    fn run<S: Simd, const R: usize, const P: usize, const V: usize>(self, simd: S) {
+    fn run<S: Simd, const R: usize, const P: usize, const C: usize>(
+        self,
+        simd: S,
+        chains: impl Fn(S, &[[f32; R]], [&[[f32; PANEL]]; P], [[S::f32s; C]; R]) -> [[S::f32s; C]; R],
+    ) {
         let Task { out, a, b } = self;
         let (inner, cols) = (b.inner, b.cols);
         let rows = out.len() / cols;
         let panels = cols.div_ceil(PANEL);
-        let mut left = vec![0_f32; rows.div_ceil(R) * R * DEPTH.min(inner)];
+        let mut left = vec![[0_f32; R]; rows.div_ceil(R) * DEPTH.min(inner)];
         for start in (0..inner).step_by(DEPTH) {
             let depth = DEPTH.min(inner - start);
-            pack_left::<R>(&mut left, a, (rows, start, depth));
-            let mut panel = 0;
-            while panel < panels {
-                let many = P.min(panels - panel);
-                for (tile, left) in left.chunks_exact(R * depth).enumerate().take(rows.div_ceil(R)) {
+            pack_left(&mut left, a, (rows, start, depth));
+            for panel in (0..panels).step_by(P) {
+                // Where a panel is missing at the end the last one is worked on twice and kept once.
+                let right = std::array::from_fn(|p| {
+                    let panel = b.panel((panel + p).min(panels - 1));
+                    &panel.as_chunks().0[start..start + depth]
+                });
+                for (tile, left) in left.chunks_exact(depth).enumerate().take(rows.div_ceil(R)) {
                     let height = R.min(rows - tile * R);
-                    let right = |p: usize| &b.panel(panel + p)[start * PANEL..][..depth * PANEL];
                     let place = Place { first: tile * R, height, panel, cols };
-                    if many == P {
-                        tile_product::<S, R, P, V>(simd, out, place, left, std::array::from_fn(right));
-                    } else {
-                        for p in 0..many {
-                            let place = Place { panel: panel + p, ..place };
-                            tile_product::<S, R, 1, V>(simd, out, place, left, [right(p)]);
-                        }
-                    }
+                    let sums = place.load::<S, R, P, C>(simd, out);
+                    place.store::<S, R, P, C>(chains(simd, left, right, sums), out);
                 }
-                panel += many;
             }
         }
     }
@@ -169,84 +224,77 @@ struct Place {
 
 /// Copies a part of the rows into tiles of `R` rows, inner dimension first, so that a tile is read in order.
 #[inline(always)]
-fn pack_left<const R: usize>(left: &mut [f32], a: Left<'_>, (rows, start, depth): (usize, usize, usize)) {
-    for (tile, part) in left.chunks_exact_mut(R * depth).enumerate().take(rows.div_ceil(R)) {
+fn pack_left<const R: usize>(
+    left: &mut [[f32; R]],
+    a: Left<'_>,
+    (rows, start, depth): (usize, usize, usize),
+) {
+    for (tile, part) in left.chunks_exact_mut(depth).enumerate().take(rows.div_ceil(R)) {
         for r in 0..R.min(rows - tile * R) {
             let row = &a.data[(tile * R + r) * a.stride + start..][..depth];
-            for (to, x) in part.iter_mut().skip(r).step_by(R).zip(row) {
-                *to = *x;
+            for (to, x) in part.iter_mut().zip(row) {
+                to[r] = *x;
             }
-        }
-    }
-}
-
-/// One tile: loads the sums so far, adds every term in order, stores them.
-#[inline(always)]
-fn tile_product<S: Simd, const R: usize, const P: usize, const V: usize>(
-    simd: S,
-    out: &mut [f32],
-    place: Place,
-    left: &[f32],
-    right: [&[f32]; P],
-) {
-    let zero = [[[simd.splat_f32s(0.0); V]; P]; R];
-    let mut sums = zero;
-    let mut buffer = [[[0_f32; PANEL]; P]; R];
-    for r in 0..place.height {
-        for p in 0..P {
-            let (at, width) = place.of(r, p);
-            buffer[r][p][..width].copy_from_slice(&out[at..at + width]);
-        }
-    }
-    for r in 0..R {
-        for p in 0..P {
-            sums[r][p] = vectors::<S, V>(&buffer[r][p]);
-        }
-    }
-    let right: [&[[f32; PANEL]]; P] = right.map(|panel| panel.as_chunks().0);
-    let depth = left.len() / R;
-    let right = right.map(|panel| &panel[..depth]);
-    for (k, left) in left.as_chunks::<R>().0.iter().enumerate() {
-        let b: [[S::f32s; V]; P] = std::array::from_fn(|p| vectors::<S, V>(&right[p][k]));
-        for r in 0..R {
-            let x = simd.splat_f32s(left[r]);
-            for p in 0..P {
-                for v in 0..V {
-                    sums[r][p][v] = simd.mul_add_f32s(x, b[p][v], sums[r][p][v]);
-                }
-            }
-        }
-    }
-    for r in 0..place.height {
-        for p in 0..P {
-            let (at, width) = place.of(r, p);
-            let (vectors, rest) = S::as_mut_simd_f32s(&mut buffer[r][p]);
-            debug_assert!(rest.is_empty());
-            vectors.copy_from_slice(&sums[r][p]);
-            out[at..at + width].copy_from_slice(&buffer[r][p][..width]);
         }
     }
 }
 
 impl Place {
+    /// The sums so far; zeros beyond the last row and column.
+    #[inline(always)]
+    fn load<S: Simd, const R: usize, const P: usize, const C: usize>(
+        self,
+        simd: S,
+        out: &[f32],
+    ) -> [[S::f32s; C]; R] {
+        let mut lanes = [[[0_f32; PANEL]; P]; R];
+        for (r, row) in lanes.iter_mut().enumerate().take(self.height) {
+            for (p, lanes) in row.iter_mut().enumerate() {
+                let (at, width) = self.of(r, p);
+                lanes[..width].copy_from_slice(&out[at..at + width]);
+            }
+        }
+        let each = C / P;
+        std::array::from_fn(|r| std::array::from_fn(|c| vector(simd, &lanes[r][c / each], c % each)))
+    }
+
+    #[inline(always)]
+    fn store<S: Simd, const R: usize, const P: usize, const C: usize>(
+        self,
+        sums: [[S::f32s; C]; R],
+        out: &mut [f32],
+    ) {
+        let mut lanes = [[[0_f32; PANEL]; P]; R];
+        for (row, sums) in lanes.iter_mut().zip(&sums) {
+            for (p, lanes) in row.iter_mut().enumerate() {
+                S::as_mut_simd_f32s(lanes).0.copy_from_slice(&sums[p * (C / P)..(p + 1) * (C / P)]);
+            }
+        }
+        for (r, row) in lanes.iter().enumerate().take(self.height) {
+            for (p, lanes) in row.iter().enumerate() {
+                let (at, width) = self.of(r, p);
+                out[at..at + width].copy_from_slice(&lanes[..width]);
+            }
+        }
+    }
+
     /// The first output of a row of the tile in one of its panels, and how many there are.
     #[inline(always)]
     fn of(self, row: usize, panel: usize) -> (usize, usize) {
         let col = (self.panel + panel) * PANEL;
-        ((self.first + row) * self.cols + col, PANEL.min(self.cols - col))
+        let width = self.cols.saturating_sub(col).min(PANEL);
+        ((self.first + row) * self.cols + col.min(self.cols), width)
     }
-}
-
-#[inline(always)]
-fn vectors<S: Simd, const V: usize>(lanes: &[f32; PANEL]) -> [S::f32s; V] {
-    let (vectors, _) = S::as_simd_f32s(lanes);
-    std::array::from_fn(|v| vectors[v])
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::{arch::testing::on_all, testing::noise};
+    use crate::kernel::{
+        arch::testing::on_all,
+        gemm::{Mat, Threads, Write, gemm},
+        testing::noise,
+    };
 
     /// The definition, element by element.
     fn definition(out: &mut [f32], a: &[f32], weights: &[f32], inner: usize) {
@@ -344,7 +392,7 @@ mod tests {
         product(&mut [], Left { data: &[], stride: 4 }, &Packed::of_weights(&[1.0; 8], 4));
         let mut out = [3.0];
         product(&mut out, Left { data: &[], stride: 0 }, &Packed::new(0, 1, |_, _| 0.0));
-        assert_eq!(out, [3.0], "an empty sum adds nothing");
+        assert_eq!(out.map(f32::to_bits), [3.0_f32.to_bits()], "an empty sum adds nothing");
     }
 
     /// `cargo test --release ordered -- --ignored --nocapture`
@@ -367,7 +415,6 @@ mod tests {
                 (0..20).map(time).fold(f64::INFINITY, f64::min)
             };
             let ours = best(&mut || product(&mut out, Left { data: &a, stride: inner }, &packed));
-            use crate::kernel::gemm::{Mat, Threads, Write, gemm};
             let theirs = best(&mut || {
                 gemm(
                     (&mut out, cols),

@@ -64,14 +64,18 @@ fn one(qkv: &[f32], length: usize, head: usize, shape: Shape) -> Vec<f32> {
         let sums: Vec<f32> = scores
             .chunks_exact_mut(length)
             .map(|row| {
-                row.iter_mut().for_each(|x| *x *= scale);
+                for x in row.iter_mut() {
+                    *x *= scale;
+                }
                 let largest = exp::max(row);
                 exp::exp_in_place(row, largest)
             })
             .collect();
         product_here(out, Left { data: scores, stride: length }, &values);
         for (row, sum) in out.chunks_exact_mut(head_dim).zip(sums) {
-            row.iter_mut().for_each(|x| *x /= sum);
+            for x in row {
+                *x /= sum;
+            }
         }
     }
     out

@@ -126,9 +126,8 @@ impl Config {
         }
         let kind = fields.position_embedding_type.as_deref();
         let positions = match (family, kind) {
-            (Family::Bert, None | Some("absolute")) => Positions::Learnt,
+            (Family::Bert, None) | (_, Some("absolute")) => Positions::Learnt,
             (Family::New, Some("rope") | None) => Positions::Rope(fields.frequencies()?),
-            (Family::New, Some("absolute")) => Positions::Learnt,
             (_, other) => {
                 let found = format!("`{}`", other.unwrap_or_default());
                 let expected = if family == Family::Bert { "`absolute`" } else { "`rope` or `absolute`" };
@@ -168,7 +167,7 @@ impl Fields {
                 return Err(ConfigError::Unknown { field: "rope_scaling", found, expected: "`ntk`" });
             }
         };
-        if !(theta > 1.0 && theta < 1e12 && factor >= 1.0 && factor < 1e6) {
+        if !(theta > 1.0 && theta < 1e12 && (1.0..1e6).contains(&factor)) {
             return Err(ConfigError::Form(format!("a rope of base {theta} scaled by {factor} is none")));
         }
         let head_dim = self.hidden_size / self.num_attention_heads;
@@ -188,7 +187,7 @@ mod tests {
         json!({
             "model_type": "new", "hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16,
             "intermediate_size": 4096, "vocab_size": 30528, "max_position_embeddings": 8192, "type_vocab_size": 2,
-            "layer_norm_eps": 1e-12, "hidden_act": "gelu", "position_embedding_type": "rope", "rope_theta": 160000,
+            "layer_norm_eps": 1e-12, "hidden_act": "gelu", "position_embedding_type": "rope", "rope_theta": 160_000,
             "rope_scaling": { "type": "ntk", "factor": 2.0 }, "layer_norm_type": "layer_norm", "pack_qkv": true
         })
     }
@@ -220,7 +219,7 @@ mod tests {
         let Positions::Rope(found) = Config::parse(&plain).unwrap().positions else {
             panic!("it has a rope")
         };
-        assert_eq!(found[0], 1.0);
+        assert!((found[0] - 1.0).abs() < 1e-15);
         assert!((found[31] - 160_000_f64.powf(-62.0 / 64.0)).abs() < 1e-15);
     }
 

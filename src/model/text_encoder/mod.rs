@@ -13,17 +13,16 @@ use rayon::prelude::*;
 
 use self::{
     attention::{Rope, Shape, attention},
-    weights::{Block, Linear, Matrix, Norm, Weights},
+    weights::{Block, Linear, Norm, Weights},
 };
 pub use self::{
     config::{Config, ConfigError, Family, Positions},
-    weights::{Products, WeightsError},
+    weights::WeightsError,
 };
 use crate::{
     artifact::checkpoint::Checkpoint,
     kernel::{
         gelu::{gated_gelu, gelu_in_place},
-        gemm::{Mat, Threads, Write, gemm},
         layer_norm::layer_norm,
         ordered::{Left, product},
     },
@@ -69,9 +68,9 @@ const CHUNK: usize = 64;
 
 impl TextEncoder {
     /// Reads configuration and weights, and names all that is wrong with them.
-    pub fn load(checkpoint: &Checkpoint, products: Products) -> Result<Self, EncoderError> {
+    pub fn load(checkpoint: &Checkpoint) -> Result<Self, EncoderError> {
         let config = Config::parse(&checkpoint.config)?;
-        let weights = Weights::load(checkpoint, &config, products)?;
+        let weights = Weights::load(checkpoint, &config)?;
         Ok(Self { config, weights })
     }
 
@@ -95,7 +94,9 @@ impl TextEncoder {
                     for row in rows.chunks_exact(h) {
                         sum.iter_mut().zip(row).for_each(|(sum, x)| *sum += f64::from(*x));
                     }
-                    sum.iter_mut().for_each(|x| *x /= text.len() as f64);
+                    for x in &mut sum {
+                        *x /= text.len() as f64;
+                    }
                     sum
                 }
             }
@@ -183,13 +184,7 @@ impl Linear {
         let (rows, outputs) = (x.len() / inputs, self.bias.len());
         let mut out = Vec::with_capacity(rows * outputs);
         (0..rows).for_each(|_| out.extend_from_slice(&self.bias));
-        match &self.matrix {
-            Matrix::Ordered(packed) => product(&mut out, Left { data: x, stride: inputs }, packed),
-            Matrix::Dense(weight) => {
-                let operands = (Mat::dense(x, rows, inputs), Mat::dense(weight, outputs, inputs).t());
-                gemm((&mut out, outputs), Write::Add, 1.0, operands, Threads::All);
-            }
-        }
+        product(&mut out, Left { data: x, stride: inputs }, &self.matrix);
         out
     }
 }

@@ -29,16 +29,8 @@ pub(super) struct Block {
 
 /// `y = W x + b`.
 pub(super) struct Linear {
-    pub(super) matrix: Matrix,
+    pub(super) matrix: Packed,
     pub(super) bias: Vec<f32>,
-}
-
-/// A matrix, laid out for the products it goes through.
-pub(super) enum Matrix {
-    /// For products whose bits are the same everywhere.
-    Ordered(Packed),
-    /// Row-major `[outputs, inputs]`, for the fastest products.
-    Dense(Vec<f32>),
 }
 
 /// Scale and shift of a layer normalisation.
@@ -47,39 +39,25 @@ pub(super) struct Norm {
     pub(super) bias: Vec<f32>,
 }
 
-/// Whether the bits of products must be the same everywhere.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Products {
-    /// They must.
-    Reproducible,
-    /// They need not.
-    Fast,
-}
-
 /// The weights do not fit the configuration.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the weights do not fit config.json:{}", .0.iter().map(|line| format!("\n  {line}")).collect::<String>())]
+#[error("the weights do not fit config.json:\n  {}", .0.join("\n  "))]
 pub struct WeightsError(pub Vec<String>);
 
 /// Finds tensors and remembers what is wrong with them.
 struct Finder<'a> {
     checkpoint: &'a Checkpoint,
-    products: Products,
     prefix: &'static str,
     problems: Vec<String>,
 }
 
 impl Weights {
-    pub(super) fn load(
-        checkpoint: &Checkpoint,
-        config: &Config,
-        products: Products,
-    ) -> Result<Self, WeightsError> {
+    pub(super) fn load(checkpoint: &Checkpoint, config: &Config) -> Result<Self, WeightsError> {
         // A file may hold the encoder alone or inside a model with a head.
         let has =
             |prefix: &&str| checkpoint.raw(&format!("{prefix}embeddings.word_embeddings.weight")).is_some();
         let prefix = ["", "bert.", "new."].into_iter().find(has).unwrap_or("");
-        let mut finder = Finder { checkpoint, products, prefix, problems: Vec::new() };
+        let mut finder = Finder { checkpoint, prefix, problems: Vec::new() };
         let h = config.hidden_size;
         let mut kind = vec![0.0; h];
         if config.type_vocab_size > 0 {
@@ -113,7 +91,7 @@ impl Finder<'_> {
                 let weights = parts.each_ref().map(|part| self.tensor(&format!("{part}.weight"), &[h, h]));
                 let bias = parts.each_ref().map(|part| self.tensor(&format!("{part}.bias"), &[h]));
                 Block {
-                    qkv: Linear { matrix: self.matrix(weights.concat(), h), bias: bias.concat() },
+                    qkv: Linear { matrix: Packed::of_weights(&weights.concat(), h), bias: bias.concat() },
                     out: self.linear(&at("attention.output.dense"), h, h),
                     attention_norm: self.norm(&at("attention.output.LayerNorm"), h),
                     up: self.linear(&at("intermediate.dense"), inner, h),
@@ -127,7 +105,7 @@ impl Finder<'_> {
                     qkv: self.linear(&at("attention.qkv_proj"), 3 * h, h),
                     out: self.linear(&at("attention.o_proj"), h, h),
                     attention_norm: self.norm(&at("attn_ln"), h),
-                    up: Linear { matrix: self.matrix(up, h), bias: vec![0.0; 2 * inner] },
+                    up: Linear { matrix: Packed::of_weights(&up, h), bias: vec![0.0; 2 * inner] },
                     down: self.linear(&at("mlp.down_proj"), h, inner),
                     network_norm: self.norm(&at("mlp_ln"), h),
                 }
@@ -137,13 +115,9 @@ impl Finder<'_> {
 
     fn linear(&mut self, name: &str, outputs: usize, inputs: usize) -> Linear {
         let weight = self.tensor(&format!("{name}.weight"), &[outputs, inputs]);
-        Linear { matrix: self.matrix(weight, inputs), bias: self.tensor(&format!("{name}.bias"), &[outputs]) }
-    }
-
-    fn matrix(&self, weight: Vec<f32>, inputs: usize) -> Matrix {
-        match self.products {
-            Products::Reproducible => Matrix::Ordered(Packed::of_weights(&weight, inputs)),
-            Products::Fast => Matrix::Dense(weight),
+        Linear {
+            matrix: Packed::of_weights(&weight, inputs),
+            bias: self.tensor(&format!("{name}.bias"), &[outputs]),
         }
     }
 

@@ -20,7 +20,7 @@ use crate::{
     },
     engine::action::{Cx, Failure, Numerics, OutputPort},
     math::grid,
-    model::text_encoder::{Pooling, Products},
+    model::text_encoder::Pooling,
     stage::{
         Base, Input, InputPort, Invalid, Read, Stage, UserPath,
         code::{self, Code},
@@ -30,8 +30,8 @@ use crate::{
 
 /// Turns documents into unit vectors on an integer grid, so that everything that is decided from them is exact.
 ///
-/// With `path`, a transformer embeds: BERT (MiniLM, bge-*) or gte-*-v1.5. Its tokens lie packed without padding, and with
-/// `numerics = "reproducible"` every machine, number of threads and batch gives the same bytes.
+/// With `path`, a transformer embeds: BERT (MiniLM, bge-*) or gte-*-v1.5. Its tokens lie packed without padding. Every machine, number
+/// of threads and batch gives the same bytes, and there is no faster form to choose: the products of fixed order are the fastest.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Embed {
@@ -53,14 +53,11 @@ pub struct Embed {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<usize>,
     /// With `path`: what becomes of longer documents.
-    #[serde(default, skip_serializing_if = "Windows::is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub windows: Windows,
     /// With `path`: text that is put before every document, such as `query: `.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub prefix: String,
-    /// With `path`: whether every machine must get the same bytes.
-    #[serde(default, skip_serializing_if = "Arithmetic::is_default")]
-    pub numerics: Arithmetic,
     /// With `lexical`: coordinates per vector, 8 to 1024.
     #[serde(default = "dim")]
     pub dim: usize,
@@ -86,34 +83,8 @@ pub enum Windows {
     Mean,
 }
 
-/// Whether every machine must get the same bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Arithmetic {
-    /// It must: every sum has one order.
-    #[default]
-    Reproducible,
-    /// It need not, if that is faster.
-    Fast,
-}
-
-impl Windows {
-    fn is_default(&self) -> bool {
-        *self == Self::First
-    }
-}
-
-impl Arithmetic {
-    fn is_default(&self) -> bool {
-        *self == Self::Reproducible
-    }
-
-    fn products(self) -> Products {
-        match self {
-            Self::Reproducible => Products::Reproducible,
-            Self::Fast => Products::Fast,
-        }
-    }
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 const LEXICAL: &str = "lexical";
@@ -167,13 +138,6 @@ impl Stage for Embed {
             return Err(Invalid::new("model", "`model` is empty").hint("`lexical` needs no download"));
         }
         self.check_transformer()
-    }
-
-    fn numerics(&self) -> Numerics {
-        match self.numerics {
-            Arithmetic::Reproducible => Numerics::Bitwise,
-            Arithmetic::Fast => Numerics::PerDevice,
-        }
     }
 
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
@@ -231,7 +195,6 @@ impl Embed {
             ("max-tokens", self.max_tokens.is_some()),
             ("windows", self.windows != Windows::default()),
             ("prefix", !self.prefix.is_empty()),
-            ("numerics", self.numerics != Arithmetic::default()),
         ];
         match given.into_iter().find(|(_, given)| *given) {
             None => Ok(()),

@@ -51,7 +51,7 @@ impl Transformer {
     pub(super) fn load(embed: &Embed, reads: &Files) -> Result<Self, Failure> {
         let fault = |why| Failure::stage(TransformerError::Files(why));
         let checkpoint = Checkpoint::load(reads).map_err(Failure::stage)?;
-        let encoder = TextEncoder::load(&checkpoint, embed.numerics.products()).map_err(Failure::stage)?;
+        let encoder = TextEncoder::load(&checkpoint).map_err(Failure::stage)?;
         let config = encoder.config();
         if config.hidden_size > grid::MAX_DIM {
             return Err(Failure::stage(TransformerError::TooWide(config.hidden_size)));
@@ -182,7 +182,9 @@ fn batches<'o, 'w>(order: &'o [(usize, &'w [u32])]) -> Vec<&'o [(usize, &'w [u32
 fn unit(mut vector: Vec<f64>) -> Vec<f64> {
     let norm = vector.iter().fold(0.0, |sum, x| sum + x * x).sqrt();
     if norm > 0.0 {
-        vector.iter_mut().for_each(|x| *x /= norm);
+        for x in &mut vector {
+            *x /= norm;
+        }
     }
     vector
 }
