@@ -31,24 +31,45 @@ pub struct Packed {
 }
 
 impl Packed {
-    /// Packs `b[k][j]`, as `at(k, j)` gives it.
-    pub fn new(inner: usize, cols: usize, at: impl Fn(usize, usize) -> f32) -> Self {
-        let panels = cols.div_ceil(PANEL);
-        let mut data = vec![0_f32; panels * inner * PANEL];
-        for (panel, rows) in data.chunks_exact_mut((inner * PANEL).max(1)).enumerate() {
-            for (k, row) in rows.chunks_exact_mut(PANEL).enumerate() {
-                for (lane, x) in row.iter_mut().enumerate().take(cols - panel * PANEL) {
-                    *x = at(k, panel * PANEL + lane);
-                }
-            }
-        }
-        Self { inner, cols, data }
-    }
-
     /// Packs the weights of a linear layer, row-major `cols` × `inner` as checkpoints hold them.
     pub fn of_weights(weights: &[f32], inner: usize) -> Self {
         let cols = weights.len().checked_div(inner).unwrap_or(0);
-        Self::new(inner, cols, |k, j| weights[j * inner + k])
+        Self::of_columns(Left { data: weights, stride: inner }, inner, cols)
+    }
+
+    /// Packs a matrix whose columns lie in memory as rows: column `j` is `data[j * stride..][..inner]`.
+    pub fn of_columns(columns: Left<'_>, inner: usize, cols: usize) -> Self {
+        let mut packed = Self::empty(inner, cols);
+        for (panel, rows) in packed.data.chunks_exact_mut((inner * PANEL).max(1)).enumerate() {
+            let rows = rows.as_chunks_mut::<PANEL>().0;
+            for lane in 0..PANEL.min(cols - panel * PANEL) {
+                let column = &columns.data[(panel * PANEL + lane) * columns.stride..][..inner];
+                for (row, x) in rows.iter_mut().zip(column) {
+                    row[lane] = *x;
+                }
+            }
+        }
+        packed
+    }
+
+    /// Packs a matrix whose rows lie in memory as rows: row `k` is `data[k * stride..][..cols]`.
+    pub fn of_rows(rows: Left<'_>, inner: usize, cols: usize) -> Self {
+        let mut packed = Self::empty(inner, cols);
+        for (panel, to) in packed.data.chunks_exact_mut((inner * PANEL).max(1)).enumerate() {
+            let width = PANEL.min(cols - panel * PANEL);
+            for (k, to) in to.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
+                let from = &rows.data[k * rows.stride + panel * PANEL..][..width];
+                match from.first_chunk() {
+                    Some(whole) => *to = *whole,
+                    None => to[..width].copy_from_slice(from),
+                }
+            }
+        }
+        packed
+    }
+
+    fn empty(inner: usize, cols: usize) -> Self {
+        Self { inner, cols, data: vec![0_f32; cols.div_ceil(PANEL) * inner * PANEL] }
     }
 
     /// Columns of the product.
@@ -80,6 +101,20 @@ pub fn product(out: &mut [f32], a: Left<'_>, b: &Packed) {
     let arch = arch();
     let tasks = out.par_chunks_mut((BLOCK * b.cols).max(1)).enumerate();
     tasks.for_each(|(block, out)| {
+        let a = Left { data: &a.data[block * BLOCK * a.stride..], ..a };
+        arch.dispatch(Task { out, a, b });
+    });
+}
+
+/// `out = bias + a · b`, where every row begins with the bias.
+pub fn biased_product(out: &mut [f32], bias: &[f32], a: Left<'_>, b: &Packed) {
+    assert_eq!(bias.len(), b.cols, "one bias a column");
+    let arch = arch();
+    let tasks = out.par_chunks_mut((BLOCK * b.cols).max(1)).enumerate();
+    tasks.for_each(|(block, out)| {
+        for row in out.chunks_exact_mut(b.cols) {
+            row.copy_from_slice(bias);
+        }
         let a = Left { data: &a.data[block * BLOCK * a.stride..], ..a };
         arch.dispatch(Task { out, a, b });
     });
@@ -251,7 +286,11 @@ impl Place {
         for (r, row) in lanes.iter_mut().enumerate().take(self.height) {
             for (p, lanes) in row.iter_mut().enumerate() {
                 let (at, width) = self.of(r, p);
-                lanes[..width].copy_from_slice(&out[at..at + width]);
+                // The usual case in a form without a call.
+                match out[at..at + width].first_chunk() {
+                    Some(whole) => *lanes = *whole,
+                    None => lanes[..width].copy_from_slice(&out[at..at + width]),
+                }
             }
         }
         let each = C / P;
@@ -273,7 +312,11 @@ impl Place {
         for (r, row) in lanes.iter().enumerate().take(self.height) {
             for (p, lanes) in row.iter().enumerate() {
                 let (at, width) = self.of(r, p);
-                out[at..at + width].copy_from_slice(&lanes[..width]);
+                let out = &mut out[at..at + width];
+                match out.first_chunk_mut() {
+                    Some(whole) => *whole = *lanes,
+                    None => out.copy_from_slice(&lanes[..width]),
+                }
             }
         }
     }
@@ -356,6 +399,32 @@ mod tests {
     }
 
     #[test]
+    fn a_matrix_is_packed_from_its_rows_and_from_its_columns() {
+        for (inner, cols) in [(1, 1), (5, 16), (7, 33), (16, 15)] {
+            let rows = noise(8, inner * (cols + 3), 1.0);
+            let columns: Vec<f32> = (0..cols)
+                .flat_map(|j| (0..inner).map(move |k| (j, k)))
+                .map(|(j, k)| rows[k * (cols + 3) + j])
+                .collect();
+            let one = Packed::of_rows(Left { data: &rows, stride: cols + 3 }, inner, cols);
+            let two = Packed::of_weights(&columns, inner);
+            assert!(same(&one.data, &two.data), "{inner} × {cols}");
+        }
+    }
+
+    #[test]
+    fn a_bias_is_where_every_sum_begins() {
+        let (inner, cols, rows) = (20, 18, 100);
+        let (a, w, bias) = (noise(1, rows * inner, 1.0), noise(2, cols * inner, 1.0), noise(3, cols, 1.0));
+        let packed = Packed::of_weights(&w, inner);
+        let mut got = vec![9.0; rows * cols];
+        biased_product(&mut got, &bias, Left { data: &a, stride: inner }, &packed);
+        let mut want: Vec<f32> = bias.iter().copied().cycle().take(rows * cols).collect();
+        definition(&mut want, &a, &w, inner);
+        assert!(same(&got, &want));
+    }
+
+    #[test]
     fn a_row_does_not_know_its_batch() {
         let (inner, cols) = (100, 40);
         let (a, w) = (noise(4, 150 * inner, 1.0), noise(5, cols * inner, 1.0));
@@ -391,7 +460,11 @@ mod tests {
     fn nothing_times_anything_is_nothing() {
         product(&mut [], Left { data: &[], stride: 4 }, &Packed::of_weights(&[1.0; 8], 4));
         let mut out = [3.0];
-        product(&mut out, Left { data: &[], stride: 0 }, &Packed::new(0, 1, |_, _| 0.0));
+        product(
+            &mut out,
+            Left { data: &[], stride: 0 },
+            &Packed::of_rows(Left { data: &[], stride: 1 }, 0, 1),
+        );
         assert_eq!(out.map(f32::to_bits), [3.0_f32.to_bits()], "an empty sum adds nothing");
     }
 

@@ -20,38 +20,34 @@ pub(super) struct Shape {
     pub(super) head_dim: usize,
 }
 
-/// `softmax(q kᵀ / √d) v` for texts that lie one after the other in `qkv` `[tokens, 3 · hidden]`; returns `[tokens, hidden]`.
-pub(super) fn attention(qkv: &[f32], lengths: &[usize], shape: Shape) -> Vec<f32> {
+/// `softmax(q kᵀ / √d) v` for texts that lie one after the other in `qkv` `[tokens, 3 · hidden]`; fills `out` `[tokens, hidden]`.
+pub(super) fn attention(out: &mut [f32], qkv: &[f32], lengths: &[usize], shape: Shape) {
     let hidden = shape.heads * shape.head_dim;
-    let starts = lengths.iter().scan(0, |next, length| Some(std::mem::replace(next, *next + length)));
-    let texts: Vec<(usize, usize)> = starts.zip(lengths.iter().copied()).collect();
-    let tasks: Vec<((usize, usize), usize)> =
-        texts.iter().flat_map(|&text| (0..shape.heads).map(move |head| (text, head))).collect();
-    let parts: Vec<Vec<f32>> = tasks
-        .par_iter()
-        .map(|&((start, length), head)| {
-            let rows = &qkv[start * 3 * hidden..][..length * 3 * hidden];
-            one(rows, length, head, shape)
-        })
-        .collect();
-    let mut out = vec![0.0; qkv.len() / 3];
-    for ((text, head), part) in tasks.iter().zip(&parts) {
-        for (i, row) in part.chunks_exact(shape.head_dim).enumerate() {
-            let at = (text.0 + i) * hidden + head * shape.head_dim;
-            out[at..at + shape.head_dim].copy_from_slice(row);
-        }
+    let (mut texts, mut rest) = (Vec::new(), (qkv, out));
+    for &length in lengths {
+        let (qkv, after) = rest.0.split_at(length * 3 * hidden);
+        let (out, after_out) = rest.1.split_at_mut(length * hidden);
+        texts.push((qkv, out, length));
+        rest = (after, after_out);
     }
-    out
+    texts.into_par_iter().for_each(|(qkv, out, length)| {
+        let heads: Vec<Vec<f32>> =
+            (0..shape.heads).into_par_iter().map(|head| one(qkv, length, head, shape)).collect();
+        for (i, row) in out.chunks_exact_mut(hidden).enumerate() {
+            for (to, head) in row.chunks_exact_mut(shape.head_dim).zip(&heads) {
+                to.copy_from_slice(&head[i * shape.head_dim..][..shape.head_dim]);
+            }
+        }
+    });
 }
 
 /// One head of one text, `[length, head_dim]`.
 fn one(qkv: &[f32], length: usize, head: usize, shape: Shape) -> Vec<f32> {
     let Shape { heads, head_dim } = shape;
     let hidden = heads * head_dim;
-    let at =
-        |token: usize, part: usize, i: usize| qkv[token * 3 * hidden + part * hidden + head * head_dim + i];
-    let keys = Packed::new(head_dim, length, |i, token| at(token, 1, i));
-    let values = Packed::new(length, head_dim, |token, i| at(token, 2, i));
+    let part = |part: usize| Left { data: &qkv[part * hidden + head * head_dim..], stride: 3 * hidden };
+    let keys = Packed::of_columns(part(1), head_dim, length);
+    let values = Packed::of_rows(part(2), length, head_dim);
     let scale = (1.0 / (head_dim as f64).sqrt()) as f32;
     let mut out = vec![0.0; length * head_dim];
     let mut scores = vec![0.0; QUERIES.min(length) * length];
@@ -145,14 +141,19 @@ mod tests {
         let lengths = [1, 5, 130, 2];
         let width = 3 * SHAPE.heads * SHAPE.head_dim;
         let qkv = noise(5, lengths.iter().sum::<usize>() * width, 2.0);
-        let got = attention(&qkv, &lengths, SHAPE);
+        let attention = |qkv: &[f32], lengths: &[usize]| {
+            let mut out = vec![f32::NAN; qkv.len() / 3];
+            attention(&mut out, qkv, lengths, SHAPE);
+            out
+        };
+        let got = attention(&qkv, &lengths);
         let mut start = 0;
         for length in lengths {
             let want = definition(&qkv[start * width..], length);
             let got = &got[start * width / 3..][..want.len()];
             assert!(got.iter().zip(&want).all(|(a, b)| (f64::from(*a) - b).abs() < 2e-6), "length {length}");
             // And bit for bit what the text alone gives.
-            assert_eq!(got, attention(&qkv[start * width..][..length * width], &[length], SHAPE));
+            assert_eq!(got, attention(&qkv[start * width..][..length * width], &[length]));
             start += length;
         }
     }

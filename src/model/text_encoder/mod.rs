@@ -24,7 +24,7 @@ use crate::{
     kernel::{
         gelu::{gated_gelu, gelu_in_place},
         layer_norm::layer_norm,
-        ordered::{Left, product},
+        ordered::{Left, biased_product},
     },
 };
 
@@ -113,11 +113,12 @@ impl TextEncoder {
             Positions::Rope(frequencies) => Some(Rope::new(longest, frequencies)),
             Positions::Learnt => None,
         };
-        let mut x = self.tokens(texts)?;
+        let x = self.tokens(texts)?;
+        let mut room = Room { x, wide: Vec::new(), gated: Vec::new(), sum: Vec::new() };
         for block in &self.weights.blocks {
-            self.block(block, &mut x, &lengths, rope.as_ref());
+            self.block(block, &mut room, &lengths, rope.as_ref());
         }
-        Ok(x)
+        Ok(room.x)
     }
 
     fn tokens(&self, texts: &[&[u32]]) -> Result<Vec<f32>, EncoderError> {
@@ -141,24 +142,26 @@ impl TextEncoder {
         Ok(x)
     }
 
-    fn block(&self, block: &Block, x: &mut [f32], lengths: &[usize], rope: Option<&Rope>) {
-        let (h, inner) = (self.config.hidden_size, self.config.intermediate_size);
+    fn block(&self, block: &Block, room: &mut Room, lengths: &[usize], rope: Option<&Rope>) {
+        let inner = self.config.intermediate_size;
         let shape = Shape { heads: self.config.num_attention_heads, head_dim: self.config.head_dim() };
-        let mut qkv = block.qkv.apply(x, h);
+        let Room { x, wide, gated, sum } = room;
+        let qkv = block.qkv.apply(x, wide);
         if let Some(rope) = rope {
-            rope.turn(&mut qkv, lengths, shape);
+            rope.turn(qkv, lengths, shape);
         }
-        add(x, &block.out.apply(&attention(&qkv, lengths, shape), h));
-        drop(qkv);
+        let mixed = sized(gated, x.len());
+        attention(mixed, qkv, lengths, shape);
+        add(x, block.out.apply(mixed, sum));
         self.normalise(x, &block.attention_norm);
-        let mut up = block.up.apply(x, h);
+        let up = block.up.apply(x, wide);
         let network = match self.config.family {
             Family::Bert => {
                 up.par_chunks_mut(CHUNK * inner).for_each(gelu_in_place);
                 up
             }
             Family::New => {
-                let mut gated = vec![0.0; up.len() / 2];
+                let gated = sized(gated, up.len() / 2);
                 gated.par_chunks_exact_mut(inner).zip(up.par_chunks_exact(2 * inner)).for_each(
                     |(out, row)| {
                         let (up, gate) = row.split_at(inner);
@@ -168,7 +171,7 @@ impl TextEncoder {
                 gated
             }
         };
-        add(x, &block.down.apply(&network, inner));
+        add(x, block.down.apply(network, sum));
         self.normalise(x, &block.network_norm);
     }
 
@@ -178,17 +181,34 @@ impl TextEncoder {
     }
 }
 
+/// The vectors of all tokens, and memory that the blocks use one after the other: new pages cost as much as the work on them.
+struct Room {
+    x: Vec<f32>,
+    wide: Vec<f32>,
+    gated: Vec<f32>,
+    sum: Vec<f32>,
+}
+
+/// The first `n` values of a buffer, which grows if it must. What they are is for the caller to set.
+fn sized(buffer: &mut Vec<f32>, n: usize) -> &mut [f32] {
+    if buffer.len() < n {
+        buffer.resize(n, 0.0);
+    }
+    &mut buffer[..n]
+}
+
 impl Linear {
-    /// `x Wᵀ + b` for rows of `inputs` values.
-    fn apply(&self, x: &[f32], inputs: usize) -> Vec<f32> {
-        let (rows, outputs) = (x.len() / inputs, self.bias.len());
-        let mut out = Vec::with_capacity(rows * outputs);
-        (0..rows).for_each(|_| out.extend_from_slice(&self.bias));
-        product(&mut out, Left { data: x, stride: inputs }, &self.matrix);
+    /// `x Wᵀ + b` for every row of `x`, in `buffer`.
+    fn apply<'b>(&self, x: &[f32], buffer: &'b mut Vec<f32>) -> &'b mut [f32] {
+        let inputs = self.matrix.inner();
+        let out = sized(buffer, x.len() / inputs * self.bias.len());
+        biased_product(out, &self.bias, Left { data: x, stride: inputs }, &self.matrix);
         out
     }
 }
 
 fn add(x: &mut [f32], y: &[f32]) {
-    x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+    x.par_chunks_mut(1 << 15).zip(y.par_chunks(1 << 15)).for_each(|(x, y)| {
+        x.iter_mut().zip(y).for_each(|(x, y)| *x += y);
+    });
 }
