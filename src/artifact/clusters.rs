@@ -24,6 +24,9 @@ pub struct Member {
     /// How much smaller the product with the next centroid is; none where there is only one centroid.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub margin: Option<i64>,
+    /// Mean product with its nearest neighbours, rounded down, in the same unit; only where neighbours were looked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub density: Option<i64>,
 }
 
 /// How the clusters were made.
@@ -44,6 +47,9 @@ pub struct About {
     pub similarity: Vec<i64>,
     /// Members of each cluster.
     pub sizes: Vec<u64>,
+    /// How many neighbours count for a member's density, by which outliers are then told; none where the centroid tells them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neighbours: Option<usize>,
 }
 
 /// A clustering of documents.
@@ -88,6 +94,10 @@ impl Artifact for Clusters {
             let why = format!("cluster {} of {}", members[at].cluster, about.k);
             return Err(malformed(MEMBERS, format!("line {}", at + 1), why));
         }
+        if let Some(at) = members.iter().position(|m| m.density.is_some() != about.neighbours.is_some()) {
+            let why = "`density` goes with `neighbours`".to_owned();
+            return Err(malformed(MEMBERS, format!("line {}", at + 1), why));
+        }
         let centroids = load_grid(Self::KIND, files, CENTROIDS, [about.k, about.dim])?;
         Ok(Self { about, members, centroids })
     }
@@ -99,7 +109,13 @@ mod tests {
 
     #[test]
     fn round_trip_and_a_cluster_that_is_not_there() {
-        let member = |id: &str, cluster, margin| Member { id: id.into(), cluster, score: 1 << 24, margin };
+        let member = |id: &str, cluster, margin| Member {
+            id: id.into(),
+            cluster,
+            score: 1 << 24,
+            margin,
+            density: None,
+        };
         let mut clusters = Clusters {
             about: About { k: 2, dim: 1, scale: 4000, sizes: vec![1, 1], ..About::default() },
             members: vec![member("a", 1, Some(3)), member("b", 0, None)],
@@ -111,6 +127,15 @@ mod tests {
             let files = [ABOUT, MEMBERS, CENTROIDS].map(|f| (f.to_owned(), dir.path().join(f))).into();
             Clusters::load(&files)
         };
+        assert_eq!(save(&clusters).unwrap(), clusters);
+        clusters.members[1].density = Some(-4);
+        let error = save(&clusters).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "artifact `clusters`, file `members.jsonl`, line 2: `density` goes with `neighbours`"
+        );
+        clusters.members[0].density = Some(7);
+        clusters.about.neighbours = Some(10);
         assert_eq!(save(&clusters).unwrap(), clusters);
         clusters.members[1].cluster = 2;
         let error = save(&clusters).unwrap_err().to_string();

@@ -66,7 +66,7 @@ fn vectors() -> Embeddings {
 
 fn clustering() -> Clusters {
     let about = clusters::About { k: 1, dim: 2, scale: 4000, ..clusters::About::default() };
-    let member = Member { id: "a".into(), cluster: 0, score: -5, margin: None };
+    let member = Member { id: "a".into(), cluster: 0, score: -5, margin: None, density: None };
     Clusters { about, members: vec![member], centroids: vec![3, -4] }
 }
 

@@ -20,6 +20,7 @@ pub mod linear;
 pub mod linear_kl;
 pub mod mxfp4;
 pub mod nearest;
+pub mod neighbours;
 pub mod ordered;
 pub mod rms_norm;
 pub mod rope;

@@ -19,8 +19,8 @@ const BLOCK: usize = 128;
 /// A row-major matrix of grid vectors whose products are exact.
 #[derive(Debug, Clone, Copy)]
 pub struct Rows<'a> {
-    dim: usize,
-    data: &'a [i16],
+    pub(super) dim: usize,
+    pub(super) data: &'a [i16],
 }
 
 /// For one point: the centroid with the largest product.
@@ -88,7 +88,7 @@ impl<'a> Rows<'a> {
         Ok(Self { dim, data })
     }
 
-    fn len(self) -> usize {
+    pub(super) fn len(self) -> usize {
         self.data.len() / self.dim
     }
 }

@@ -30,15 +30,14 @@ pub(super) struct Points<'a> {
     pub(super) device: Device,
 }
 
-/// Runs Lloyd's iterations from the first `k` points until no centroid moves, at most `max_iterations` times. `each` is called
-/// once per iteration and may end the run with an error.
+/// Runs Lloyd's iterations from these centroids until none moves, at most `max_iterations` times. `each` is called once per
+/// iteration and may end the run with an error.
 pub(super) fn cluster<E: From<NearestError>>(
     points: Points<'_>,
-    k: usize,
+    mut centroids: Vec<i16>,
     max_iterations: u32,
     mut each: impl FnMut() -> Result<(), E>,
 ) -> Result<Found, E> {
-    let mut centroids = points.data[..k * points.dim].to_vec();
     let mut assigned = points.assign(&centroids)?;
     let mut similarity = vec![total(&assigned)];
     for _ in 0..max_iterations {
@@ -63,7 +62,7 @@ impl Points<'_> {
         nearest(self.device, Rows::new(self.dim, self.data)?, Rows::new(self.dim, centroids)?)
     }
 
-    fn row(&self, i: usize) -> &[i16] {
+    pub(super) fn row(&self, i: usize) -> &[i16] {
         &self.data[i * self.dim..][..self.dim]
     }
 
@@ -113,7 +112,7 @@ fn fill_empty(cluster: &mut [usize], assigned: &[Nearest], k: usize) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::nearest::definition;
+    use crate::{kernel::nearest::definition, stage::cluster::start::first};
 
     /// Unit vectors in the plane at these angles, in degrees.
     fn at(degrees: &[i32]) -> Vec<i16> {
@@ -126,7 +125,8 @@ mod tests {
     }
 
     fn run(data: &[i16], k: usize, max: u32) -> Found {
-        cluster(Points { dim: 2, data, device: Device::Cpu }, k, max, || Ok::<_, NearestError>(())).unwrap()
+        let points = Points { dim: 2, data, device: Device::Cpu };
+        cluster(points, first(points, k), max, || Ok::<_, NearestError>(())).unwrap()
     }
 
     fn labels(found: &Found) -> Vec<u32> {
@@ -181,7 +181,7 @@ mod tests {
         let found = run(&data, 2, 1);
         assert_eq!((found.stable, found.similarity.len()), (false, 2));
         let points = Points { dim: 2, data: &data, device: Device::Cpu };
-        let stopped = cluster(points, 2, 5, || Err(NearestError::Shape { len: 0, dim: 0 }));
+        let stopped = cluster(points, first(points, 2), 5, || Err(NearestError::Shape { len: 0, dim: 0 }));
         assert!(stopped.is_err());
     }
 }

@@ -1,6 +1,7 @@
 //! The cluster stage: groups documents by direction. Knows no text.
 
 mod kmeans;
+mod start;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,15 +14,19 @@ use crate::{
     },
     device::Device,
     engine::action::{Cx, Failure, Numerics, OutputPort, Pool},
-    kernel::nearest::NearestError,
+    kernel::{
+        nearest::{Nearest, NearestError, Rows},
+        neighbours,
+    },
     stage::{
         Input, InputPort, Invalid, Stage,
         code::{self, Code},
     },
 };
 
-/// Spherical k-means in exact integers: the same clusters on every device, for any number of threads. The first centroids are
-/// the first documents by content hash.
+/// Spherical k-means in exact integers: the same clusters on every device, for any number of threads. A cluster that loses all its
+/// documents takes the one that is farthest from its centroid (of equal ones, the first by content hash) among those in clusters
+/// of several.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Cluster {
@@ -36,7 +41,56 @@ pub struct Cluster {
     /// The largest number of iterations; they end earlier once nothing moves.
     #[serde(default = "max_iterations")]
     pub max_iterations: u32,
+    /// The first centroids.
+    #[serde(default, skip_serializing_if = "Init::is_default")]
+    pub init: Init,
+    /// What makes a document an outlier for `select`.
+    #[serde(default, skip_serializing_if = "Outliers::is_default")]
+    pub outliers: Outliers,
+    /// With `outliers = "knn"`: how many neighbours count, 1 to 1000. Default: 10.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub neighbours: Option<usize>,
 }
+
+/// The first centroids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+pub enum Init {
+    /// The first documents by content hash: few changes when documents are added or vectors move a little.
+    #[default]
+    #[serde(rename = "hash")]
+    Hash,
+    /// Documents drawn by the stage's seed, those far from the centroids so far more often. Better clusters from fewer
+    /// iterations; but one draw that falls otherwise changes them all.
+    #[serde(rename = "k-means++")]
+    Spread,
+}
+
+impl Init {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// What makes a document an outlier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Outliers {
+    /// A small product with its centroid.
+    #[default]
+    Centroid,
+    /// A small mean product with its nearest neighbours among all documents. Depends on no centroid, so it is much more stable;
+    /// takes time with the square of the number of documents.
+    Knn,
+}
+
+impl Outliers {
+    fn is_default(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// Neighbours that count unless the user says how many.
+const NEIGHBOURS: usize = 10;
 
 /// How many clusters n documents get. All but `fixed` give at least 1.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -84,6 +138,16 @@ impl Stage for Cluster {
                     .hint("write `rule = \"fixed\"`, or leave `k` out"))
             }
             _ => Ok(()),
+        }?;
+        match (self.outliers, self.neighbours) {
+            (Outliers::Centroid, Some(_)) => {
+                Err(Invalid::new("neighbours", "`neighbours` goes with `outliers = \"knn\"` only")
+                    .hint("write `outliers = \"knn\"`, or leave `neighbours` out"))
+            }
+            (Outliers::Knn, Some(n)) if !(1..=1000).contains(&n) => {
+                Err(Invalid::new("neighbours", format!("`neighbours` is {n}, outside 1 to 1000")))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -94,20 +158,24 @@ impl Stage for Cluster {
             return Err(Failure::stage(ClusterError::Empty));
         }
         let k = self.count(ids.len());
-        cx.progress.phase("clustering", Some(u64::from(self.max_iterations)), "iterations");
         let points = kmeans::Points { dim: about.dim, data: &vectors, device };
-        let found = kmeans::cluster(points, k, self.max_iterations, || {
+        let first = self.first(cx, points, k)?;
+        cx.progress.phase("clustering", Some(u64::from(self.max_iterations)), "iterations");
+        let found = kmeans::cluster(points, first, self.max_iterations, || {
             cx.progress.advance(1);
             cx.check_stop().map_err(Ended::Failure)
         });
         let found = found.map_err(Failure::from)?;
+        let neighbours = (self.outliers == Outliers::Knn).then(|| self.neighbours.unwrap_or(NEIGHBOURS));
+        let densities = neighbours.map(|count| densities(cx, points, count)).transpose()?;
         let mut sizes = vec![0; k];
-        let member = |(id, near): (String, &crate::kernel::nearest::Nearest)| {
+        let member = |(i, (id, near)): (usize, (String, &Nearest))| {
             sizes[near.index as usize] += 1;
             let score = i64::from(near.score);
-            Member { id, cluster: near.index, score, margin: (k > 1).then(|| score - i64::from(near.second)) }
+            let margin = (k > 1).then(|| score - i64::from(near.second));
+            Member { id, cluster: near.index, score, margin, density: densities.as_ref().map(|d| d[i]) }
         };
-        let members = ids.into_iter().zip(&found.nearest).map(member).collect();
+        let members = ids.into_iter().zip(&found.nearest).enumerate().map(member).collect();
         let about = About {
             k,
             dim: about.dim,
@@ -116,6 +184,7 @@ impl Stage for Cluster {
             stable: found.stable,
             similarity: found.similarity,
             sizes,
+            neighbours,
         };
         cx.progress.say(&format!(
             "{k} clusters, {} after {} iterations",
@@ -128,7 +197,31 @@ impl Stage for Cluster {
     }
 }
 
+/// The mean product of each document with its nearest neighbours.
+fn densities(cx: &Cx<'_>, points: kmeans::Points<'_>, count: usize) -> Result<Vec<i64>, Failure> {
+    let n = points.data.len() / points.dim;
+    cx.progress.phase("comparing neighbours", Some(n as u64), "docs");
+    let rows = Rows::new(points.dim, points.data).map_err(|e| Failure::stage(ClusterError::from(e)))?;
+    neighbours::density(rows, count, |n| {
+        cx.progress.advance(n as u64);
+        cx.check_stop()
+    })
+}
+
 impl Cluster {
+    fn first(&self, cx: &Cx<'_>, points: kmeans::Points<'_>, k: usize) -> Result<Vec<i16>, Failure> {
+        match self.init {
+            Init::Hash => Ok(start::first(points, k)),
+            Init::Spread => {
+                cx.progress.phase("drawing first centroids", Some(k as u64), "centroids");
+                start::spread(points, k, cx.seed, || {
+                    cx.progress.advance(1);
+                    cx.check_stop()
+                })
+            }
+        }
+    }
+
     fn count(&self, n: usize) -> usize {
         let k = match self.rule {
             Rule::Fixed => self.k.unwrap_or(1),

@@ -123,3 +123,70 @@ fn the_report_agrees_with_the_members() {
         assert_eq!(clusters.about.similarity.len(), clusters.about.iterations as usize + 1);
     }
 }
+
+#[test]
+fn neighbours_go_with_knn() {
+    for toml in ["neighbours = 3", "outliers = 'knn'\nneighbours = 0", "outliers = 'knn'\nneighbours = 1001"]
+    {
+        assert_eq!(stage(toml).check().unwrap_err().param, "neighbours", "{toml}");
+    }
+    assert_eq!(stage("outliers = 'knn'\nneighbours = 3").check(), Ok(()));
+}
+
+#[test]
+fn parameters_that_are_not_given_are_not_in_the_key() {
+    let json = |toml| serde_json::to_value(stage(toml)).unwrap();
+    let names: Vec<_> = json("").as_object().unwrap().keys().cloned().collect();
+    assert_eq!(names, ["embeddings", "max-iterations", "rule"]);
+    assert_eq!(json("init = 'hash'\noutliers = 'centroid'"), json(""));
+    assert_eq!(json("init = 'k-means++'\noutliers = 'knn'")["init"], "k-means++");
+}
+
+#[test]
+fn drawn_centroids_follow_the_seed_and_no_thread() {
+    let run = |seed, threads| {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+        let bench = Bench::new().input("embeddings", &vectors(300)).seed(seed);
+        let stage = stage("rule = 'fixed'\nk = 9\ninit = 'k-means++'\nmax-iterations = 0");
+        pool.install(|| bench.run(&stage)).unwrap();
+        bench.load::<Clusters>("clusters")
+    };
+    let one = run(1, 1);
+    assert_eq!(one, run(1, 7));
+    assert_ne!(one.centroids, run(2, 1).centroids);
+    let distinct: std::collections::BTreeSet<_> = one.centroids.chunks(5).collect();
+    assert_eq!(distinct.len(), 9, "a point at distance 0 is not drawn");
+}
+
+#[test]
+fn densities_are_those_of_the_definition_whatever_the_clusters() {
+    let given = vectors(80);
+    let expected = neighbours::definition(Rows::new(5, &given.vectors).unwrap(), 10);
+    for k in [1, 7] {
+        let clusters = run(&given, &format!("rule = 'fixed'\nk = {k}\noutliers = 'knn'"));
+        assert_eq!(clusters.about.neighbours, Some(10));
+        let densities: Vec<i64> = clusters.members.iter().filter_map(|m| m.density).collect();
+        assert_eq!(densities, expected);
+    }
+    let plain = run(&given, "rule = 'fixed'\nk = 7");
+    assert!(plain.about.neighbours.is_none() && plain.members.iter().all(|m| m.density.is_none()));
+    let alone = run(&vectors(1), "outliers = 'knn'");
+    assert_eq!(alone.members[0].density, Some(0), "no neighbour");
+}
+
+#[test]
+fn every_start_and_odd_corpus_gives_a_whole_clustering() {
+    // n < k, one document, all documents equal, documents of zeros.
+    let mut same = vectors(9);
+    same.vectors = same.vectors[..5].repeat(9);
+    let mut zeros = vectors(4);
+    zeros.vectors.fill(0);
+    for (given, n) in [(vectors(6), 6), (vectors(1), 1), (same, 9), (zeros, 4)] {
+        for init in ["hash", "k-means++"] {
+            let toml = format!("rule = 'fixed'\nk = 8\ninit = '{init}'\noutliers = 'knn'");
+            let clusters = run(&given, &toml);
+            assert_eq!((clusters.about.k, clusters.members.len()), (n.min(8), n), "{init}");
+            assert_eq!(clusters.about.sizes.iter().sum::<u64>(), n as u64);
+        }
+    }
+}

@@ -38,6 +38,7 @@ fn corpus(lengths: &[usize], k: u32) -> Corpus {
             cluster: u32::from(bytes[1]) % k,
             score,
             margin: Some(i64::from(bytes[2])),
+            density: None,
         }
     };
     let members = texts.iter().map(member).collect();
