@@ -6,5 +6,6 @@ pub mod hash;
 pub mod linalg;
 pub mod low_rank;
 pub mod moments;
+pub mod pca;
 #[cfg(test)]
 pub(crate) mod testing;
