@@ -15,7 +15,7 @@ use parquet::{
 
 use super::{ArtifactError, splits::Chosen};
 
-/// The columns, in the order of [`Chosen`]. Marks are JSON text, since few readers need them.
+/// The columns of [`Chosen`]. Marks are JSON text, since few readers need them.
 const SCHEMA: &str = "message split {
     required binary id (UTF8);
     required binary text (UTF8);
@@ -29,6 +29,11 @@ const SCHEMA: &str = "message split {
     required int64 score;
     required int64 margin;
     required binary marks (UTF8);
+    required binary split (UTF8);
+    optional int64 density;
+    required int32 recalls;
+    required int32 recall_typical;
+    required int32 recall_longest;
 }";
 
 /// Rows per row group.
@@ -70,7 +75,24 @@ fn write_group(group: &mut SerializedRowGroupWriter<'_, File>, rows: &[Chosen]) 
     column::<Int32Type>(group, &rows.iter().map(|row| row.rank as i32).collect::<Vec<_>>())?;
     column::<Int64Type>(group, &rows.iter().map(|row| row.score).collect::<Vec<_>>())?;
     column::<Int64Type>(group, &rows.iter().map(|row| row.margin).collect::<Vec<_>>())?;
-    column::<ByteArrayType>(group, &marks.iter().map(|m| ByteArray::from(m.as_str())).collect::<Vec<_>>())
+    column::<ByteArrayType>(group, &marks.iter().map(|m| ByteArray::from(m.as_str())).collect::<Vec<_>>())?;
+    column::<ByteArrayType>(group, &text(|row| &row.split))?;
+    write_density(group, rows)?;
+    let numbers = |of: fn(&Chosen) -> u32| rows.iter().map(|row| of(row) as i32).collect::<Vec<_>>();
+    column::<Int32Type>(group, &numbers(|row| row.recalls))?;
+    column::<Int32Type>(group, &numbers(|row| row.recall_typical))?;
+    column::<Int32Type>(group, &numbers(|row| row.recall_longest))
+}
+
+fn write_density(
+    group: &mut SerializedRowGroupWriter<'_, File>,
+    rows: &[Chosen],
+) -> Result<(), ParquetError> {
+    let values: Vec<i64> = rows.iter().filter_map(|row| row.density).collect();
+    let there: Vec<i16> = rows.iter().map(|row| i16::from(row.density.is_some())).collect();
+    let mut column = group.next_column()?.expect("the schema has a column for each call");
+    column.typed::<Int64Type>().write_batch(&values, Some(&there), None)?;
+    column.close()
 }
 
 fn column<T: DataType>(
@@ -110,6 +132,11 @@ mod tests {
             rank: i,
             score: -i64::from(i),
             margin: 1 << 40,
+            split: "calib_mixed_golden".into(),
+            density: i.is_multiple_of(3).then_some(-7 - i64::from(i)),
+            recalls: i,
+            recall_typical: 3 * i,
+            recall_longest: 4 * i,
             marks: if i == 1 { vec![Mark { start: 5, end: 6, stated: 0, choices: 2 }] } else { vec![] },
         }
     }
@@ -132,6 +159,10 @@ mod tests {
             assert_eq!(row.get_long(9).unwrap(), expected.score);
             let marks = row.get_string(11).unwrap();
             assert_eq!(serde_json::from_str::<Vec<Mark>>(marks).unwrap(), expected.marks);
+            assert_eq!(row.get_string(12).unwrap(), "calib_mixed_golden");
+            assert_eq!(row.get_long(13).ok(), expected.density);
+            let recalls = [14, 15, 16].map(|i| row.get_int(i).unwrap() as u32);
+            assert_eq!(recalls, [expected.recalls, expected.recall_typical, expected.recall_longest]);
             let names: Vec<_> =
                 row.get_column_iter().map(|(name, _): (&String, &Field)| name.clone()).collect();
             let json = serde_json::to_value(expected).unwrap();
@@ -166,7 +197,8 @@ mod tests {
             .columns()
             .iter()
             .map(|c| {
-                assert_eq!((c.max_def_level(), c.max_rep_level()), (0, 0), "{} is required", c.name());
+                let level = i16::from(c.name() == "density");
+                assert_eq!((c.max_def_level(), c.max_rep_level()), (level, 0), "{}", c.name());
                 (c.name(), c.physical_type().to_string(), c.converted_type().to_string())
             })
             .collect();
@@ -187,9 +219,14 @@ mod tests {
                 number("score", "INT64"),
                 number("margin", "INT64"),
                 text("marks"),
+                text("split"),
+                number("density", "INT64"),
+                number("recalls", "INT32"),
+                number("recall_typical", "INT32"),
+                number("recall_longest", "INT32"),
             ]
         );
-        let json = serde_json::to_value(chosen(1)).unwrap();
+        let json = serde_json::to_value(Chosen { density: Some(0), ..chosen(1) }).unwrap();
         let fields: Vec<_> = json.as_object().unwrap().keys().cloned().collect();
         let mut names: Vec<_> = columns.iter().map(|(name, ..)| (*name).to_owned()).collect();
         names.sort_unstable();

@@ -25,16 +25,27 @@ pub struct Chosen {
     pub n_tokens: usize,
     /// Length stratum: `swa`, `gap` or `full`.
     pub bucket: String,
-    /// Index of its cluster within its stratum's clustering.
+    /// Index of its cluster.
     pub cluster: u32,
     /// Why it was chosen: `near` (to a centroid), `outlier` or `mix`.
     pub reason: String,
-    /// Its place among the rows chosen for the same reason, from 0.
+    /// Its place among the documents found for the same reason, from 0; some of these may have been left out again.
     pub rank: u32,
     /// Exact integer similarity to its centroid, in grid units squared.
     pub score: i64,
     /// How far the score is from the decision's edge, in the same unit; small means borderline.
     pub margin: i64,
+    /// Name of the split that has it.
+    pub split: String,
+    /// Mean product with its nearest neighbours, where outliers are told by it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub density: Option<i64>,
+    /// How often a rare token comes again after more than the window.
+    pub recalls: u32,
+    /// The median of these distances in tokens; 0 without any.
+    pub recall_typical: u32,
+    /// The largest of these distances.
+    pub recall_longest: u32,
     /// Answers whose facts lie far back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub marks: Vec<Mark>,

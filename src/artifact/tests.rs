@@ -50,6 +50,11 @@ fn chosen(id: &str) -> Chosen {
         rank: 0,
         score: 16_000_000,
         margin: -1,
+        split: "calib_swa_golden".into(),
+        density: None,
+        recalls: 2,
+        recall_typical: 200,
+        recall_longest: 300,
         marks,
     }
 }

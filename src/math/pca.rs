@@ -121,7 +121,9 @@ fn orthonormalise(basis: &mut [Vec<f64>]) {
             }
             let norm = dot(v, v).sqrt();
             if norm > 0.0 {
-                v.iter_mut().for_each(|v| *v /= norm);
+                for x in v.iter_mut() {
+                    *x /= norm;
+                }
             }
         }
     }
@@ -162,7 +164,9 @@ fn rotate(n: usize, a: &mut [f64], v: &mut [f64], (p, q): (usize, usize)) {
 fn upright(mut axis: Vec<f64>) -> Vec<f64> {
     let largest = axis.iter().fold(0.0_f64, |m, a| if a.abs() > m.abs() { *a } else { m });
     if largest < 0.0 {
-        axis.iter_mut().for_each(|a| *a = -*a);
+        for a in &mut axis {
+            *a = -*a;
+        }
     }
     axis
 }
@@ -209,7 +213,7 @@ mod tests {
         for i in 0..dim {
             for j in 0..dim {
                 let products: i64 = rows.chunks(dim).map(|r| i64::from(r[i]) * i64::from(r[j])).sum();
-                assert_eq!(got[i * dim + j], (4 * products - sum[i] * sum[j]) as f64);
+                assert_eq!(got[i * dim + j] as i64, 4 * products - sum[i] * sum[j]);
             }
         }
     }

@@ -42,10 +42,10 @@ pub struct Cluster {
     #[serde(default = "max_iterations")]
     pub max_iterations: u32,
     /// The first centroids.
-    #[serde(default, skip_serializing_if = "Init::is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub init: Init,
     /// What makes a document an outlier for `select`.
-    #[serde(default, skip_serializing_if = "Outliers::is_default")]
+    #[serde(default, skip_serializing_if = "is_default")]
     pub outliers: Outliers,
     /// With `outliers = "knn"`: how many neighbours count, 1 to 1000. Default: 10.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -65,12 +65,6 @@ pub enum Init {
     Spread,
 }
 
-impl Init {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
-}
-
 /// What makes a document an outlier.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
@@ -83,10 +77,8 @@ pub enum Outliers {
     Knn,
 }
 
-impl Outliers {
-    fn is_default(&self) -> bool {
-        *self == Self::default()
-    }
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Neighbours that count unless the user says how many.

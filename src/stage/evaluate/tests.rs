@@ -203,7 +203,8 @@ fn the_budget_takes_documents_in_the_order_of_their_ids_and_leaves_out_what_cali
 
     let chosen = |row: &Text| {
         let json = serde_json::json!({"id": row.id, "text": row.text, "source": row.source, "licence": "", "n_tokens": 1,
-            "bucket": "swa", "cluster": 0, "reason": "near", "rank": 0, "score": 0, "margin": 0});
+            "split": "full", "bucket": "swa", "cluster": 0, "reason": "near", "rank": 0, "score": 0, "margin": 0,
+            "recalls": 0, "recall_typical": 0, "recall_longest": 0});
         serde_json::from_value(json).unwrap()
     };
     let model = checkpoint(|_| {});

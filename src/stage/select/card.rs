@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use minijinja::{Environment, value::Serde};
 use serde::Serialize;
 
+use super::thin::Dropped;
 use crate::artifact::{drops::Tally, splits::Chosen, texts::group};
 
 /// Everything that the card says; also written as `stats.json`.
@@ -14,8 +15,19 @@ pub(super) struct Card {
     pub(super) swa_below: usize,
     pub(super) full_above: usize,
     pub(super) outlier_percent: u32,
-    pub(super) noise: f64,
+    /// Whether outliers are told by their neighbours; how many count.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) neighbours: Option<usize>,
+    /// How far a vector may be off in the count of borderline rows, in grid units.
+    pub(super) radius: i64,
     pub(super) scale: u32,
+    /// Tokens beyond which a rare one that comes again is counted.
+    pub(super) window: usize,
+    /// Documents that repeat another one in meaning; absent if none were looked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) repeats: Option<usize>,
+    /// Whether the JSONL has the rows of the original toolkit.
+    pub(super) original: bool,
     pub(super) corpus: CorpusCounts,
     pub(super) splits: Vec<SplitCounts>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -45,13 +57,25 @@ pub(super) struct SplitCounts {
     outliers: usize,
     mixed: usize,
     borderline: usize,
+    /// Rows in which a rare token comes again beyond the window.
+    recalling: usize,
+    /// Left out since they are like another row.
+    similar: usize,
+    /// Left out since they do not fit the budget.
+    over_budget: usize,
     sources: BTreeMap<String, usize>,
     licences: BTreeMap<String, usize>,
 }
 
 impl SplitCounts {
-    /// Counts rows. A row is borderline when its margin is at most `bound`.
-    pub(super) fn new(name: &'static str, what: String, rows: &[Chosen], bound: i64) -> Self {
+    /// Counts rows, of which `borderline` could change, and what was left out.
+    pub(super) fn new(
+        name: &'static str,
+        what: String,
+        rows: &[Chosen],
+        (borderline, dropped): (usize, &[Dropped]),
+    ) -> Self {
+        let left_out = |reason: &str| dropped.iter().filter(|d| d.reason == reason).count();
         let reason = |reason: &str| rows.iter().filter(|row| row.reason == reason).count();
         let lengths = || rows.iter().map(|row| row.n_tokens);
         let tally = |key: fn(&Chosen) -> &str| {
@@ -71,7 +95,10 @@ impl SplitCounts {
             near: reason("near"),
             outliers: reason("outlier"),
             mixed: reason("mix"),
-            borderline: rows.iter().filter(|row| row.reason != "mix" && row.margin <= bound).count(),
+            borderline,
+            recalling: rows.iter().filter(|row| row.recalls > 0).count(),
+            similar: left_out("similar"),
+            over_budget: left_out("budget"),
             sources: tally(|row| group(&row.source)),
             licences: tally(|row| &row.licence),
         }
@@ -79,8 +106,12 @@ impl SplitCounts {
 
     /// One line for the run's journal.
     pub(super) fn line(&self) -> String {
+        let left_out = match (self.similar, self.over_budget) {
+            (0, 0) => String::new(),
+            (similar, over) => format!("; left out: {similar} similar, {over} over budget"),
+        };
         format!(
-            "{}: {} documents of {} to {} tokens ({} near, {} outliers, {} mixed; {} borderline)",
+            "{}: {} documents of {} to {} tokens ({} near, {} outliers, {} mixed; {} borderline{left_out})",
             self.name,
             self.documents,
             self.shortest,
@@ -93,11 +124,6 @@ impl SplitCounts {
     }
 }
 
-/// By how much a product of unit vectors can change, in grid units squared, when one of them is off by `noise`: `(2ε + ε²) S²`.
-pub(super) fn bound(noise: f64, scale: u32) -> i64 {
-    ((2.0 * noise + noise * noise) * f64::from(scale).powi(2)).round() as i64
-}
-
 /// The card as Markdown.
 pub(super) fn render(card: &Card) -> Result<String, minijinja::Error> {
     Environment::new().render_str(include_str!("card.md.jinja"), Serde(card))
@@ -107,7 +133,7 @@ pub(super) fn render(card: &Card) -> Result<String, minijinja::Error> {
 mod tests {
     use super::*;
 
-    fn row(id: &str, n_tokens: usize, reason: &str, margin: i64) -> Chosen {
+    fn row(id: &str, n_tokens: usize, reason: &str) -> Chosen {
         Chosen {
             id: id.into(),
             text: "t".into(),
@@ -119,15 +145,20 @@ mod tests {
             reason: reason.into(),
             rank: 0,
             score: 0,
-            margin,
+            margin: 0,
+            split: "calib_swa_golden".into(),
+            density: None,
+            recalls: u32::from(id == "b"),
+            recall_typical: 0,
+            recall_longest: 0,
             marks: vec![],
         }
     }
 
     #[test]
     fn the_card_shows_every_count() {
-        let rows = [row("a", 10, "near", 5), row("b", 30, "outlier", 6), row("c", 20, "mix", 0)];
-        let counts = SplitCounts::new("calib_swa_golden", "short".into(), &rows, 5);
+        let rows = [row("a", 10, "near"), row("b", 30, "outlier"), row("c", 20, "mix")];
+        let counts = SplitCounts::new("calib_swa_golden", "short".into(), &rows, (1, &[]));
         assert_eq!(
             counts.line(),
             "calib_swa_golden: 3 documents of 10 to 30 tokens (1 near, 1 outliers, 1 mixed; 1 borderline)"
@@ -139,25 +170,32 @@ mod tests {
             swa_below: 2048,
             full_above: 4096,
             outlier_percent: 5,
-            noise: 0.001,
+            neighbours: None,
+            radius: 8,
             scale: 4000,
+            window: 128,
+            repeats: None,
+            original: false,
             corpus: CorpusCounts { documents: 3, swa: 2, gap: 1, full: 0, clusters: 1 },
             splits: vec![counts],
             drops: Some(BTreeMap::from([("sources.0".to_owned(), tally)])),
         };
         insta::assert_snapshot!(render(&card).unwrap());
-        assert!(!render(&Card { drops: None, ..card }).unwrap().contains("left out"));
+        assert!(!render(&Card { drops: None, ..card }).unwrap().contains("left out of the corpus"));
+    }
+
+    #[test]
+    fn what_was_left_out_of_a_split_is_told() {
+        let gone = |reason| Dropped { index: 0, reason, of: None };
+        let dropped = [gone("similar"), gone("budget"), gone("budget")];
+        let counts = SplitCounts::new("x", String::new(), &[row("a", 10, "near")], (0, &dropped));
+        let line = "x: 1 documents of 10 to 10 tokens (1 near, 0 outliers, 0 mixed; 0 borderline; left out: 1 similar, 2 over budget)";
+        assert_eq!(counts.line(), line);
     }
 
     #[test]
     fn an_empty_split_has_zero_figures() {
-        let counts = SplitCounts::new("x", String::new(), &[], 0);
+        let counts = SplitCounts::new("x", String::new(), &[], (0, &[]));
         assert_eq!((counts.shortest, counts.longest, counts.tokens), (0, 0, 0));
-    }
-
-    #[test]
-    fn the_bound_is_that_of_cauchy_and_schwarz() {
-        assert_eq!(bound(0.0, 4000), 0);
-        assert_eq!(bound(0.001, 4000), 32_016);
     }
 }

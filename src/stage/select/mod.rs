@@ -1,31 +1,38 @@
-//! The select stage: three calibration splits, by length in tokens of the target model. Knows no embedding and no model.
+//! The select stage: three calibration splits, by length in tokens of the target model. Knows no embedder and no model.
 
 mod card;
+mod certificate;
+mod choice;
+mod corpus;
+mod dataset;
+mod decision;
 mod golden;
 mod mix;
+mod moved;
+mod picture;
+mod recall;
+mod report;
+mod run;
+mod thin;
 mod tokens;
-
-use std::path::Path;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::{
-    card::{Card, CorpusCounts, SplitCounts},
-    golden::{Candidate, Pick},
-    tokens::{Counter, Encoding, TokensError},
-};
+pub use self::dataset::Compat;
+use self::tokens::{Counter, Encoding, TokensError};
 use crate::{
     artifact::{
-        Artifact, ArtifactError,
-        clusters::{Clusters, Member},
+        Artifact,
+        clusters::Clusters,
         drops::Drops,
+        embeddings::Embeddings,
         files::{Any, FileSet},
-        parquet,
-        splits::{Chosen, Split},
-        texts::{Text, Texts, group, write_jsonl},
+        splits::Split,
+        texts::Texts,
     },
     engine::action::{Cx, Failure, Numerics, OutputPort},
+    kernel::nearest::NearestError,
     stage::{
         Finite, Input, InputPort, Invalid, Stage,
         code::{self, Code},
@@ -33,7 +40,8 @@ use crate::{
 };
 
 /// Chooses documents for calibration: for each length stratum the nearest to every centroid and the farthest few per cent, and a
-/// mixed split with quotas by source and length. Also writes a dataset folder: Parquet, JSONL and a card.
+/// mixed split with quotas by source and length. Also writes a dataset folder (Parquet, JSONL and a card), and a report: figures for
+/// plots, and the certificate, which lists every decision that an error in the vectors could change.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Select {
@@ -41,6 +49,10 @@ pub struct Select {
     pub texts: Input<Texts>,
     /// Their clusters.
     pub clusters: Input<Clusters>,
+    /// Their vectors: the ones that were clustered. Needed by `distinct`, `semantic-duplicates`, `copies` and `compat`, and for the
+    /// scatter in the report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub embeddings: Option<Input<Embeddings>>,
     /// The stage whose output holds the target model's `tokenizer.json`. Default: the embedded `encoding`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tokenizer: Option<Input<Any>>,
@@ -62,9 +74,48 @@ pub struct Select {
     /// Documents in the mixed split; at most half of the corpus.
     #[serde(default = "mixed")]
     pub mixed: usize,
-    /// For the card's count of borderline rows: how far an embedding may be off, as a share of its length.
-    #[serde(default = "noise")]
-    pub noise: Finite,
+    /// The largest number of tokens in each split, such as `{ swa = 500000, full = 2000000 }`. Nearest documents and outliers are
+    /// taken by rank, both at the same pace; one that does not fit is left out and later ones are tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokens: Option<Budgets>,
+    /// Leaves a row out of a split if its similarity (cosine, 0 to 1) to one that ranks higher there exceeds this. Nearest documents
+    /// rank before outliers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distinct: Option<Finite>,
+    /// Before all else, leaves a document out if its similarity (cosine, 0 to 1) to one that stays and has a smaller id exceeds
+    /// this. Compares all pairs, so time grows with the square of the number of documents.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub semantic_duplicates: Option<Finite>,
+    /// `"original"`: the JSONL files in the dataset folder have the rows of the original toolkit, `{"text", "meta": {"type",
+    /// "model"}}`. Parquet keeps all columns.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compat: Option<Compat>,
+    /// Tokens beyond which a rare token that comes again is evidence of long range. Default: 128, the window of GPT-OSS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub window: Option<usize>,
+    /// For the certificate: how far a vector may be off, as a share of its length. Default: what rounding to the grid alone may have
+    /// done, half a unit in each coordinate: √dim / 2 of 4000 units, which is 0.0025 for 384 coordinates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub noise: Option<Finite>,
+    /// For the certificate: how many times to choose again with all vectors moved by `noise`, among the same centroids; at most
+    /// 100. Default: 5 with `embeddings`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub copies: Option<u32>,
+}
+
+/// Tokens that each split may have; a split that is not named has no limit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Budgets {
+    /// Of `calib_swa_golden`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub swa: Option<u64>,
+    /// Of `calib_full_golden`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub full: Option<u64>,
+    /// Of `calib_mixed_golden`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mixed: Option<u64>,
 }
 
 fn swa_below() -> usize {
@@ -79,25 +130,32 @@ fn outlier_percent() -> u32 {
 fn mixed() -> usize {
     256
 }
-fn noise() -> Finite {
-    Finite(0.001)
-}
 
 const SWA: &str = "calib_swa_golden";
 const FULL: &str = "calib_full_golden";
 const MIXED: &str = "calib_mixed_golden";
+/// Short, long and mixed: the order in which splits stand everywhere.
+const SPLITS: [&str; 3] = [SWA, FULL, MIXED];
 
 /// Why nothing could be chosen.
 #[derive(Debug, thiserror::Error)]
 enum SelectError {
-    #[error("texts and clusters are of different corpora: {0}; let both inputs come from the same corpus")]
+    #[error("inputs are of different corpora: {0}; let all inputs come from the same corpus")]
     Mismatch(String),
+    #[error(
+        "these embeddings are not the ones that were clustered; let `embeddings` name the stage that the cluster stage names"
+    )]
+    OtherVectors,
+    #[error("the embeddings cannot be compared exactly: {0}")]
+    Nearest(#[from] NearestError),
     #[error("the output of `{0}` has no file `tokenizer.json`")]
     NoTokenizer(String),
     #[error(transparent)]
     Tokens(#[from] TokensError),
     #[error("the dataset card cannot be written: {0}")]
     Card(#[from] minijinja::Error),
+    #[error(transparent)]
+    Draw(#[from] picture::DrawError),
 }
 
 impl From<SelectError> for Failure {
@@ -112,14 +170,6 @@ impl From<TokensError> for Failure {
     }
 }
 
-/// A document with what decides about it.
-struct Document {
-    text: Text,
-    member: Member,
-    n_tokens: usize,
-    bucket: &'static str,
-}
-
 impl Stage for Select {
     const KIND: &'static str = "select";
     const CODE: Code = code::of("select");
@@ -129,10 +179,12 @@ impl Stage for Select {
         OutputPort { name: FULL, kind: Split::KIND },
         OutputPort { name: MIXED, kind: Split::KIND },
         OutputPort { name: "dataset", kind: FileSet::KIND },
+        OutputPort { name: "report", kind: FileSet::KIND },
     ];
 
     fn inputs(&self) -> Vec<InputPort> {
         let mut ports = vec![self.texts.port("texts"), self.clusters.port("clusters")];
+        ports.extend(self.embeddings.as_ref().map(|input| input.port("embeddings")));
         ports.extend(self.tokenizer.as_ref().map(|input| input.port("tokenizer")));
         ports.extend(self.drops.as_ref().map(|input| input.port("drops")));
         ports
@@ -148,75 +200,38 @@ impl Stage for Select {
         if self.outlier_percent > 50 {
             return Err(Invalid::new("outlier-percent", "`outlier-percent` is larger than 50"));
         }
-        if !(0.0..=1.0).contains(&self.noise.0) {
-            return Err(Invalid::new("noise", "`noise` is outside 0 to 1"));
+        if self.copies.is_some_and(|copies| copies > 100) {
+            return Err(Invalid::new("copies", "`copies` is larger than 100"));
         }
-        Ok(())
+        let shares = [
+            ("noise", self.noise),
+            ("distinct", self.distinct),
+            ("semantic-duplicates", self.semantic_duplicates),
+        ];
+        for (name, share) in shares {
+            if share.is_some_and(|share| !(0.0..=1.0).contains(&share.0)) {
+                return Err(Invalid::new(name, format!("`{name}` is outside 0 to 1")));
+            }
+        }
+        let needs = [
+            ("distinct", self.distinct.is_some()),
+            ("semantic-duplicates", self.semantic_duplicates.is_some()),
+            ("copies", self.copies.is_some_and(|copies| copies > 0)),
+            ("compat", self.compat.is_some()),
+        ];
+        match needs.iter().find(|(_, given)| *given && self.embeddings.is_none()) {
+            Some((name, _)) => Err(Invalid::new(*name, format!("`{name}` needs `embeddings`"))
+                .hint("name the stage that the cluster stage takes its embeddings from")),
+            None => Ok(()),
+        }
     }
 
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
-        let clusters = self.clusters.load(cx, "clusters")?;
-        let documents = self.documents(cx, clusters.members)?;
-        let splits = [
-            (SWA, format!("below {} tokens", self.swa_below), self.golden(&documents, "swa")),
-            (FULL, format!("above {} tokens", self.full_above), self.golden(&documents, "full")),
-            (MIXED, "all sources and lengths".to_owned(), self.mix(&documents, cx.seed)),
-        ];
-        let bound = card::bound(self.noise.0, clusters.about.scale);
-        let mut counts = Vec::new();
-        for (name, what, rows) in splits {
-            counts.push(SplitCounts::new(name, what, &rows.0, bound));
-            cx.progress.say(&counts[counts.len() - 1].line());
-            rows.save(&cx.output(name)).map_err(Failure::stage)?;
-            save_data(&cx.output("dataset"), name, &rows.0).map_err(Failure::stage)?;
-        }
-        let of = |bucket: &str| documents.iter().filter(|d| d.bucket == bucket).count();
-        let card = Card {
-            tokenizer: match self.tokenizer {
-                Some(_) => "the target model's tokenizer".to_owned(),
-                None => "`o200k_harmony`".to_owned(),
-            },
-            swa_below: self.swa_below,
-            full_above: self.full_above,
-            outlier_percent: self.outlier_percent,
-            noise: self.noise.0,
-            scale: clusters.about.scale,
-            corpus: CorpusCounts {
-                documents: documents.len(),
-                swa: of("swa"),
-                gap: of("gap"),
-                full: of("full"),
-                clusters: clusters.about.k,
-            },
-            splits: counts,
-            drops: self.drops.as_ref().map(|input| input.load(cx, "drops")).transpose()?.map(|d| d.sources),
-        };
-        save_card(&cx.output("dataset"), &card)
+        run::run(self, cx)
     }
 }
 
 impl Select {
-    /// Joins texts with their clusters and counts tokens. The order is that of the ids.
-    fn documents(&self, cx: &Cx<'_>, members: Vec<Member>) -> Result<Vec<Document>, Failure> {
-        let texts = self.texts.load(cx, "texts")?.0;
-        if texts.len() != members.len() {
-            let counts = format!("{} documents, {} cluster members", texts.len(), members.len());
-            return Err(SelectError::Mismatch(counts).into());
-        }
-        if let Some((text, member)) = texts.iter().zip(&members).find(|(text, member)| text.id != member.id) {
-            return Err(SelectError::Mismatch(format!("{} against {}", text.id, member.id)).into());
-        }
-        cx.progress.phase("counting tokens", Some(texts.len() as u64), "docs");
-        let pairs: Vec<_> = texts.iter().map(|text| (text.id.as_str(), text.text.as_str())).collect();
-        let lengths = self.counter(cx)?.count(&pairs, || {
-            cx.progress.advance(1);
-            cx.check_stop()
-        })?;
-        let document =
-            |((text, member), n_tokens)| Document { text, member, n_tokens, bucket: self.bucket(n_tokens) };
-        Ok(texts.into_iter().zip(members).zip(lengths).map(document).collect())
-    }
-
     fn counter(&self, cx: &Cx<'_>) -> Result<Counter, Failure> {
         let Some(input) = &self.tokenizer else { return Ok(Counter::embedded(self.encoding)?) };
         let files = input.load(cx, "tokenizer")?.0;
@@ -234,81 +249,9 @@ impl Select {
         }
     }
 
-    /// Nearest and outliers of one stratum.
-    fn golden(&self, documents: &[Document], bucket: &str) -> Split {
-        let candidate = |(index, d): (usize, &Document)| Candidate {
-            index,
-            cluster: d.member.cluster,
-            score: d.member.score,
-            margin: d.member.margin,
-        };
-        let inside = documents.iter().enumerate().filter(|(_, d)| d.bucket == bucket);
-        let candidates: Vec<_> = inside.map(candidate).collect();
-        let picks = golden::choose(&candidates, self.outlier_percent);
-        Split(picks.into_iter().map(|pick| documents[pick.index].chosen(pick)).collect())
+    fn window(&self) -> usize {
+        self.window.unwrap_or(128)
     }
-
-    /// Quotas of every source and stratum. A row's margin is that of its cluster, since no score decided about it.
-    fn mix(&self, documents: &[Document], seed: u64) -> Split {
-        let item = |(index, d): (usize, &'_ Document)| (index, group(&d.text.source).to_owned(), d.bucket);
-        let cells: Vec<_> = documents.iter().enumerate().map(item).collect();
-        let items: Vec<_> = cells
-            .iter()
-            .map(|(index, group, bucket)| mix::Item {
-                index: *index,
-                cell: (group, bucket),
-                id: &documents[*index].text.id,
-            })
-            .collect();
-        let drawn = mix::choose(&items, mix::drawn(documents.len(), self.mixed), seed);
-        let pick = |(rank, index): (usize, usize)| Pick {
-            index,
-            reason: "mix",
-            rank: rank as u32,
-            margin: documents[index].member.margin.unwrap_or(i64::MAX),
-        };
-        let mut picks: Vec<_> = drawn.into_iter().enumerate().map(pick).collect();
-        picks.sort_unstable_by_key(|pick| pick.index);
-        Split(picks.into_iter().map(|pick| documents[pick.index].chosen(pick)).collect())
-    }
-}
-
-impl Document {
-    fn chosen(&self, pick: Pick) -> Chosen {
-        let Text { id, source, licence, text, marks } = self.text.clone();
-        Chosen {
-            id,
-            text,
-            source,
-            licence,
-            n_tokens: self.n_tokens,
-            bucket: self.bucket.to_owned(),
-            cluster: self.member.cluster,
-            reason: pick.reason.to_owned(),
-            rank: pick.rank,
-            score: self.member.score,
-            margin: pick.margin,
-            marks,
-        }
-    }
-}
-
-/// The files of one split in a dataset folder: `data/NAME-00000-of-00001.parquet` and `NAME.jsonl`.
-fn save_data(dataset: &Path, name: &str, rows: &[Chosen]) -> Result<(), ArtifactError> {
-    let data = dataset.join("data");
-    std::fs::create_dir_all(&data).map_err(ArtifactError::io(&data))?;
-    parquet::write(&data.join(format!("{name}-00000-of-00001.parquet")), rows)?;
-    write_jsonl(&dataset.join(format!("{name}.jsonl")), rows)
-}
-
-fn save_card(dataset: &Path, card: &Card) -> Result<(), Failure> {
-    let text = card::render(card).map_err(SelectError::from)?;
-    let stats = serde_json::to_string_pretty(card).map_err(Failure::stage)? + "\n";
-    for (name, content) in [("README.md", text), ("stats.json", stats)] {
-        let path = dataset.join(name);
-        std::fs::write(&path, content).map_err(ArtifactError::io(&path)).map_err(Failure::stage)?;
-    }
-    Ok(())
 }
 
 #[cfg(test)]

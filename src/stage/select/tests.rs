@@ -1,4 +1,8 @@
-//! The select stage as a whole: bounds of the strata, order, threads, and what the original toolkit got wrong.
+//! The select stage as a whole: bounds of the strata, order, threads; in files of their own, what needs vectors and what the original
+//! toolkit got wrong.
+
+mod defects;
+mod vectors;
 
 use std::collections::BTreeSet;
 
@@ -9,7 +13,14 @@ use ::parquet::{
 
 use super::*;
 use crate::{
-    artifact::{clusters, drops::Tally, encoder::tests::WORDS, files::FileSet},
+    artifact::{
+        clusters::{self, Member},
+        drops::Tally,
+        encoder::tests::WORDS,
+        files::FileSet,
+        splits,
+        texts::Text,
+    },
     stage::testing::Bench,
 };
 
@@ -142,6 +153,8 @@ fn the_same_bytes_for_any_number_of_threads() {
             "dataset/data/calib_mixed_golden-00000-of-00001.parquet",
             "dataset/data/calib_swa_golden-00000-of-00001.parquet",
             "dataset/stats.json",
+            "report/certificate.json",
+            "report/report.json",
         ]
     );
     assert_eq!(bytes(2), one);
@@ -164,13 +177,10 @@ fn inputs_that_do_not_fit_are_refused() {
     let error = |corpus: &Corpus| bench(corpus).run(&stage("")).unwrap_err().to_string();
     let clusters = corpus(&[10, 20], 1).clusters;
     let fewer = Corpus { texts: right.texts.clone(), clusters };
-    assert!(
-        error(&fewer)
-            .starts_with("texts and clusters are of different corpora: 3 documents, 2 cluster members")
-    );
+    assert!(error(&fewer).starts_with("inputs are of different corpora: 3 documents, 2 cluster members"));
     let clusters = corpus(&[10, 20, 31], 1).clusters;
     let other = Corpus { texts: right.texts.clone(), clusters };
-    assert!(error(&other).starts_with("texts and clusters are of different corpora: "));
+    assert!(error(&other).starts_with("inputs are of different corpora: "));
 
     let no_file = Bench::new()
         .input("texts", &right.texts)
@@ -186,10 +196,28 @@ fn parameters_out_of_range_are_refused() {
         ("swa-below = 4098", "swa-below"),
         ("outlier-percent = 51", "outlier-percent"),
         ("noise = 1.5", "noise"),
+        ("embeddings = 'e'\ndistinct = 1.5", "distinct"),
+        ("embeddings = 'e'\nsemantic-duplicates = -0.1", "semantic-duplicates"),
+        ("embeddings = 'e'\ncopies = 101", "copies"),
+        ("distinct = 0.9", "distinct"),
+        ("semantic-duplicates = 0.9", "semantic-duplicates"),
+        ("copies = 3", "copies"),
+        ("compat = 'original'", "compat"),
     ] {
         assert_eq!(stage(toml).check().unwrap_err().param, param);
     }
     assert_eq!(stage("swa-below = 4097").check(), Ok(()), "no gap at all");
+    assert_eq!(stage("copies = 0").check(), Ok(()));
+    assert_eq!(stage("embeddings = 'e'\ncopies = 3\ndistinct = 0.9\ncompat = 'original'").check(), Ok(()));
+}
+
+#[test]
+fn parameters_that_are_not_given_are_not_in_the_key() {
+    let json = serde_json::to_value(stage("")).unwrap();
+    let names: Vec<_> = json.as_object().unwrap().keys().cloned().collect();
+    let expected =
+        ["clusters", "encoding", "full-above", "mixed", "outlier-percent", "swa-below", "texts", "tokenizer"];
+    assert_eq!(names, expected);
 }
 
 #[test]

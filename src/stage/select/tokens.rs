@@ -1,4 +1,4 @@
-//! Lengths in tokens of the target model. Knows no strata.
+//! Texts as tokens of the target model. Knows no strata.
 
 use std::path::Path;
 
@@ -18,7 +18,7 @@ pub enum Encoding {
     O200kHarmony,
 }
 
-/// Counts the tokens of texts. Names of special tokens in a text count as text, and none are added.
+/// Splits texts into tokens. Names of special tokens in a text count as text, and none are added.
 pub(super) enum Counter {
     File(Box<Encoder>),
     Embedded(Box<CoreBPE>),
@@ -46,24 +46,23 @@ impl Counter {
         Ok(Self::Embedded(Box::new(bpe)))
     }
 
-    /// The number of tokens of each document `(id, text)`, in their order. `each` is called once per document and may stop.
-    pub(super) fn count<E: From<TokensError> + Send>(
+    /// What `of` says of the tokens of each document `(id, text)`, in their order; it may stop.
+    pub(super) fn map<T: Send, E: From<TokensError> + Send>(
         &self,
         documents: &[(&str, &str)],
-        each: impl Fn() -> Result<(), E> + Sync,
-    ) -> Result<Vec<usize>, E> {
+        of: impl Fn(&[u32]) -> Result<T, E> + Sync,
+    ) -> Result<Vec<T>, E> {
         let one = |&(id, text): &(&str, &str)| {
-            each()?;
-            let n = self.length(text);
-            n.map_err(|why| TokensError::Document { id: id.to_owned(), why }.into())
+            let ids = self.ids(text);
+            of(&ids.map_err(|why| TokensError::Document { id: id.to_owned(), why })?)
         };
         documents.par_iter().map(one).collect()
     }
 
-    fn length(&self, text: &str) -> Result<usize, String> {
+    fn ids(&self, text: &str) -> Result<Vec<u32>, String> {
         match self {
-            Self::File(encoder) => encoder.count(text).map_err(|e| e.to_string()),
-            Self::Embedded(bpe) => Ok(bpe.encode_ordinary(text).len()),
+            Self::File(encoder) => encoder.ids(text).map_err(|e| e.to_string()),
+            Self::Embedded(bpe) => Ok(bpe.encode_ordinary(text)),
         }
     }
 }
@@ -75,7 +74,7 @@ mod tests {
 
     fn counts(counter: &Counter, texts: &[&str]) -> Vec<usize> {
         let documents: Vec<_> = texts.iter().map(|text| ("id", *text)).collect();
-        counter.count(&documents, || Ok::<_, TokensError>(())).unwrap()
+        counter.map(&documents, |ids| Ok::<_, TokensError>(ids.len())).unwrap()
     }
 
     #[test]

@@ -1,0 +1,113 @@
+//! The documents as the choice sees them: texts joined with their clusters, vectors and lengths. Knows no rule of choice.
+
+use super::{
+    Select, SelectError,
+    choice::{Fact, Place},
+    moved,
+    recall::{Frequencies, Rare, Recalls},
+    tokens::Counter,
+};
+use crate::{
+    artifact::{
+        clusters::{Clusters, Member},
+        embeddings::Embeddings,
+        texts::{Text, group},
+    },
+    engine::action::{Cx, Failure},
+    kernel::nearest::NearestError,
+};
+
+/// Documents in the order of their ids.
+pub(super) struct Corpus {
+    pub(super) texts: Vec<Text>,
+    pub(super) places: Vec<Place>,
+    pub(super) lengths: Vec<usize>,
+    counter: Counter,
+    rare: Rare,
+}
+
+impl Corpus {
+    /// Joins texts with members and counts tokens.
+    pub(super) fn load(select: &Select, cx: &Cx<'_>, members: &[Member]) -> Result<Self, Failure> {
+        let texts = select.texts.load(cx, "texts")?.0;
+        let ids: Vec<&str> = members.iter().map(|member| member.id.as_str()).collect();
+        same_ids(&texts, &ids, "cluster members")?;
+        cx.progress.phase("counting tokens", Some(texts.len() as u64), "docs");
+        let counter = select.counter(cx)?;
+        let frequencies = Frequencies::default();
+        let lengths = counter.map(&pairs(texts.iter()), |ids| {
+            cx.progress.advance(1);
+            frequencies.add(ids);
+            cx.check_stop().map(|()| ids.len())
+        })?;
+        let rare = frequencies.rare(texts.len());
+        let place = |&Member { cluster, score, margin, density, .. }: &Member| Place {
+            cluster,
+            score,
+            margin,
+            density,
+        };
+        Ok(Self { places: members.iter().map(place).collect(), texts, lengths, counter, rare })
+    }
+
+    /// What is known of each document without its vector.
+    pub(super) fn facts(&self, bucket: impl Fn(usize) -> &'static str) -> Vec<Fact<'_>> {
+        let rows = self.texts.iter().zip(&self.lengths);
+        rows.map(|(text, &n_tokens)| Fact {
+            id: &text.id,
+            group: group(&text.source),
+            bucket: bucket(n_tokens),
+            n_tokens,
+        })
+        .collect()
+    }
+
+    /// Evidence of long range in these documents.
+    pub(super) fn recalls(&self, chosen: &[usize], window: usize) -> Result<Vec<Recalls>, Failure> {
+        let texts = chosen.iter().map(|&index| &self.texts[index]);
+        self.counter.map(&pairs(texts), |ids| Ok(self.rare.recalls(ids, window)))
+    }
+
+    /// The vectors that were clustered.
+    pub(super) fn vectors(
+        &self,
+        select: &Select,
+        cx: &Cx<'_>,
+        clusters: &Clusters,
+    ) -> Result<Option<Embeddings>, Failure> {
+        let Some(input) = &select.embeddings else { return Ok(None) };
+        let embeddings = input.load(cx, "embeddings")?;
+        let ids: Vec<&str> = embeddings.ids.iter().map(String::as_str).collect();
+        same_ids(&self.texts, &ids, "embeddings")?;
+        let dim = embeddings.about.dim;
+        if dim != clusters.about.dim {
+            return Err(SelectError::OtherVectors.into());
+        }
+        let found =
+            moved::places(
+                (dim, &embeddings.vectors),
+                &clusters.centroids,
+                None,
+                || Ok::<_, NearestError>(()),
+            );
+        let found = found.map_err(SelectError::from)?;
+        if found.iter().zip(&self.places).any(|(a, b)| (a.cluster, a.score) != (b.cluster, b.score)) {
+            return Err(SelectError::OtherVectors.into());
+        }
+        Ok(Some(embeddings))
+    }
+}
+
+fn pairs<'a>(texts: impl Iterator<Item = &'a Text>) -> Vec<(&'a str, &'a str)> {
+    texts.map(|text| (text.id.as_str(), text.text.as_str())).collect()
+}
+
+fn same_ids(texts: &[Text], ids: &[&str], what: &str) -> Result<(), SelectError> {
+    if texts.len() != ids.len() {
+        return Err(SelectError::Mismatch(format!("{} documents, {} {what}", texts.len(), ids.len())));
+    }
+    match texts.iter().zip(ids).find(|(text, id)| text.id != **id) {
+        Some((text, id)) => Err(SelectError::Mismatch(format!("{} against {id} of the {what}", text.id))),
+        None => Ok(()),
+    }
+}
