@@ -22,6 +22,18 @@ pub struct Drop {
     pub kept: String,
 }
 
+impl Drop {
+    /// A document that breaks a rule.
+    pub fn new(reason: &str, source: &str) -> Self {
+        Self::instead(reason, source, String::new())
+    }
+
+    /// A document in whose place the one with the id `kept` stays.
+    pub fn instead(reason: &str, source: &str, kept: String) -> Self {
+        Self { source: source.to_owned(), reason: reason.to_owned(), kept }
+    }
+}
+
 /// How many documents one source gave.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::{BufRead, BufReader, BufWriter, Write},
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use serde::{Deserialize, Serialize};
@@ -65,6 +65,38 @@ impl Artifact for Texts {
     }
 }
 
+/// Writes texts one after the other, for a corpus that does not fit into memory.
+pub struct Writer {
+    path: PathBuf,
+    out: BufWriter<File>,
+}
+
+impl Writer {
+    /// Starts the file of [`Texts`] in an existing, empty folder.
+    pub fn create(dir: &Path) -> Result<Self, ArtifactError> {
+        let path = dir.join(FILE);
+        let out = BufWriter::new(File::create(&path).map_err(ArtifactError::io(&path))?);
+        Ok(Self { path, out })
+    }
+
+    /// Adds one text, as [`line`] gives it. Texts come sorted by id, each id once.
+    pub fn push(&mut self, line: &[u8]) -> Result<(), ArtifactError> {
+        self.out.write_all(line).map_err(ArtifactError::io(&self.path))
+    }
+
+    /// Writes what is still in memory.
+    pub fn finish(mut self) -> Result<(), ArtifactError> {
+        self.out.flush().map_err(ArtifactError::io(&self.path))
+    }
+}
+
+/// The line of a text in the file of [`Texts`], with its line feed.
+pub fn line(text: &Text) -> Vec<u8> {
+    let mut line = serde_json::to_vec(text).expect("strings and numbers are JSON");
+    line.push(b'\n');
+    line
+}
+
 /// Writes one JSON object a line.
 pub fn write_jsonl<T: Serialize>(path: &Path, rows: &[T]) -> Result<(), ArtifactError> {
     let mut out = BufWriter::new(File::create(path).map_err(ArtifactError::io(path))?);
@@ -121,6 +153,11 @@ mod tests {
         let texts = Texts(vec![row.clone(), Text { marks: vec![], ..row }]);
         texts.save(dir.path()).unwrap();
         let path = dir.path().join(FILE);
+        let saved = std::fs::read(&path).unwrap();
+        let mut writer = Writer::create(dir.path()).unwrap();
+        texts.0.iter().for_each(|text| writer.push(&line(text)).unwrap());
+        writer.finish().unwrap();
+        assert_eq!(std::fs::read(&path).unwrap(), saved, "one by one as all at once");
         let files = Files::from([(FILE.to_owned(), path.clone())]);
         assert_eq!(Texts::load(&files).unwrap(), texts);
 

@@ -4,8 +4,9 @@ use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::spool::Entry;
 use crate::{
-    artifact::{drops::Drop, texts::Text},
+    artifact::drops::Drop,
     math::hash::{hash, mix},
     stage::Invalid,
 };
@@ -40,38 +41,35 @@ impl NearDuplicates {
         Ok(())
     }
 
-    /// Keeps, of every set of documents that are linked by near duplicates, the one with the smallest id. `texts` is sorted by id.
-    pub(super) fn remove(&self, texts: Vec<Text>, drops: &mut Vec<Drop>) -> Vec<Text> {
-        let mut bands: Vec<(usize, u64, usize)> = texts
-            .par_iter()
-            .enumerate()
-            .flat_map_iter(|(i, text)| {
-                self.bands(&text.text).into_iter().enumerate().map(move |(band, key)| (band, key, i))
-            })
-            .collect();
-        bands.par_sort_unstable();
-        let mut sets = Sets((0..texts.len()).collect());
-        for equal in bands.chunk_by(|a, b| (a.0, a.1) == (b.0, b.1)) {
-            for pair in equal.windows(2) {
-                sets.join(pair[0].2, pair[1].2);
+    /// Keeps, of every set of documents that are linked by near duplicates, the one with the smallest id. `entries` is sorted by
+    /// id, each with the [`Self::signature`] of its text.
+    pub(super) fn remove(&self, entries: Vec<Entry>, drops: &mut Vec<Drop>) -> Vec<Entry> {
+        let mut sets = Sets((0..entries.len()).collect());
+        for band in 0..self.bands {
+            let mut keys: Vec<(u64, usize)> =
+                entries.iter().enumerate().map(|(i, entry)| (entry.signature[band], i)).collect();
+            keys.par_sort_unstable();
+            for equal in keys.chunk_by(|a, b| a.0 == b.0) {
+                for pair in equal.windows(2) {
+                    sets.join(pair[0].1, pair[1].1);
+                }
             }
         }
-        let survivors: Vec<usize> = (0..texts.len()).map(|i| sets.first(i)).collect();
-        let ids: Vec<String> = texts.iter().map(|text| text.id.clone()).collect();
-        let mut kept = Vec::with_capacity(texts.len());
-        for (i, text) in texts.into_iter().enumerate() {
-            if survivors[i] == i {
-                kept.push(text);
-            } else {
-                let kept = ids[survivors[i]].clone();
-                drops.push(Drop { source: text.source, reason: "near-duplicate".to_owned(), kept });
+        let names: Vec<Option<String>> = (0..entries.len())
+            .map(|i| Some(sets.first(i)).filter(|&first| first != i).map(|first| entries[first].name()))
+            .collect();
+        let mut kept = Vec::with_capacity(entries.len());
+        for (entry, instead) in entries.into_iter().zip(names) {
+            match instead {
+                None => kept.push(entry),
+                Some(other) => drops.push(Drop::instead("near-duplicate", &entry.source, other)),
             }
         }
         kept
     }
 
     /// One key per band: a hash of the smallest hashes of the text's runs of words.
-    fn bands(&self, text: &str) -> Vec<u64> {
+    pub(super) fn signature(&self, text: &str) -> Box<[u64]> {
         let words: Vec<&[u8]> = text.split_whitespace().map(str::as_bytes).collect();
         let run = self.words.min(words.len()).max(1);
         let mut smallest = vec![u64::MAX; self.bands * self.rows];
@@ -110,44 +108,54 @@ mod tests {
     use super::*;
     use crate::kernel::testing::on_threads;
 
+    /// A document whose id is a number.
+    #[derive(Clone)]
+    struct Doc(u32, String);
+
     /// 200 words; `edits` of them, far apart, replaced.
-    fn text(id: usize, topic: &str, edits: usize) -> Text {
+    fn text(id: u32, topic: &str, edits: usize) -> Doc {
         let word = |i: usize| {
             let edited = edits > 0 && i % (200 / edits) == 3;
             if edited { format!("edit{id}x{i}") } else { format!("{topic}{i}") }
         };
-        let text = (0..200).map(word).collect::<Vec<_>>().join(" ");
-        Text {
-            id: format!("{id:04}"),
-            source: format!("s/{id}"),
-            licence: String::new(),
-            text,
-            marks: vec![],
-        }
+        Doc(id, (0..200).map(word).collect::<Vec<_>>().join(" "))
     }
 
-    fn removed(texts: Vec<Text>) -> Vec<(String, String)> {
+    fn id(number: u32) -> [u8; 32] {
+        let mut id = [0; 32];
+        id[..4].copy_from_slice(&number.to_be_bytes());
+        id
+    }
+
+    /// The numbers of those that stay, and of those that go with what stays instead.
+    fn split(near: &NearDuplicates, docs: &[Doc]) -> (Vec<u32>, Vec<(u32, u32)>) {
+        let number = |id: &[u8]| u32::from_be_bytes(id[..4].try_into().unwrap());
+        let entry =
+            |Doc(n, text): &Doc| Entry::new(id(*n), n.to_string().into(), "".into(), near.signature(text));
         let mut drops = Vec::new();
-        let n = texts.len();
-        let kept = NearDuplicates::default().remove(texts, &mut drops);
-        assert_eq!(kept.len() + drops.len(), n);
-        drops.into_iter().map(|drop| (drop.source, drop.kept)).collect()
+        let kept = near.remove(docs.iter().map(entry).collect(), &mut drops);
+        assert_eq!(kept.len() + drops.len(), docs.len());
+        let instead = |hex: &str| number(blake3::Hash::from_hex(hex).unwrap().as_bytes());
+        let gone = drops.iter().map(|d| (d.source.parse().unwrap(), instead(&d.kept))).collect();
+        (kept.iter().map(|entry| number(&entry.id)).collect(), gone)
+    }
+
+    fn removed(docs: &[Doc]) -> Vec<(u32, u32)> {
+        split(&NearDuplicates::default(), docs).1
     }
 
     #[test]
     fn a_small_edit_is_found_and_other_texts_stay() {
-        let texts = vec![text(1, "a", 0), text(2, "b", 0), text(3, "a", 1), text(4, "a", 2), text(5, "c", 0)];
-        let expected = [("s/3", "0001"), ("s/4", "0001")].map(|(a, b)| (a.to_owned(), b.to_owned()));
-        assert_eq!(removed(texts), expected);
+        let texts = [text(1, "a", 0), text(2, "b", 0), text(3, "a", 1), text(4, "a", 2), text(5, "c", 0)];
+        assert_eq!(removed(&texts), [(3, 1), (4, 1)]);
         // Half of the runs differ in this one.
-        assert_eq!(removed(vec![text(1, "a", 0), text(2, "a", 20)]), []);
+        assert_eq!(removed(&[text(1, "a", 0), text(2, "a", 20)]), []);
     }
 
     #[test]
     fn short_and_empty_texts_are_compared_whole() {
-        let short = |id: usize, words: &str| Text { text: words.to_owned(), ..text(id, "", 0) };
-        let texts = vec![short(1, "one two"), short(2, "one  two\n"), short(3, "one three"), short(4, "one")];
-        assert_eq!(removed(texts), [("s/2".to_owned(), "0001".to_owned())]);
+        let texts = [(1, "one two"), (2, "one  two\n"), (3, "one three"), (4, "one")];
+        assert_eq!(removed(&texts.map(|(id, words)| Doc(id, words.to_owned()))), [(2, 1)]);
     }
 
     #[test]
@@ -169,7 +177,7 @@ mod tests {
     fn bands_and_rows_set_how_similar_is_too_similar() {
         let found = |bands, rows, edits| {
             let near = NearDuplicates { bands, rows, ..NearDuplicates::default() };
-            near.remove(vec![text(1, "a", 0), text(2, "a", edits)], &mut Vec::new()).len() == 1
+            split(&near, &[text(1, "a", 0), text(2, "a", edits)]).0.len() == 1
         };
         // Many bands of one row take nearly anything in common; one band of many rows wants nearly everything.
         assert!(found(64, 1, 8) && found(64, 1, 1));
@@ -179,31 +187,20 @@ mod tests {
 
     #[test]
     fn neither_the_order_nor_the_threads_decide_who_stays() {
-        let texts: Vec<Text> = (0..24).map(|i| text(i, ["a", "b", "c"][i % 3], i / 12)).collect();
-        let kept = |mut texts: Vec<Text>, turn: usize| {
-            texts.rotate_left(turn);
-            // The stage sorts by id before, as here.
-            texts.sort_by(|a, b| a.id.cmp(&b.id));
-            let kept = NearDuplicates::default().remove(texts, &mut Vec::new());
-            kept.into_iter().map(|text| text.id).collect::<Vec<_>>()
-        };
-        let want = kept(texts.clone(), 0);
-        assert_eq!(want, ["0000", "0001", "0002"]);
-        let [one, two, five] = on_threads(|| kept(texts.clone(), 7));
-        assert!(one == want && two == want && five == want);
+        let texts: Vec<Doc> =
+            (0..24).map(|i| text(i, ["a", "b", "c"][i as usize % 3], i as usize / 12)).collect();
+        let kept = || split(&NearDuplicates::default(), &texts).0;
+        assert_eq!(kept(), [0, 1, 2]);
+        assert_eq!(on_threads(kept), [[0, 1, 2]; 3]);
     }
 
     #[test]
     fn runs_of_words_see_the_order() {
-        let words: Vec<String> = (0..200).map(|i| format!("w{i}")).collect();
-        let forwards = Text { text: words.join(" "), ..text(1, "", 0) };
-        let mut turned = words.clone();
-        turned.reverse();
-        let backwards = Text { text: turned.join(" "), ..text(2, "", 0) };
-        let left = |words| {
-            let near = NearDuplicates { words, ..NearDuplicates::default() };
-            near.remove(vec![forwards.clone(), backwards.clone()], &mut Vec::new()).len()
-        };
+        let mut words: Vec<String> = (0..200).map(|i| format!("w{i}")).collect();
+        let forwards = Doc(1, words.join(" "));
+        words.reverse();
+        let texts = [forwards, Doc(2, words.join(" "))];
+        let left = |words| split(&NearDuplicates { words, ..NearDuplicates::default() }, &texts).0.len();
         assert_eq!((left(1), left(2)), (1, 2), "single words have no order");
     }
 }

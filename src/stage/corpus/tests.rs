@@ -117,7 +117,10 @@ fn mistakes_in_sources_name_the_parameter() {
         ("", "sources"),
         ("{}", "sources.0"),
         ("{ files = 'a', jsonl = 'b' }", "sources.0"),
+        ("{ parquet = 'a', jsonl = 'b' }", "sources.0"),
         ("{ files = 'a', text = 'b' }", "sources.0.text"),
+        ("{ files = 'a', licence-field = 'b' }", "sources.0.licence-field"),
+        ("{ synthetic = {}, source-field = 'b' }", "sources.0.source-field"),
         ("{ files = 'a', min-chars = 9, max-chars = 8 }", "sources.0.max-chars"),
         ("{ files = 'a', name = 'a/b' }", "sources.0.name"),
         ("{ files = 'a', name = 'sources.1' }", "sources.0.name"),
@@ -143,11 +146,11 @@ fn a_synthetic_source_is_canonical_and_follows_the_seed() {
     let bench = Bench::new().seed(9);
     bench.run(&stage).unwrap();
     let texts: Texts = bench.load("texts");
-    let params = Synthetic { prose: 3, programs: 2, maths: 1, ..Synthetic::default() };
+    let params = synthetic::Synthetic { prose: 3, programs: 2, maths: 1, ..synthetic::Synthetic::default() };
     assert_eq!(texts.0, synthetic::generate(&params, 9));
     for text in &texts.0 {
-        assert_eq!(normalise::canonical_text(&text.text), text.text);
-        assert_eq!(normalise::id(&text.text), text.id);
+        assert_eq!(normalise::canonical_text(text.text.clone()), text.text);
+        assert_eq!(blake3::hash(text.text.as_bytes()).to_hex().as_str(), text.id);
     }
     let drops: Drops = bench.load("drops");
     assert_eq!(drops.sources["synthetic/programs"].kept, 2);
@@ -223,4 +226,66 @@ fn every_document_read_is_kept_or_dropped_once() {
     assert_eq!(total.read, total.kept + drops.rows.len() as u64);
     let want = [("duplicate", 4), ("invalid-utf8", 8), ("too-long", 8), ("too-short", 8)];
     assert!(total.dropped.iter().map(|(reason, n)| (reason.as_str(), *n)).eq(want), "{:?}", total.dropped);
+}
+
+#[test]
+fn rows_of_parquet_and_jsonl_are_the_same_documents() {
+    let dir = space(&[(
+        "rows.jsonl",
+        br#"{"body": "row one", "by": "MIT", "at": "web"}
+            {"body": "row two", "by": null, "at": ""}
+            {"body": "row one", "by": "MIT", "at": "book"}"#,
+    )]);
+    columns::tests::write(
+        &dir.path().join("rows.parquet"),
+        &[
+            ("body", &[Some("row one"), Some("row two"), Some("row one")]),
+            ("by", &[Some("MIT"), None, Some("MIT")]),
+            ("at", &[Some("web"), Some(""), Some("book")]),
+        ],
+        2,
+    );
+    let read = |format: &str| {
+        let source = format!(
+            "{{ {format} = 'rows.{format}', name = 'r', licence = 'CC0', text = 'body', licence-field = 'by', source-field = 'at' }}"
+        );
+        run(&corpus(&format!("sources = [{source}]")), dir.path()).unwrap()
+    };
+    let (texts, drops) = read("parquet");
+    let mut rows: Vec<_> = texts.0.iter().map(|t| (&*t.source, &*t.licence, &*t.text)).collect();
+    rows.sort_unstable();
+    assert_eq!(rows, [("r/book", "MIT", "row one"), ("r/rows.parquet", "CC0", "row two")]);
+    assert_eq!((&*drops.rows[0].source, &*drops.rows[0].reason), ("r/web", "duplicate"));
+
+    let (mut other, other_drops) = read("jsonl");
+    other.0.iter_mut().for_each(|text| text.source = text.source.replace(".jsonl", ".parquet"));
+    assert_eq!((other, other_drops), (texts, drops));
+}
+
+#[test]
+fn batches_of_any_size_give_the_same_bytes() {
+    let rows: Vec<String> = (0..50).map(|i| format!("{{\"body\": \"text {}\"}}", i % 30)).collect();
+    let dir = space(&[
+        ("docs/a.md", b"a text"),
+        ("docs/b.md", b"text 7"),
+        ("docs/bad.md", b"\xff\xff\xff"),
+        ("rows/r.jsonl", rows.join("\n").as_bytes()),
+    ]);
+    let stage = corpus(SOURCES);
+    let bytes = |limit| {
+        let bench = Bench::new().reads(stage.reads(&|_| dir.path().to_owned()).unwrap());
+        bench.run_in(Corpus::OUTPUTS, |cx| stage.run_in_batches(cx, limit)).unwrap();
+        bench.bytes()
+    };
+    let whole = bytes(BATCH);
+    for limit in [1, 20, 100, 333] {
+        assert_eq!(bytes(limit), whole, "batches of {limit} bytes");
+    }
+}
+
+#[test]
+fn parameters_that_are_not_given_are_not_in_the_key() {
+    let params = serde_json::to_string(&corpus("sources = [{ jsonl = 'a' }, { files = 'b' }]")).unwrap();
+    let source = |glob: &str| format!(r#"{{"{glob}":null,"licence":"","min-chars":1}}"#);
+    assert_eq!(params, format!(r#"{{"sources":[{},{}]}}"#, source("jsonl"), source("files")));
 }

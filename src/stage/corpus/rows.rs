@@ -1,0 +1,162 @@
+//! Documents on their way from a file to judgement, in batches whose size does not depend on the file. Knows no rule.
+
+use std::{
+    fs::File,
+    io::{BufRead, BufReader},
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use super::{CorpusError, columns, jsonl, normalise};
+use crate::artifact::texts::Text;
+
+/// The fields of a row that matter, by their names.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Fields<'a> {
+    pub(super) text: &'a str,
+    pub(super) licence: Option<&'a str>,
+    pub(super) source: Option<&'a str>,
+}
+
+/// One document in canonical form; the text is `None` where it is not UTF-8.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Row {
+    pub(super) text: Option<String>,
+    pub(super) licence: Option<String>,
+    pub(super) source: Option<String>,
+}
+
+/// One document as its file gave it: parsing waits for the threads that judge.
+#[derive(Clone)]
+pub(super) enum Raw {
+    File(PathBuf),
+    Line { path: Arc<Path>, number: usize, bytes: Vec<u8> },
+    Cells(columns::Cells),
+    Made(Text),
+}
+
+impl Raw {
+    /// The document in canonical form. Generated ones are canonical already.
+    pub(super) fn parse(self, fields: Fields<'_>) -> Result<Row, CorpusError> {
+        match self {
+            Self::File(path) => {
+                let bytes = std::fs::read(&path).map_err(CorpusError::io(&path))?;
+                Ok(Row { text: normalise::canonical(bytes), ..Row::default() })
+            }
+            Self::Line { path, number, bytes } => jsonl::row(bytes, fields)
+                .map_err(|why| CorpusError::BadLine { path: path.display().to_string(), line: number, why }),
+            Self::Cells(cells) => Ok(cells.row()),
+            Self::Made(text) => Ok(Row { text: Some(text.text), ..Row::default() }),
+        }
+    }
+}
+
+/// Takes a full batch: documents with the name of the file that each comes from.
+pub(super) type Sink<'a, E> = dyn FnMut(Vec<(Arc<str>, Raw)>) -> Result<(), E> + 'a;
+
+/// Documents that wait, handed on once they hold `limit` bytes.
+pub(super) struct Batch<'a, E> {
+    limit: u64,
+    held: u64,
+    waiting: Vec<(Arc<str>, Raw)>,
+    sink: &'a mut Sink<'a, E>,
+}
+
+impl<'a, E: From<CorpusError>> Batch<'a, E> {
+    pub(super) fn new(limit: u64, sink: &'a mut Sink<'a, E>) -> Self {
+        Self { limit, held: 0, waiting: Vec::new(), sink }
+    }
+
+    /// Adds one document of `bytes` bytes.
+    pub(super) fn push(&mut self, name: &Arc<str>, raw: Raw, bytes: u64) -> Result<(), E> {
+        self.waiting.push((name.clone(), raw));
+        self.held += bytes;
+        if self.held >= self.limit { self.flush() } else { Ok(()) }
+    }
+
+    /// Hands on what waits.
+    pub(super) fn flush(&mut self) -> Result<(), E> {
+        self.held = 0;
+        if self.waiting.is_empty() { Ok(()) } else { (self.sink)(std::mem::take(&mut self.waiting)) }
+    }
+
+    /// A text file is one document.
+    pub(super) fn file(&mut self, name: &Arc<str>, path: &Path) -> Result<(), E> {
+        let bytes = std::fs::metadata(path).map_err(CorpusError::io(path))?.len();
+        self.push(name, Raw::File(path.to_owned()), bytes)
+    }
+
+    /// Every line of a JSONL file that is not empty is one.
+    pub(super) fn lines(&mut self, name: &Arc<str>, path: &Path) -> Result<(), E> {
+        let mut file = BufReader::new(File::open(path).map_err(CorpusError::io(path))?);
+        let shared: Arc<Path> = path.into();
+        for number in 1.. {
+            let mut bytes = Vec::new();
+            if file.read_until(b'\n', &mut bytes).map_err(CorpusError::io(path))? == 0 {
+                break;
+            }
+            if !bytes.iter().all(u8::is_ascii_whitespace) {
+                let weight = bytes.len() as u64;
+                self.push(name, Raw::Line { path: shared.clone(), number, bytes }, weight)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Every row of a Parquet file is one.
+    pub(super) fn table(&mut self, name: &Arc<str>, path: &Path, fields: Fields<'_>) -> Result<(), E> {
+        columns::read(path, fields, &mut |cells| {
+            let bytes = cells.bytes();
+            self.push(name, Raw::Cells(cells), bytes)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The line numbers of each batch.
+    fn batches(text: &str, limit: u64) -> Vec<Vec<usize>> {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("r.jsonl");
+        std::fs::write(&path, text).unwrap();
+        let mut found = Vec::new();
+        let mut sink = |batch: Vec<(Arc<str>, Raw)>| {
+            let number = |(_, raw): &(Arc<str>, Raw)| match raw {
+                Raw::Line { number, .. } => *number,
+                _ => panic!("a line is a line"),
+            };
+            found.push(batch.iter().map(number).collect());
+            Ok::<(), CorpusError>(())
+        };
+        let mut batch = Batch::new(limit, &mut sink);
+        batch.lines(&"r".into(), &path).unwrap();
+        batch.flush().unwrap();
+        batch.flush().unwrap();
+        found
+    }
+
+    #[test]
+    fn a_batch_is_full_at_its_limit_and_lines_keep_their_numbers() {
+        let text = "{}\n\n{ }\n \r\n{}\n{}";
+        assert_eq!(batches(text, 1), [vec![1], vec![3], vec![5], vec![6]]);
+        assert_eq!(batches(text, 4), [vec![1, 3], vec![5, 6]]);
+        assert_eq!(batches(text, 1 << 20), [vec![1, 3, 5, 6]]);
+        assert!(batches("\n\n", 1).is_empty());
+        assert!(batches("", 1).is_empty());
+    }
+
+    #[test]
+    fn a_file_that_went_away_is_named() {
+        let mut sink = |_| Ok::<(), CorpusError>(());
+        let mut batch = Batch::new(1, &mut sink);
+        let name = "gone".into();
+        for error in [batch.file(&name, Path::new("gone/a")), batch.lines(&name, Path::new("gone/a"))] {
+            assert!(error.unwrap_err().to_string().starts_with("gone/a: "));
+        }
+        let fields = Fields { text: "text", licence: None, source: None };
+        let raw = Raw::File("gone/a".into()).parse(fields);
+        assert!(raw.unwrap_err().to_string().starts_with("gone/a: "));
+    }
+}

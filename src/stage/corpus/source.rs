@@ -1,0 +1,232 @@
+//! One source of documents: its parameters, its files, and what becomes of each of its documents. Knows no other source.
+
+use std::sync::Arc;
+
+use rayon::prelude::*;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use super::{
+    near::NearDuplicates,
+    rows::{Batch, Fields, Raw, Sink},
+    spool::Judged,
+    synthetic::{self, Synthetic},
+};
+use crate::{
+    artifact::{drops::Drop, texts::Text},
+    engine::action::{Cx, Failure},
+    stage::{Invalid, UserPath},
+};
+
+/// One source of documents.
+#[derive(Debug, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Source {
+    /// Glob of text files, relative to the manifest: one document each. Symbolic links are not followed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub files: Option<UserPath>,
+    /// Glob of JSONL files, relative to the manifest: one document a line.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub jsonl: Option<UserPath>,
+    /// Glob of Parquet files, relative to the manifest: one document a row, the text in a column of strings.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parquet: Option<UserPath>,
+    /// Documents made from the stage's seed: `synthetic = { prose = 100 }`. At most one such source.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub synthetic: Option<Synthetic>,
+    /// With `jsonl` or `parquet`: the field or column that holds the text. Default: `text`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub text: Option<String>,
+    /// With `jsonl` or `parquet`: the field or column that holds the row's licence. Where it is `null` or empty, `licence` holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub licence_field: Option<String>,
+    /// With `jsonl` or `parquet`: the field or column that says where the row is from. The `source` of the document is then
+    /// `name/` and this, in place of the file's name; where it is `null` or empty, the file's name stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source_field: Option<String>,
+    /// The first part of the `source` of every document from here, and the group that quotas count. Default: `sources.N`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// Licence of these documents, written into every row.
+    #[serde(default)]
+    pub licence: String,
+    /// Documents with fewer characters are dropped.
+    #[serde(default = "one")]
+    pub min_chars: usize,
+    /// Documents with more characters are dropped. Default: no limit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_chars: Option<usize>,
+}
+
+fn one() -> usize {
+    1
+}
+
+/// What documents are held against, and what is noted of them.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Rules<'a> {
+    pub(super) near: Option<&'a NearDuplicates>,
+}
+
+impl Source {
+    pub(super) fn label(&self, i: usize) -> String {
+        self.name.clone().unwrap_or_else(|| format!("sources.{i}"))
+    }
+
+    /// The globs, each with its parameter's name.
+    pub(super) fn globs(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let all = [("files", &self.files), ("jsonl", &self.jsonl), ("parquet", &self.parquet)];
+        all.into_iter().filter_map(|(field, glob)| glob.as_ref().map(|glob| (field, glob.0.as_str())))
+    }
+
+    pub(super) fn check(&self, i: usize) -> Result<(), Invalid> {
+        let invalid = |field: &str, why: &str| Err(Invalid::new(format!("sources.{i}{field}"), why));
+        if self.globs().count() + usize::from(self.synthetic.is_some()) != 1 {
+            return invalid("", "a source needs exactly one of `files`, `jsonl`, `parquet` and `synthetic`");
+        }
+        if let Some(synthetic) = &self.synthetic {
+            synthetic.check(&format!("sources.{i}.synthetic"))?;
+            if self.name.is_some() {
+                return invalid(
+                    ".name",
+                    "a synthetic source names its documents itself: `synthetic/prose` …",
+                );
+            }
+        }
+        if self.jsonl.is_none() && self.parquet.is_none() {
+            let fields = [
+                ("text", &self.text),
+                ("licence-field", &self.licence_field),
+                ("source-field", &self.source_field),
+            ];
+            if let Some((param, _)) = fields.iter().find(|(_, field)| field.is_some()) {
+                let why =
+                    format!("`{param}` names a field of rows, and this source has no `jsonl` or `parquet`");
+                return invalid(&format!(".{param}"), &why);
+            }
+        }
+        if self.max_chars.is_some_and(|max| max < self.min_chars) {
+            return invalid(".max-chars", "`max-chars` is smaller than `min-chars`");
+        }
+        let reserved = |name: &str| {
+            name.is_empty() || name.contains('/') || name == "synthetic" || name.starts_with("sources.")
+        };
+        if self.name.as_deref().is_some_and(reserved) {
+            return invalid(
+                ".name",
+                "a name is not empty, has no `/`, and is neither `synthetic` nor `sources.…`",
+            );
+        }
+        Ok(())
+    }
+
+    fn fields(&self) -> Fields<'_> {
+        Fields {
+            text: self.text.as_deref().unwrap_or("text"),
+            licence: self.licence_field.as_deref(),
+            source: self.source_field.as_deref(),
+        }
+    }
+
+    /// Hands on all documents of this source, in batches of about `limit` bytes. Files come in the order of their names.
+    pub(super) fn read(
+        &self,
+        i: usize,
+        cx: &Cx<'_>,
+        limit: u64,
+        sink: &mut Sink<'_, Failure>,
+    ) -> Result<(), Failure> {
+        let mut batch = Batch::new(limit, sink);
+        if let Some(params) = &self.synthetic {
+            for text in synthetic::generate(params, cx.seed) {
+                let bytes = text.text.len() as u64;
+                batch.push(&text.source.as_str().into(), Raw::Made(text), bytes)?;
+            }
+        }
+        let prefix = self.label(i) + "/";
+        for (name, path) in cx.reads.range(prefix.clone()..).take_while(|read| read.0.starts_with(&prefix)) {
+            cx.check_stop()?;
+            let name: Arc<str> = name.as_str().into();
+            if self.jsonl.is_some() {
+                batch.lines(&name, path)?;
+            } else if self.parquet.is_some() {
+                batch.table(&name, path, self.fields())?;
+            } else {
+                batch.file(&name, path)?;
+            }
+            cx.progress.advance(1);
+        }
+        batch.flush()
+    }
+
+    /// Judges a batch on all threads. Of several faults, the first in the order of the files is the error.
+    pub(super) fn judge(
+        &self,
+        i: usize,
+        batch: Vec<(Arc<str>, Raw)>,
+        rules: Rules<'_>,
+    ) -> Result<Vec<Judged>, Failure> {
+        let licence: Arc<str> = self.licence.as_str().into();
+        let label = self.label(i);
+        let judged: Vec<Result<Judged, Failure>> = batch
+            .into_par_iter()
+            .map(|(name, raw)| self.judge_one(&label, (name, licence.clone()), raw, rules))
+            .collect();
+        judged.into_iter().collect()
+    }
+
+    fn judge_one(
+        &self,
+        label: &str,
+        (mut name, mut licence): (Arc<str>, Arc<str>),
+        mut raw: Raw,
+        rules: Rules<'_>,
+    ) -> Result<Judged, Failure> {
+        let mut marks = Vec::new();
+        if let Raw::Made(text) = &mut raw {
+            marks = std::mem::take(&mut text.marks);
+            // The generator's licence gives way to the user's.
+            if licence.is_empty() {
+                licence = text.licence.as_str().into();
+            }
+        }
+        let row = raw.parse(self.fields())?;
+        let given = |name: Option<String>| name.filter(|name| !name.is_empty());
+        if let Some(source) = given(row.source) {
+            name = format!("{label}/{source}").into();
+        }
+        if let Some(given) = given(row.licence) {
+            licence = given.into();
+        }
+        let Some(text) = row.text else {
+            return Ok(Judged::Dropped(Drop::new("invalid-utf8", &name)));
+        };
+        if let Some(reason) = self.fault(&text) {
+            return Ok(Judged::Dropped(Drop::new(reason, &name)));
+        }
+        let signature = rules.near.map(|near| near.signature(&text)).unwrap_or_default();
+        let id = blake3::hash(text.as_bytes());
+        let text = Text {
+            id: id.to_hex().to_string(),
+            source: name.to_string(),
+            licence: licence.to_string(),
+            text,
+            marks,
+        };
+        Ok(Judged::kept(id, &text, [name, licence], signature))
+    }
+
+    /// Why a text is not wanted, if it is not.
+    pub(super) fn fault(&self, text: &str) -> Option<&'static str> {
+        let chars = text.chars().count();
+        if text.trim().is_empty() {
+            Some("empty")
+        } else if chars < self.min_chars {
+            Some("too-short")
+        } else if self.max_chars.is_some_and(|max| chars > max) {
+            Some("too-long")
+        } else {
+            None
+        }
+    }
+}
