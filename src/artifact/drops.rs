@@ -20,6 +20,9 @@ pub struct Drop {
     /// The id of the document that was kept in its place; empty where there is none.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub kept: String,
+    /// What it was held against, such as the evaluation file that it shares text with; empty where that is only itself.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub by: String,
 }
 
 impl Drop {
@@ -30,7 +33,7 @@ impl Drop {
 
     /// A document in whose place the one with the id `kept` stays.
     pub fn instead(reason: &str, source: &str, kept: String) -> Self {
-        Self { source: source.to_owned(), reason: reason.to_owned(), kept }
+        Self { source: source.to_owned(), reason: reason.to_owned(), kept, by: String::new() }
     }
 }
 
@@ -105,7 +108,10 @@ mod tests {
                 ("a".to_owned(), tally(5, 3, "duplicate")),
                 ("b".to_owned(), tally(4, 3, "duplicate")),
             ]),
-            rows: vec![Drop { source: "a/x".into(), reason: "duplicate".into(), kept: "00".into() }],
+            rows: vec![
+                Drop::instead("duplicate", "a/x", "00".to_owned()),
+                Drop { by: "quiz.jsonl".to_owned(), ..Drop::new("contaminated", "b/y") },
+            ],
         };
         let dir = tempfile::tempdir().unwrap();
         drops.save(dir.path()).unwrap();

@@ -4,11 +4,14 @@
 //! memory in batches: read, judged on all threads, put away in a scratch file ([`spool`]) until the last one is known.
 
 mod columns;
+mod decontaminate;
 mod dedup;
 mod files;
 mod jsonl;
+mod language;
 mod near;
 mod normalise;
+mod quality;
 mod rows;
 mod source;
 mod spool;
@@ -20,7 +23,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use self::source::Source;
-use self::{near::NearDuplicates, source::Rules, spool::Spool};
+use self::{decontaminate::Decontaminate, near::NearDuplicates, source::Rules, spool::Spool};
 use crate::{
     artifact::{
         Artifact,
@@ -45,6 +48,10 @@ pub struct Corpus {
     /// `near-duplicates = {}` turns it on with the usual figures. Default: off.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub near_duplicates: Option<NearDuplicates>,
+    /// Also drops documents that share runs of words with evaluation files, so that scores stay honest:
+    /// `decontaminate = { jsonl = "eval/*.jsonl", fields = ["question"] }`. Default: off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decontaminate: Option<Decontaminate>,
 }
 
 /// Why the corpus could not be made.
@@ -58,7 +65,13 @@ enum CorpusError {
     BadTable { path: String, why: String },
     #[error("{path}: {why}")]
     BadColumn { path: String, why: String },
-    #[error("no document is left of {read}: {reasons}; check the globs and the length limits")]
+    #[error("{path}: the evaluation data is not UTF-8; convert it, or narrow the glob of `decontaminate`")]
+    NotUtf8 { path: String },
+    #[error(
+        "`decontaminate`: none of {items} texts has {ngram} words; give files with longer texts, or a smaller `ngram`"
+    )]
+    NothingToLookFor { items: u64, ngram: usize },
+    #[error("no document is left of {read}{reasons}; check the globs and the limits")]
     Empty { read: u64, reasons: String },
 }
 
@@ -92,6 +105,9 @@ impl Stage for Corpus {
                 reads.extend(files::matching(&base(&param), pattern, &param, &source.label(i))?);
             }
         }
+        if let Some(rule) = &self.decontaminate {
+            reads.extend(rule.reads(base)?);
+        }
         Ok(reads)
     }
 
@@ -101,6 +117,7 @@ impl Stage for Corpus {
                 .hint("write `sources = [{ files = \"docs/**/*.md\" }]`"));
         }
         self.near_duplicates.as_ref().map_or(Ok(()), NearDuplicates::check)?;
+        self.decontaminate.as_ref().map_or(Ok(()), Decontaminate::check)?;
         let mut labels = std::collections::BTreeSet::new();
         for (i, source) in self.sources.iter().enumerate() {
             source.check(i)?;
@@ -130,7 +147,8 @@ impl Corpus {
     /// Runs the stage; the size of a batch changes nothing but the memory that it takes.
     fn run_in_batches(&self, cx: &Cx<'_>, limit: u64) -> Result<(), Failure> {
         cx.progress.phase("reading", Some(cx.reads.len() as u64), "files");
-        let rules = Rules { near: self.near_duplicates.as_ref() };
+        let evaluation = self.decontaminate.as_ref().map(|rule| rule.index(cx)).transpose()?;
+        let rules = Rules { near: self.near_duplicates.as_ref(), evaluation: evaluation.as_ref() };
         let mut spool = Spool::create(&cx.scratch)?;
         for (i, source) in self.sources.iter().enumerate() {
             source.read(i, cx, limit, &mut |batch| {
@@ -141,7 +159,7 @@ impl Corpus {
         let drops = spool.finish(rules.near, &cx.output("texts")).map_err(Failure::stage)?;
         let total = drops.total();
         if total.kept == 0 {
-            let reasons = reasons(&total, "");
+            let reasons = reasons(&total, ": ");
             return Err(CorpusError::Empty { read: total.read, reasons }.into());
         }
         drops.save(&cx.output("drops")).map_err(Failure::stage)?;

@@ -7,7 +7,9 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    decontaminate, language,
     near::NearDuplicates,
+    quality::Quality,
     rows::{Batch, Fields, Raw, Sink},
     spool::Judged,
     synthetic::{self, Synthetic},
@@ -56,6 +58,13 @@ pub struct Source {
     /// Documents with more characters are dropped. Default: no limit.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_chars: Option<usize>,
+    /// Languages that documents may be written in, by their two letters: `["en", "fr"]`. A document in another one, or in none that
+    /// can be told, is dropped. Meant for prose. Default: all.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub languages: Option<Vec<String>>,
+    /// Drops documents that do not look like prose; `quality = {}` turns it on with the usual figures. Default: off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub quality: Option<Quality>,
 }
 
 fn one() -> usize {
@@ -66,6 +75,7 @@ fn one() -> usize {
 #[derive(Clone, Copy, Default)]
 pub(super) struct Rules<'a> {
     pub(super) near: Option<&'a NearDuplicates>,
+    pub(super) evaluation: Option<&'a decontaminate::Index>,
 }
 
 impl Source {
@@ -108,13 +118,20 @@ impl Source {
         if self.max_chars.is_some_and(|max| max < self.min_chars) {
             return invalid(".max-chars", "`max-chars` is smaller than `min-chars`");
         }
+        if let Some(languages) = &self.languages {
+            language::check(languages, &format!("sources.{i}.languages"))?;
+        }
+        if let Some(quality) = &self.quality {
+            quality.check(&format!("sources.{i}.quality"))?;
+        }
         let reserved = |name: &str| {
-            name.is_empty() || name.contains('/') || name == "synthetic" || name.starts_with("sources.")
+            let taken = ["", "synthetic", decontaminate::LABEL];
+            taken.contains(&name) || name.contains('/') || name.starts_with("sources.")
         };
         if self.name.as_deref().is_some_and(reserved) {
             return invalid(
                 ".name",
-                "a name is not empty, has no `/`, and is neither `synthetic` nor `sources.…`",
+                "a name is not empty, has no `/`, and is none of `synthetic`, `decontaminate` and `sources.…`",
             );
         }
         Ok(())
@@ -204,6 +221,9 @@ impl Source {
         if let Some(reason) = self.fault(&text) {
             return Ok(Judged::Dropped(Drop::new(reason, &name)));
         }
+        if let Some(file) = rules.evaluation.and_then(|index| index.source_of(&text)) {
+            return Ok(Judged::Dropped(Drop { by: file.to_owned(), ..Drop::new("contaminated", &name) }));
+        }
         let signature = rules.near.map(|near| near.signature(&text)).unwrap_or_default();
         let id = blake3::hash(text.as_bytes());
         let text = Text {
@@ -225,8 +245,10 @@ impl Source {
             Some("too-short")
         } else if self.max_chars.is_some_and(|max| chars > max) {
             Some("too-long")
+        } else if self.languages.as_ref().is_some_and(|codes| !language::is_one_of(codes, text)) {
+            Some("language")
         } else {
-            None
+            self.quality.as_ref().and_then(|quality| quality.fault(text))
         }
     }
 }

@@ -1,5 +1,8 @@
 //! The corpus stage as a whole: order of files, drops, errors.
 
+mod filters;
+mod robust;
+
 use std::{fs, path::Path};
 
 use super::*;
@@ -108,7 +111,7 @@ fn a_bad_row_or_an_empty_corpus_is_an_error() {
     let short = space(&[("docs/x.md", b"hi"), ("docs/y.md", b"ho")]);
     let stage = corpus("sources = [{ files = 'docs/*', min-chars = 5 }]");
     let error = run(&stage, short.path()).unwrap_err().to_string();
-    assert_eq!(error, "no document is left of 2: 2 too-short; check the globs and the length limits");
+    assert_eq!(error, "no document is left of 2: 2 too-short; check the globs and the limits");
 }
 
 #[test]
@@ -124,6 +127,9 @@ fn mistakes_in_sources_name_the_parameter() {
         ("{ files = 'a', min-chars = 9, max-chars = 8 }", "sources.0.max-chars"),
         ("{ files = 'a', name = 'a/b' }", "sources.0.name"),
         ("{ files = 'a', name = 'sources.1' }", "sources.0.name"),
+        ("{ files = 'a', name = 'decontaminate' }", "sources.0.name"),
+        ("{ files = 'a', languages = ['xx'] }", "sources.0.languages"),
+        ("{ files = 'a', quality = { max-symbols = 2000 } }", "sources.0.quality.max-symbols"),
         ("{ files = 'a', name = 'x' }, { files = 'b', name = 'x' }", "sources.1.name"),
     ] {
         let invalid = corpus(&format!("sources = [{sources}]")).check().unwrap_err();

@@ -16,7 +16,7 @@ fn text(topic: u8, edit: u8, source: u8) -> Text {
     Text {
         id: blake3::hash(text.as_bytes()).to_hex().to_string(),
         source: format!("s/{source}"),
-        licence: if source % 2 == 0 { "MIT".into() } else { String::new() },
+        licence: if source.is_multiple_of(2) { "MIT".into() } else { String::new() },
         text,
         marks: vec![],
     }
