@@ -106,6 +106,13 @@ fn yes() -> bool {
     true
 }
 
+/// A transformer whose files nobody named.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "the embedder `{0}` is a transformer, and this version does not download; set `path` to its folder, or `model = \"lexical\"`, which needs none"
+)]
+struct NotHere(String);
+
 impl Stage for Embed {
     const KIND: &'static str = "embed";
     const CODE: Code = code::of("embed");
@@ -186,9 +193,7 @@ impl Embed {
             return short.map_or(Ok(()), |most| Err(fault(most)));
         }
         if self.model != LEXICAL {
-            let why = format!("`{}` is a transformer, and this version does not download", self.model);
-            return Err(Invalid::new("model", why)
-                .hint("set `path` to its folder, or `model = \"lexical\"`, which needs none"));
+            return Ok(()); // it can be planned; running it tells what it lacks
         }
         let given = [
             ("pooling", self.pooling.is_some()),
@@ -205,6 +210,9 @@ impl Embed {
 
     /// One vector per document, each from its own text only.
     fn embed(&self, cx: &Cx<'_>) -> Result<Embeddings, Failure> {
+        if self.path.is_none() && self.model != LEXICAL {
+            return Err(Failure::stage(NotHere(self.model.clone())));
+        }
         // Read before the texts: what is wrong with the model shows at once.
         let transformer = self.path.as_ref().map(|_| Transformer::load(self, &cx.reads)).transpose()?;
         let texts = self.texts.load(cx, "texts")?.0;

@@ -35,6 +35,14 @@ fn one_row_per_document_the_same_for_any_number_of_threads() {
 }
 
 #[test]
+fn a_transformer_without_its_folder_is_planned_but_not_run() {
+    let stage = stage("model = 'Alibaba-NLP/gte-large-en-v1.5'");
+    assert_eq!(stage.check(), Ok(()));
+    let error = Bench::new().input("texts", &texts(1)).run(&stage).unwrap_err().to_string();
+    assert!(error.starts_with("the embedder `Alibaba-NLP/gte-large-en-v1.5` is a transformer"), "{error}");
+}
+
+#[test]
 fn parameters_out_of_range_are_refused() {
     for (toml, param) in [
         ("dim = 4", "dim"),
@@ -42,7 +50,6 @@ fn parameters_out_of_range_are_refused() {
         ("word-ngrams = 0", "word-ngrams"),
         ("char-ngrams = 9", "char-ngrams"),
         ("model = ''", "model"),
-        ("model = 'Alibaba-NLP/gte-large-en-v1.5'", "model"),
         ("pooling = 'mean'", "pooling"),
         ("max-tokens = 100", "max-tokens"),
         ("windows = 'mean'", "windows"),

@@ -1,0 +1,169 @@
+//! Ordered products against their definition: shapes at every edge, instruction sets, threads and batches.
+
+use super::*;
+use crate::kernel::{
+    arch::testing::on_all,
+    gemm::{Mat, Threads, Write, gemm},
+    testing::noise,
+};
+
+/// The definition, element by element.
+fn definition(out: &mut [f32], a: &[f32], weights: &[f32], inner: usize) {
+    let cols = weights.len() / inner;
+    for (i, row) in out.chunks_exact_mut(cols).enumerate() {
+        for (j, x) in row.iter_mut().enumerate() {
+            for k in 0..inner {
+                *x = a[i * inner + k].mul_add(weights[j * inner + k], *x);
+            }
+        }
+    }
+}
+
+fn same(got: &[f32], want: &[f32]) -> bool {
+    got.iter().map(|x| x.to_bits()).eq(want.iter().map(|x| x.to_bits()))
+}
+
+/// Shapes at the edges of tiles, panels, blocks and depths.
+const SHAPES: [[usize; 3]; 9] = [
+    [1, 1, 1],
+    [1, 5, 17],
+    [7, 16, 33],
+    [12, 32, 16],
+    [13, 48, 64],
+    [96, 20, 40],
+    [97, 33, 1537],
+    [200, 100, 768],
+    [3, 64, 4096],
+];
+
+/// What a run of the kernel makes of a shape, with the definition's result.
+fn both(shape: [usize; 3], run: impl Fn(&mut [f32], Left<'_>, &Packed)) -> (Vec<f32>, Vec<f32>) {
+    let [rows, cols, inner] = shape;
+    let (a, w) = (noise(1, rows * inner, 2.0), noise(2, cols * inner, 1.0));
+    let start = noise(3, rows * cols, 1.0);
+    let (mut got, mut want) = (start.clone(), start);
+    run(&mut got, Left { data: &a, stride: inner }, &Packed::of_weights(&w, inner));
+    definition(&mut want, &a, &w, inner);
+    (got, want)
+}
+
+#[test]
+fn every_bit_is_that_of_the_definition() {
+    for shape in SHAPES {
+        let (got, want) = both(shape, product);
+        assert!(same(&got, &want), "{shape:?}");
+        let (here, _) = both(shape, product_here);
+        assert!(same(&here, &want), "{shape:?} by one thread");
+    }
+}
+
+#[test]
+fn every_instruction_set_gives_the_same_bits() {
+    for shape in SHAPES {
+        for (got, want) in on_all(|| both(shape, product)) {
+            assert!(same(&got, &want), "{shape:?}");
+        }
+    }
+}
+
+#[test]
+fn a_matrix_is_packed_from_its_rows_and_from_its_columns() {
+    for (inner, cols) in [(1, 1), (5, 16), (7, 33), (16, 15)] {
+        let rows = noise(8, inner * (cols + 3), 1.0);
+        let columns: Vec<f32> = (0..cols)
+            .flat_map(|j| (0..inner).map(move |k| (j, k)))
+            .map(|(j, k)| rows[k * (cols + 3) + j])
+            .collect();
+        let one = Packed::of_rows(Left { data: &rows, stride: cols + 3 }, inner, cols);
+        let two = Packed::of_weights(&columns, inner);
+        assert!(same(&one.data, &two.data), "{inner} × {cols}");
+    }
+}
+
+#[test]
+fn a_bias_is_where_every_sum_begins() {
+    let (inner, cols, rows) = (20, 18, 100);
+    let (a, w, bias) = (noise(1, rows * inner, 1.0), noise(2, cols * inner, 1.0), noise(3, cols, 1.0));
+    let packed = Packed::of_weights(&w, inner);
+    let mut got = vec![9.0; rows * cols];
+    biased_product(&mut got, &bias, Left { data: &a, stride: inner }, &packed);
+    let mut want: Vec<f32> = bias.iter().copied().cycle().take(rows * cols).collect();
+    definition(&mut want, &a, &w, inner);
+    assert!(same(&got, &want));
+}
+
+#[test]
+fn a_row_does_not_know_its_batch() {
+    let (inner, cols) = (100, 40);
+    let (a, w) = (noise(4, 150 * inner, 1.0), noise(5, cols * inner, 1.0));
+    let packed = Packed::of_weights(&w, inner);
+    let mut all = vec![0.0; 150 * cols];
+    product(&mut all, Left { data: &a, stride: inner }, &packed);
+    for row in [0, 11, 12, 95, 96, 149] {
+        let mut one = vec![0.0; cols];
+        product(&mut one, Left { data: &a[row * inner..], stride: inner }, &packed);
+        assert!(same(&one, &all[row * cols..][..cols]), "row {row}");
+    }
+}
+
+#[test]
+fn threads_change_nothing_and_a_stride_skips() {
+    let (rows, inner, cols) = (300, 24, 8);
+    let (a, w) = (noise(6, rows * 30, 1.0), noise(7, cols * inner, 1.0));
+    let packed = Packed::of_weights(&w, inner);
+    let run = || {
+        let mut out = vec![1.0; rows * cols];
+        product(&mut out, Left { data: &a, stride: 30 }, &packed);
+        out
+    };
+    let [one, two, seven] = crate::kernel::testing::on_threads(run);
+    assert!(same(&one, &two) && same(&one, &seven));
+    let dense: Vec<f32> = a.chunks(30).flat_map(|row| row[..inner].to_vec()).collect();
+    let mut want = vec![1.0; rows * cols];
+    definition(&mut want, &dense, &w, inner);
+    assert!(same(&one, &want));
+}
+
+#[test]
+fn nothing_times_anything_is_nothing() {
+    product(&mut [], Left { data: &[], stride: 4 }, &Packed::of_weights(&[1.0; 8], 4));
+    let mut out = [3.0];
+    product(&mut out, Left { data: &[], stride: 0 }, &Packed::of_rows(Left { data: &[], stride: 1 }, 0, 1));
+    assert_eq!(out.map(f32::to_bits), [3.0_f32.to_bits()], "an empty sum adds nothing");
+}
+
+/// `cargo test --release ordered -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn speed() {
+    for [rows, cols, inner] in [[2048, 1152, 384], [2048, 1536, 384], [2048, 384, 1536], [2048, 1024, 1024]] {
+        let (a, w) = (noise(1, rows * inner, 1.0), noise(2, cols * inner, 1.0));
+        let packed = Packed::of_weights(&w, inner);
+        let mut out = vec![0.0; rows * cols];
+        let flops = 2.0 * (rows * cols * inner) as f64;
+        let best = |run: &mut dyn FnMut()| {
+            let time = |_| {
+                let start = std::time::Instant::now();
+                run();
+                start.elapsed().as_secs_f64()
+            };
+            (0..20).map(time).fold(f64::INFINITY, f64::min)
+        };
+        let ours = best(&mut || product(&mut out, Left { data: &a, stride: inner }, &packed));
+        let theirs = best(&mut || {
+            gemm(
+                (&mut out, cols),
+                Write::Set,
+                1.0,
+                (Mat::dense(&a, rows, inner), Mat::dense(&w, cols, inner).t()),
+                Threads::All,
+            );
+        });
+        println!(
+            "{rows} × {cols} × {inner}: {:.1} GFLOP/s, gemm {:.1}, ratio {:.2}",
+            flops / ours / 1e9,
+            flops / theirs / 1e9,
+            theirs / ours
+        );
+    }
+}
