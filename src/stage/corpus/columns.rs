@@ -1,9 +1,13 @@
 //! Documents in a Parquet file: one a row, each field a column of strings. Knows no other format.
 
-use std::{fs::File, path::Path};
+use std::{
+    fs::File,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::Path,
+};
 
 use parquet::{
-    basic::{ConvertedType, Type},
+    basic::{Compression, ConvertedType, Type},
     column::reader::{ColumnReaderImpl, get_typed_column_reader},
     data_type::{ByteArray, ByteArrayType},
     errors::ParquetError,
@@ -53,7 +57,7 @@ pub(super) fn read<E: From<CorpusError>>(
     let file = File::open(path).map_err(CorpusError::io(path))?;
     let bad =
         |why: ParquetError| CorpusError::BadTable { path: path.display().to_string(), why: plain(&why) };
-    let reader = SerializedFileReader::new(file).map_err(bad)?;
+    let reader = guard(|| SerializedFileReader::new(file)).map_err(bad)?;
     let schema = reader.metadata().file_metadata().schema_descr();
     let column = |name| {
         column(schema, name).map_err(|why| CorpusError::BadColumn { path: path.display().to_string(), why })
@@ -62,18 +66,22 @@ pub(super) fn read<E: From<CorpusError>>(
     let licence = fields.licence.map(column).transpose()?;
     let source = fields.source.map(column).transpose()?;
     for i in 0..reader.num_row_groups() {
-        let group = reader.get_row_group(i).map_err(bad)?;
+        let group = guard(|| reader.get_row_group(i)).map_err(bad)?;
+        for i in [Some(text), licence, source].into_iter().flatten() {
+            readable(group.metadata().column(i).compression())
+                .map_err(|why| CorpusError::BadColumn { path: path.display().to_string(), why })?;
+        }
         let mut left = group.metadata().num_rows() as usize;
-        let open = |i: usize| Column::open(&*group, i).map_err(bad);
+        let open = |i: usize| guard(|| Column::open(&*group, i)).map_err(bad);
         let mut text = open(text)?;
         let mut licence = licence.map(open).transpose()?;
         let mut source = source.map(open).transpose()?;
         while left > 0 {
             let n = left.min(ROWS);
             left -= n;
-            let texts = text.next(n).map_err(bad)?;
+            let texts = guard(|| text.next(n)).map_err(bad)?;
             let more = |column: &mut Option<Column>| match column {
-                Some(column) => column.next(n).map_err(bad),
+                Some(column) => guard(|| column.next(n)).map_err(bad),
                 None => Ok(vec![None; n]),
             };
             let (licences, sources) = (more(&mut licence)?, more(&mut source)?);
@@ -99,6 +107,24 @@ fn column(schema: &SchemaDescriptor, name: &str) -> Result<usize, String> {
     } else {
         Err(format!("the column `{name}` is not one of strings"))
     }
+}
+
+/// The compressions that this program is built with.
+fn readable(codec: Compression) -> Result<(), String> {
+    if matches!(codec, Compression::UNCOMPRESSED | Compression::SNAPPY) {
+        return Ok(());
+    }
+    let name = codec.to_string();
+    let name = name.split('(').next().unwrap_or_default();
+    Err(format!(
+        "is compressed with {name}, which is not supported; write it with SNAPPY or without compression"
+    ))
+}
+
+/// The crate panics on some kinds of damage and refuses others; for the user they are one.
+fn guard<T>(call: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+    catch_unwind(AssertUnwindSafe(call))
+        .unwrap_or_else(|_| Err(ParquetError::General("its parts do not fit together".to_owned())))
 }
 
 /// One column of a row group, read from its start.
@@ -139,10 +165,14 @@ pub(super) mod tests {
     use std::sync::Arc;
 
     use parquet::{
-        basic::Compression,
         data_type::Int64Type,
         file::{properties::WriterProperties, writer::SerializedFileWriter},
         schema::parser::parse_message_type,
+    };
+    use proptest::{
+        prelude::{ProptestConfig, any},
+        prop_assert, proptest,
+        sample::Index,
     };
 
     use super::*;
@@ -269,5 +299,31 @@ pub(super) mod tests {
         broken[4..60].fill(0xff);
         std::fs::write(&path, &broken).unwrap();
         assert!(rows(&path, TEXT).unwrap_err().contains("not a sound Parquet file ("));
+    }
+
+    #[test]
+    fn a_compression_that_is_not_supported_is_named() {
+        assert_eq!(readable(Compression::SNAPPY), Ok(()));
+        let error = readable(Compression::ZSTD(parquet::basic::ZstdLevel::default())).unwrap_err();
+        assert!(error.starts_with("is compressed with ZSTD, which is not supported; "), "{error}");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(512))]
+
+        #[test]
+        fn bytes_that_were_overwritten_are_rows_or_an_error(at in any::<Index>(), byte in any::<u8>(), n in 1usize..4) {
+            let dir = tempfile::tempdir().unwrap();
+            let path = dir.path().join("t.parquet");
+            write(&path, &[("text", &[Some("a text"), None, Some("another text")])], 2);
+            let mut bytes = std::fs::read(&path).unwrap();
+            let at = at.index(bytes.len());
+            bytes[at..].iter_mut().take(n).for_each(|b| *b = byte);
+            std::fs::write(&path, &bytes).unwrap();
+            match rows(&path, TEXT) {
+                Ok(rows) => prop_assert!(rows.len() <= 64, "{} rows", rows.len()),
+                Err(error) => prop_assert!(error.starts_with(&path.display().to_string())),
+            }
+        }
     }
 }

@@ -156,7 +156,7 @@ impl Corpus {
                 Ok(spool.add(source.judge(i, batch, rules)?)?)
             })?;
         }
-        let drops = spool.finish(rules.near, &cx.output("texts")).map_err(Failure::stage)?;
+        let drops = spool.finish(rules.near, &cx.output("texts"), &|| cx.check_stop())?;
         let total = drops.total();
         if total.kept == 0 {
             let reasons = reasons(&total, ": ");

@@ -12,10 +12,12 @@ use std::{
 use rayon::slice::ParallelSliceMut;
 
 use super::{CorpusError, dedup, near::NearDuplicates};
-use crate::artifact::{
-    ArtifactError,
-    drops::{Drop, Drops, Tally},
-    texts::{self, Text, group},
+use crate::{
+    artifact::{
+        drops::{Drop, Drops, Tally},
+        texts::{self, Text, group},
+    },
+    engine::action::Failure,
 };
 
 /// What decides about a document once its text is put away.
@@ -97,8 +99,13 @@ impl Spool {
         Ok(())
     }
 
-    /// Drops duplicates and writes what is left into `out`, sorted by id.
-    pub(super) fn finish(mut self, near: Option<&NearDuplicates>, out: &Path) -> Result<Drops, SpoolError> {
+    /// Drops duplicates and writes what is left into `out`, sorted by id. `check_stop` is asked before each text.
+    pub(super) fn finish(
+        mut self,
+        near: Option<&NearDuplicates>,
+        out: &Path,
+        check_stop: &dyn Fn() -> Result<(), Failure>,
+    ) -> Result<Drops, Failure> {
         // Stable: of rows that are equal in all, the first that was read stays.
         self.entries.par_sort_by(|a, b| a.key().cmp(&b.key()));
         let mut entries = dedup::exact(self.entries, &mut self.drops);
@@ -107,25 +114,18 @@ impl Spool {
         }
         let io = CorpusError::io;
         let mut spool = self.out.into_inner().map_err(|e| io(&self.path)(e.into_error()))?;
-        let (mut texts, mut line) = (texts::Writer::create(out)?, Vec::new());
+        let mut texts = texts::Writer::create(out).map_err(Failure::stage)?;
+        let mut line = Vec::new();
         for entry in &entries {
+            check_stop()?;
             line.resize(entry.len, 0);
             spool.seek(SeekFrom::Start(entry.at)).map_err(io(&self.path))?;
             spool.read_exact(&mut line).map_err(io(&self.path))?;
-            texts.push(&line)?;
+            texts.push(&line).map_err(Failure::stage)?;
         }
-        texts.finish()?;
+        texts.finish().map_err(Failure::stage)?;
         Ok(report(&entries, self.drops))
     }
-}
-
-/// Why the texts could not be written.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum SpoolError {
-    #[error(transparent)]
-    Scratch(#[from] CorpusError),
-    #[error(transparent)]
-    Output(#[from] ArtifactError),
 }
 
 /// Counts what was kept and dropped.

@@ -71,7 +71,7 @@ proptest! {
         let [found, want] = ["found", "want"].map(|name| dir.path().join(name));
         std::fs::create_dir(&found).unwrap();
         std::fs::create_dir(&want).unwrap();
-        let drops = spool.finish(near.as_ref(), &found).unwrap();
+        let drops = spool.finish(near.as_ref(), &found, &|| Ok(())).unwrap();
         let kept = Texts(reference(texts.clone(), near.as_ref()));
         kept.save(&want).unwrap();
         let bytes = |folder: &Path| std::fs::read_to_string(folder.join("texts.jsonl")).unwrap();
@@ -89,7 +89,7 @@ fn drops_are_counted_with_what_is_kept() {
     let one = text(1, 0, 1);
     spool.add(vec![Judged::Dropped(Drop::new("empty", "s/9")), judged(&one, None)]).unwrap();
     spool.add(vec![judged(&text(1, 0, 0), None), Judged::Dropped(Drop::new("empty", "t/1"))]).unwrap();
-    let drops = spool.finish(None, dir.path()).unwrap();
+    let drops = spool.finish(None, dir.path(), &|| Ok(())).unwrap();
     let rows: Vec<_> = drops.rows.iter().map(|d| (&*d.source, &*d.reason, &*d.kept)).collect();
     assert_eq!(rows, [("s/1", "duplicate", &*one.id), ("s/9", "empty", ""), ("t/1", "empty", "")]);
     assert_eq!((drops.sources["s"].read, drops.sources["s"].kept), (3, 1));
@@ -101,4 +101,13 @@ fn a_scratch_folder_that_is_not_there_is_named() {
     let path = tempfile::tempdir().unwrap().path().join("gone");
     let error = Spool::create(&path).err().unwrap().to_string();
     assert!(error.starts_with(&path.display().to_string()), "{error}");
+}
+
+#[test]
+fn a_stop_ends_the_writing() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut spool = Spool::create(dir.path()).unwrap();
+    spool.add(vec![judged(&text(1, 0, 1), None)]).unwrap();
+    let stopped = spool.finish(None, dir.path(), &|| Err(Failure::Stopped));
+    assert!(matches!(stopped, Err(Failure::Stopped)));
 }
