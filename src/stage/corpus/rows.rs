@@ -54,7 +54,10 @@ impl Raw {
 /// Takes a full batch: documents with the name of the file that each comes from.
 pub(super) type Sink<'a, E> = dyn FnMut(Vec<(Arc<str>, Raw)>) -> Result<(), E> + 'a;
 
-/// Documents that wait, handed on once they hold `limit` bytes.
+/// The most documents of a batch: short ones weigh more than their bytes.
+const MOST: usize = 1 << 16;
+
+/// Documents that wait, handed on once they hold `limit` bytes or are [`MOST`].
 pub(super) struct Batch<'a, E> {
     limit: u64,
     held: u64,
@@ -71,7 +74,7 @@ impl<'a, E: From<CorpusError>> Batch<'a, E> {
     pub(super) fn push(&mut self, name: &Arc<str>, raw: Raw, bytes: u64) -> Result<(), E> {
         self.waiting.push((name.clone(), raw));
         self.held += bytes;
-        if self.held >= self.limit { self.flush() } else { Ok(()) }
+        if self.held >= self.limit || self.waiting.len() >= MOST { self.flush() } else { Ok(()) }
     }
 
     /// Hands on what waits.
@@ -145,6 +148,8 @@ mod tests {
         assert_eq!(batches(text, 1 << 20), [vec![1, 3, 5, 6]]);
         assert!(batches("\n\n", 1).is_empty());
         assert!(batches("", 1).is_empty());
+        let sizes: Vec<_> = batches(&"1\n".repeat(MOST + 3), u64::MAX).iter().map(Vec::len).collect();
+        assert_eq!(sizes, [MOST, 3]);
     }
 
     #[test]
