@@ -79,7 +79,7 @@ impl Writer {
         Ok(Self { path, out })
     }
 
-    /// Adds one text, as [`line`] gives it. Texts come sorted by id, each id once.
+    /// Adds one text, as [`line()`] gives it. Texts come sorted by id, each id once.
     pub fn push(&mut self, line: &[u8]) -> Result<(), ArtifactError> {
         self.out.write_all(line).map_err(ArtifactError::io(&self.path))
     }

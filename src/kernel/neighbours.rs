@@ -15,7 +15,7 @@ const ROWS: usize = 128;
 const COLUMNS: usize = 1024;
 
 /// For each point the mean product with the `k` other points that are nearest, rounded down; with all others where there are
-/// fewer, and 0 where there is none. `each` is called once per block of [`ROWS`] points, with their number, and may stop.
+/// fewer, and 0 where there is none. `each` is called once per block of `ROWS` points, with their number, and may stop.
 pub fn density<E: Send>(
     points: Rows<'_>,
     k: usize,

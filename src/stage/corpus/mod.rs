@@ -1,7 +1,7 @@
 //! The corpus stage: gathers documents, gives them a canonical form and an id, and drops what should not be learnt from.
 //!
 //! Knows no tokenizer and no embedding. The result does not depend on the order or the place of the files. Texts pass through
-//! memory in batches: read, judged on all threads, put away in a scratch file ([`spool`]) until the last one is known.
+//! memory in batches: read, judged on all threads, put away in a scratch file (`spool`) until the last one is known.
 
 mod columns;
 mod decontaminate;
