@@ -72,11 +72,6 @@ impl Packed {
         Self { inner, cols, data: vec![0_f32; cols.div_ceil(PANEL) * inner * PANEL] }
     }
 
-    /// Columns of the product.
-    pub fn cols(&self) -> usize {
-        self.cols
-    }
-
     /// Length of the sums.
     pub fn inner(&self) -> usize {
         self.inner
@@ -96,36 +91,24 @@ pub struct Left<'a> {
     pub stride: usize,
 }
 
-/// `out += a · b`; `out` is row-major with as many columns as `b`, and its rows say how many `a` has. Rows are shared among threads.
-pub fn product(out: &mut [f32], a: Left<'_>, b: &Packed) {
-    let arch = arch();
-    let tasks = out.par_chunks_mut((BLOCK * b.cols).max(1)).enumerate();
-    tasks.for_each(|(block, out)| {
-        let a = Left { data: &a.data[block * BLOCK * a.stride..], ..a };
-        arch.dispatch(Task { out, a, b });
-    });
-}
-
-/// `out = bias + a · b`, where every row begins with the bias.
+/// `out = bias + a · b`, where every row begins with the bias; `out` is row-major with as many columns as `b`, and its rows say how
+/// many `a` has. Rows are shared among threads.
 pub fn biased_product(out: &mut [f32], bias: &[f32], a: Left<'_>, b: &Packed) {
     assert_eq!(bias.len(), b.cols, "one bias a column");
     let arch = arch();
-    let tasks = out.par_chunks_mut((BLOCK * b.cols).max(1)).enumerate();
-    tasks.for_each(|(block, out)| {
+    out.par_chunks_mut((BLOCK * b.cols).max(1)).enumerate().for_each(|(block, out)| {
         for row in out.chunks_exact_mut(b.cols) {
             row.copy_from_slice(bias);
         }
-        let a = Left { data: &a.data[block * BLOCK * a.stride..], ..a };
-        arch.dispatch(Task { out, a, b });
+        arch.dispatch(Task::of(block, out, a, b));
     });
 }
 
-/// [`product`] by the caller's thread alone.
+/// `out += a · b` by the caller's thread alone.
 pub fn product_here(out: &mut [f32], a: Left<'_>, b: &Packed) {
     let arch = arch();
     for (block, out) in out.chunks_mut((BLOCK * b.cols).max(1)).enumerate() {
-        let a = Left { data: &a.data[block * BLOCK * a.stride..], ..a };
-        arch.dispatch(Task { out, a, b });
+        arch.dispatch(Task::of(block, out, a, b));
     }
 }
 
@@ -134,6 +117,13 @@ struct Task<'a> {
     out: &'a mut [f32],
     a: Left<'a>,
     b: &'a Packed,
+}
+
+impl<'a> Task<'a> {
+    /// The work on a block of the output.
+    fn of(block: usize, out: &'a mut [f32], a: Left<'a>, b: &'a Packed) -> Self {
+        Self { out, a: Left { data: &a.data[block * BLOCK * a.stride..], ..a }, b }
+    }
 }
 
 impl WithSimd for Task<'_> {

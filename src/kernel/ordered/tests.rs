@@ -36,11 +36,20 @@ const SHAPES: [[usize; 3]; 9] = [
     [3, 64, 4096],
 ];
 
+fn bias(cols: usize) -> Vec<f32> {
+    noise(3, cols, 1.0)
+}
+
+/// The product by all threads, from the same bias that [`both`] begins with.
+fn shared(out: &mut [f32], a: Left<'_>, b: &Packed) {
+    biased_product(out, &bias(b.cols), a, b);
+}
+
 /// What a run of the kernel makes of a shape, with the definition's result.
 fn both(shape: [usize; 3], run: impl Fn(&mut [f32], Left<'_>, &Packed)) -> (Vec<f32>, Vec<f32>) {
     let [rows, cols, inner] = shape;
     let (a, w) = (noise(1, rows * inner, 2.0), noise(2, cols * inner, 1.0));
-    let start = noise(3, rows * cols, 1.0);
+    let start = bias(cols).repeat(rows);
     let (mut got, mut want) = (start.clone(), start);
     run(&mut got, Left { data: &a, stride: inner }, &Packed::of_weights(&w, inner));
     definition(&mut want, &a, &w, inner);
@@ -50,7 +59,7 @@ fn both(shape: [usize; 3], run: impl Fn(&mut [f32], Left<'_>, &Packed)) -> (Vec<
 #[test]
 fn every_bit_is_that_of_the_definition() {
     for shape in SHAPES {
-        let (got, want) = both(shape, product);
+        let (got, want) = both(shape, shared);
         assert!(same(&got, &want), "{shape:?}");
         let (here, _) = both(shape, product_here);
         assert!(same(&here, &want), "{shape:?} by one thread");
@@ -60,7 +69,7 @@ fn every_bit_is_that_of_the_definition() {
 #[test]
 fn every_instruction_set_gives_the_same_bits() {
     for shape in SHAPES {
-        for (got, want) in on_all(|| both(shape, product)) {
+        for (got, want) in on_all(|| both(shape, shared)) {
             assert!(same(&got, &want), "{shape:?}");
         }
     }
@@ -98,10 +107,10 @@ fn a_row_does_not_know_its_batch() {
     let (a, w) = (noise(4, 150 * inner, 1.0), noise(5, cols * inner, 1.0));
     let packed = Packed::of_weights(&w, inner);
     let mut all = vec![0.0; 150 * cols];
-    product(&mut all, Left { data: &a, stride: inner }, &packed);
+    biased_product(&mut all, &[0.0; 40], Left { data: &a, stride: inner }, &packed);
     for row in [0, 11, 12, 95, 96, 149] {
         let mut one = vec![0.0; cols];
-        product(&mut one, Left { data: &a[row * inner..], stride: inner }, &packed);
+        biased_product(&mut one, &[0.0; 40], Left { data: &a[row * inner..], stride: inner }, &packed);
         assert!(same(&one, &all[row * cols..][..cols]), "row {row}");
     }
 }
@@ -112,8 +121,8 @@ fn threads_change_nothing_and_a_stride_skips() {
     let (a, w) = (noise(6, rows * 30, 1.0), noise(7, cols * inner, 1.0));
     let packed = Packed::of_weights(&w, inner);
     let run = || {
-        let mut out = vec![1.0; rows * cols];
-        product(&mut out, Left { data: &a, stride: 30 }, &packed);
+        let mut out = vec![9.0; rows * cols];
+        biased_product(&mut out, &[1.0; 8], Left { data: &a, stride: 30 }, &packed);
         out
     };
     let [one, two, seven] = crate::kernel::testing::on_threads(run);
@@ -126,9 +135,13 @@ fn threads_change_nothing_and_a_stride_skips() {
 
 #[test]
 fn nothing_times_anything_is_nothing() {
-    product(&mut [], Left { data: &[], stride: 4 }, &Packed::of_weights(&[1.0; 8], 4));
+    biased_product(&mut [], &[0.0; 2], Left { data: &[], stride: 4 }, &Packed::of_weights(&[1.0; 8], 4));
     let mut out = [3.0];
-    product(&mut out, Left { data: &[], stride: 0 }, &Packed::of_rows(Left { data: &[], stride: 1 }, 0, 1));
+    product_here(
+        &mut out,
+        Left { data: &[], stride: 0 },
+        &Packed::of_rows(Left { data: &[], stride: 1 }, 0, 1),
+    );
     assert_eq!(out.map(f32::to_bits), [3.0_f32.to_bits()], "an empty sum adds nothing");
 }
 
@@ -149,7 +162,8 @@ fn speed() {
             };
             (0..20).map(time).fold(f64::INFINITY, f64::min)
         };
-        let ours = best(&mut || product(&mut out, Left { data: &a, stride: inner }, &packed));
+        let ours =
+            best(&mut || biased_product(&mut out, &bias(cols), Left { data: &a, stride: inner }, &packed));
         let theirs = best(&mut || {
             gemm(
                 (&mut out, cols),
