@@ -1,9 +1,16 @@
 //! The code of each stage, as the build script found it: source files and locked crates with their digests and versions.
 
+use std::collections::BTreeMap;
+
 /// Names of files and crates, each with what identifies its version.
 pub type Code = &'static [(&'static str, &'static str)];
 
 const TABLE: &[(&str, Code)] = include!(concat!(env!("OUT_DIR"), "/code.rs"));
+
+/// The same in the form that keys have.
+pub fn map(code: Code) -> BTreeMap<String, String> {
+    code.iter().map(|&(name, version)| (name.to_owned(), version.to_owned())).collect()
+}
 
 /// The code that the stage in module `stage::<module>` reaches.
 ///

@@ -76,6 +76,11 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure>;
 }
 
+/// For `skip_serializing_if`: a parameter that was not there when keys were made must not change them.
+pub(crate) fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
+}
+
 /// A declared input as the planner sees it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InputPort {

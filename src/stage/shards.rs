@@ -20,7 +20,7 @@ use std::{
 
 use serde_json::{Value, json};
 
-use super::{Invalid, Stage};
+use super::{Invalid, Stage, code};
 use crate::engine::action::{Action, Cx, Failure, Numerics, OutputPort, Pool};
 
 /// No stage has more shards.
@@ -147,7 +147,7 @@ impl<S: Sharded> Action for PartOf<S> {
         S::KIND
     }
     fn code(&self) -> BTreeMap<String, String> {
-        S::CODE.iter().map(|&(name, version)| (name.to_owned(), version.to_owned())).collect()
+        code::map(S::CODE)
     }
     fn pool(&self) -> Pool {
         match self.part {

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Base, InputPort, Invalid, Read, Stage, analyze, cluster, corpus, distill, embed, evaluate, exec, export,
-    init, model, select,
+    Base, InputPort, Invalid, Read, Stage, analyze, cluster, code, corpus, distill, embed, evaluate, exec,
+    export, init, model, select,
     shards::{Part, PartOf, Sharded},
     svd, tokenizer,
 };
@@ -92,7 +92,7 @@ impl<S: Stage> Action for Erased<S> {
         S::KIND
     }
     fn code(&self) -> BTreeMap<String, String> {
-        S::CODE.iter().map(|&(name, version)| (name.to_owned(), version.to_owned())).collect()
+        code::map(S::CODE)
     }
     fn pool(&self) -> Pool {
         S::POOL

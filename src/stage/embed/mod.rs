@@ -53,7 +53,7 @@ pub struct Embed {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_tokens: Option<usize>,
     /// With `path`: what becomes of longer documents.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, skip_serializing_if = "crate::stage::is_default")]
     pub windows: Windows,
     /// With `path`: text that is put before every document, such as `query: `.
     #[serde(default, skip_serializing_if = "String::is_empty")]
@@ -81,10 +81,6 @@ pub enum Windows {
     First,
     /// The mean of the unit vectors of all its windows counts.
     Mean,
-}
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }
 
 const LEXICAL: &str = "lexical";
