@@ -3,9 +3,10 @@
 //! Products are exact integers, sums of members are i64, and a new centroid is the sum scaled to unit length by IEEE square root,
 //! division and rounding. Nothing depends on threads, devices or the order of sums.
 
+use super::ClusterError;
 use crate::{
     device::Device,
-    kernel::nearest::{Nearest, NearestError, Rows, nearest},
+    kernel::nearest::{Nearest, Rows, nearest},
     math::grid,
 };
 
@@ -32,7 +33,7 @@ pub(super) struct Points<'a> {
 
 /// Runs Lloyd's iterations from these centroids until none moves, at most `max_iterations` times. `each` is called once per
 /// iteration and may end the run with an error.
-pub(super) fn cluster<E: From<NearestError>>(
+pub(super) fn cluster<E: From<ClusterError>>(
     points: Points<'_>,
     mut centroids: Vec<i16>,
     max_iterations: u32,
@@ -58,8 +59,8 @@ fn total(assigned: &[Nearest]) -> i64 {
 }
 
 impl Points<'_> {
-    fn assign(&self, centroids: &[i16]) -> Result<Vec<Nearest>, NearestError> {
-        nearest(self.device, Rows::new(self.dim, self.data)?, Rows::new(self.dim, centroids)?)
+    fn assign(&self, centroids: &[i16]) -> Result<Vec<Nearest>, ClusterError> {
+        Ok(nearest(self.device, Rows::new(self.dim, self.data)?, Rows::new(self.dim, centroids)?)?)
     }
 
     pub(super) fn row(&self, i: usize) -> &[i16] {
@@ -126,7 +127,7 @@ mod tests {
 
     fn run(data: &[i16], k: usize, max: u32) -> Found {
         let points = Points { dim: 2, data, device: Device::Cpu };
-        cluster(points, first(points, k), max, || Ok::<_, NearestError>(())).unwrap()
+        cluster(points, first(points, k), max, || Ok::<_, ClusterError>(())).unwrap()
     }
 
     fn labels(found: &Found) -> Vec<u32> {
@@ -181,7 +182,7 @@ mod tests {
         let found = run(&data, 2, 1);
         assert_eq!((found.stable, found.similarity.len()), (false, 2));
         let points = Points { dim: 2, data: &data, device: Device::Cpu };
-        let stopped = cluster(points, first(points, 2), 5, || Err(NearestError::Shape { len: 0, dim: 0 }));
+        let stopped = cluster(points, first(points, 2), 5, || Err(ClusterError::Empty));
         assert!(stopped.is_err());
     }
 }

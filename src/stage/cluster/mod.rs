@@ -42,10 +42,10 @@ pub struct Cluster {
     #[serde(default = "max_iterations")]
     pub max_iterations: u32,
     /// The first centroids.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, skip_serializing_if = "crate::stage::is_default")]
     pub init: Init,
     /// What makes a document an outlier for `select`.
-    #[serde(default, skip_serializing_if = "is_default")]
+    #[serde(default, skip_serializing_if = "crate::stage::is_default")]
     pub outliers: Outliers,
     /// With `outliers = "knn"`: how many neighbours count, 1 to 1000. Default: 10.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -75,10 +75,6 @@ pub enum Outliers {
     /// A small mean product with its nearest neighbours among all documents. Depends on no centroid, so it is much more stable;
     /// takes time with the square of the number of documents.
     Knn,
-}
-
-fn is_default<T: Default + PartialEq>(value: &T) -> bool {
-    *value == T::default()
 }
 
 /// Neighbours that count unless the user says how many.
@@ -147,7 +143,7 @@ impl Stage for Cluster {
         let device: Device = cx.device.parse().map_err(Failure::stage)?;
         let Embeddings { about, ids, vectors, .. } = self.embeddings.load(cx, "embeddings")?;
         if ids.is_empty() {
-            return Err(Failure::stage(ClusterError::Empty));
+            return Err(ClusterError::Empty.into());
         }
         let k = self.count(ids.len());
         let points = kmeans::Points { dim: about.dim, data: &vectors, device };
@@ -155,9 +151,8 @@ impl Stage for Cluster {
         cx.progress.phase("clustering", Some(u64::from(self.max_iterations)), "iterations");
         let found = kmeans::cluster(points, first, self.max_iterations, || {
             cx.progress.advance(1);
-            cx.check_stop().map_err(Ended::Failure)
-        });
-        let found = found.map_err(Failure::from)?;
+            cx.check_stop()
+        })?;
         let neighbours = (self.outliers == Outliers::Knn).then(|| self.neighbours.unwrap_or(NEIGHBOURS));
         let densities = neighbours.map(|count| densities(cx, points, count)).transpose()?;
         let mut sizes = vec![0; k];
@@ -193,7 +188,7 @@ impl Stage for Cluster {
 fn densities(cx: &Cx<'_>, points: kmeans::Points<'_>, count: usize) -> Result<Vec<i64>, Failure> {
     let n = points.data.len() / points.dim;
     cx.progress.phase("comparing neighbours", Some(n as u64), "docs");
-    let rows = Rows::new(points.dim, points.data).map_err(|e| Failure::stage(ClusterError::from(e)))?;
+    let rows = Rows::new(points.dim, points.data).map_err(ClusterError::from)?;
     neighbours::density(rows, count, |n| {
         cx.progress.advance(n as u64);
         cx.check_stop()
@@ -224,24 +219,9 @@ impl Cluster {
     }
 }
 
-/// Why iterations ended early.
-enum Ended {
-    Nearest(NearestError),
-    Failure(Failure),
-}
-
-impl From<NearestError> for Ended {
-    fn from(error: NearestError) -> Self {
-        Self::Nearest(error)
-    }
-}
-
-impl From<Ended> for Failure {
-    fn from(ended: Ended) -> Self {
-        match ended {
-            Ended::Nearest(error) => Self::stage(ClusterError::from(error)),
-            Ended::Failure(failure) => failure,
-        }
+impl From<ClusterError> for Failure {
+    fn from(error: ClusterError) -> Self {
+        Self::stage(error)
     }
 }
 

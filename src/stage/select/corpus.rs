@@ -14,7 +14,6 @@ use crate::{
         texts::{Text, group},
     },
     engine::action::{Cx, Failure},
-    kernel::nearest::NearestError,
 };
 
 /// Documents in the order of their ids.
@@ -88,9 +87,8 @@ impl Corpus {
                 (dim, &embeddings.vectors),
                 &clusters.centroids,
                 None,
-                || Ok::<_, NearestError>(()),
-            );
-        let found = found.map_err(SelectError::from)?;
+                || Ok::<_, SelectError>(()),
+            )?;
         if found.iter().zip(&self.places).any(|(a, b)| (a.cluster, a.score) != (b.cluster, b.score)) {
             return Err(SelectError::OtherVectors.into());
         }

@@ -4,11 +4,11 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
 
-use super::choice::Place;
+use super::{SelectError, choice::Place};
 use crate::{
     device::Device,
     kernel::{
-        nearest::{Nearest, NearestError, Rows, nearest},
+        nearest::{Nearest, Rows, nearest},
         neighbours,
     },
     math::grid,
@@ -50,14 +50,15 @@ fn step(row: &mut [i16], radius: i64, mut rng: ChaCha8Rng) {
 }
 
 /// Where vectors lie among centroids, with their density among `neighbours` where that counts. `each` may stop a long count.
-pub(super) fn places<E: From<NearestError> + Send>(
+pub(super) fn places<E: From<SelectError> + Send>(
     (dim, vectors): (usize, &[i16]),
     centroids: &[i16],
     neighbours: Option<usize>,
     each: impl Fn() -> Result<(), E> + Sync,
 ) -> Result<Vec<Place>, E> {
-    let rows = Rows::new(dim, vectors)?;
-    let found = nearest(Device::Cpu, rows, Rows::new(dim, centroids)?)?;
+    let rows = Rows::new(dim, vectors).map_err(SelectError::from)?;
+    let centres = Rows::new(dim, centroids).map_err(SelectError::from)?;
+    let found = nearest(Device::Cpu, rows, centres).map_err(SelectError::from)?;
     let densities = neighbours.map(|count| neighbours::density(rows, count, |_| each())).transpose()?;
     let alone = centroids.len() == dim;
     let place = |(i, near): (usize, &Nearest)| {
@@ -115,7 +116,7 @@ mod tests {
     #[test]
     fn places_are_those_of_the_definition() {
         let (rows, centroids) = ([4000, 0, 0, 4000, 2400, 3200], [4000, 0, 0, 4000]);
-        let found = places((2, &rows), &centroids, Some(1), || Ok::<_, NearestError>(())).unwrap();
+        let found = places((2, &rows), &centroids, Some(1), || Ok::<_, SelectError>(())).unwrap();
         let place = |cluster, score, margin, density| Place {
             cluster,
             score,
@@ -125,7 +126,7 @@ mod tests {
         let one = 16_000_000;
         let third = place(1, 12_800_000, 3_200_000, 12_800_000);
         assert_eq!(found, [place(0, one, one, 9_600_000), place(1, one, one, 12_800_000), third]);
-        let found = places((2, &rows), &centroids[..2], None, || Ok::<_, NearestError>(())).unwrap();
+        let found = places((2, &rows), &centroids[..2], None, || Ok::<_, SelectError>(())).unwrap();
         assert!(found.iter().all(|p| p.margin.is_none() && p.density.is_none()), "one centroid");
     }
 }

@@ -23,7 +23,6 @@ use crate::{
         texts::{Text, write_jsonl},
     },
     engine::action::{Cx, Failure},
-    kernel::nearest::NearestError,
     math::pca::Plane,
     stage::Finite,
 };
@@ -149,10 +148,7 @@ impl Job<'_> {
         for copy in 0..count {
             let data = moved::moved((dim, &embeddings.vectors), ids, self.bounds.radius, (cx.seed, copy));
             let (centroids, neighbours) = (&self.clusters.centroids, self.clusters.about.neighbours);
-            let places = moved::places((dim, &data), centroids, neighbours, || {
-                cx.check_stop().map_err(Ended::Failure)
-            });
-            let places = places.map_err(Failure::from)?;
+            let places = moved::places((dim, &data), centroids, neighbours, || cx.check_stop())?;
             let again = choice::choose(&self.rules, &self.facts, &places, Some(Vectors { dim, data: &data }));
             overlaps.extend(Overlap::of(copy, SPLITS, choice, &again));
             cx.progress.advance(1);
@@ -220,25 +216,4 @@ impl Job<'_> {
 
 fn json(value: &impl serde::Serialize) -> Result<String, Failure> {
     Ok(serde_json::to_string_pretty(value).map_err(Failure::stage)? + "\n")
-}
-
-/// Why a copy ended early.
-enum Ended {
-    Nearest(NearestError),
-    Failure(Failure),
-}
-
-impl From<NearestError> for Ended {
-    fn from(error: NearestError) -> Self {
-        Self::Nearest(error)
-    }
-}
-
-impl From<Ended> for Failure {
-    fn from(ended: Ended) -> Self {
-        match ended {
-            Ended::Nearest(error) => SelectError::from(error).into(),
-            Ended::Failure(failure) => failure,
-        }
-    }
 }

@@ -163,7 +163,7 @@ fn what_is_not_listed_does_not_change() {
         let centroids: Vec<i16> = vectors[..3 * DIM].to_vec();
         let neighbours = (seed % 5 == 0).then_some(3);
         let place =
-            |data: &[i16]| places((DIM, data), &centroids, neighbours, || Ok::<_, NearestError>(())).unwrap();
+            |data: &[i16]| places((DIM, data), &centroids, neighbours, || Ok::<_, SelectError>(())).unwrap();
         let choice = |data: &[i16]| choose(&rules, &facts, &place(data), Some(Vectors { dim: DIM, data }));
         let given = choice(&vectors);
         for (copy, radius) in [2, 10, 60, 300].into_iter().enumerate() {
