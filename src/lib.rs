@@ -7,6 +7,8 @@ pub mod engine;
 #[cfg(feature = "fuzzing")]
 #[doc(hidden)]
 pub mod fuzzing;
+#[cfg(feature = "hub")]
+pub mod hub;
 pub mod kernel;
 pub mod manifest;
 pub mod math;

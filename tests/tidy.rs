@@ -19,6 +19,7 @@ const IMPORTS: &[(&str, &[&str])] = &[
     ("math", &["kernel", "device"]),
     ("kernel", &["device", "math"]),
     ("engine", &["store"]),
+    ("hub", &["engine"]),
     ("manifest", &[]),
     ("store", &[]),
     ("artifact", &[]),

@@ -12,6 +12,7 @@ mod error;
 pub mod exit;
 mod graph;
 mod history;
+mod hub;
 mod lock;
 mod log;
 mod output;

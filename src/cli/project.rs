@@ -138,6 +138,7 @@ impl Project {
             force: names.force(select)?,
             device: device.to_string(),
             fingerprint,
+            hub: super::hub::open(),
             ..engine::options::Options::default()
         };
         let graph = plan.graph();

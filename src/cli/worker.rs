@@ -98,7 +98,8 @@ fn work(store: &Store, ticket: &Ticket, signals: &signal::Signals) -> Result<Wor
         recipe: None,
         limits: ticket.limits(),
     });
-    let options = Options { device: device.to_string(), fingerprint, ..Options::default() };
+    let hub = super::hub::open();
+    let options = Options { device: device.to_string(), fingerprint, hub, ..Options::default() };
     let terminal = Arc::new(Terminal::new([ticket.stage.as_str()].into_iter()));
     signals.tell(&terminal);
     let engine = Engine { store, graph: &graph, options: &options };

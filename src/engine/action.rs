@@ -14,6 +14,8 @@ use std::{
     time::Instant,
 };
 
+pub use super::hub::{Hub, HubFailure, Pinned, Repo, RepoFile, RepoKind};
+
 /// The files of one artifact: name inside the artifact → path of its immutable bytes.
 pub type Files = BTreeMap<String, PathBuf>;
 
@@ -29,6 +31,10 @@ pub trait Action: Send + Sync {
     fn numerics(&self) -> Numerics;
     /// The parameters that can change the result. Names of stages and paths are left out.
     fn params(&self) -> serde_json::Value;
+    /// The repositories of a hub that it reads.
+    fn repos(&self) -> Vec<Repo> {
+        Vec::new()
+    }
     /// The artifacts it writes.
     fn outputs(&self) -> &'static [OutputPort];
     /// Runs it. All outputs must be under [`Cx::out`] when it returns `Ok`.
@@ -78,6 +84,10 @@ pub struct Cx<'a> {
     pub inputs: BTreeMap<String, Files>,
     /// Files of the user that the stage declared: logical name (`sources.0/a/b.md`) → path.
     pub reads: Files,
+    /// The repositories that it declared, each at the commit that its key was made with.
+    pub repos: &'a [Pinned],
+    /// Who brings their files.
+    pub hub: &'a dyn Hub,
     /// The private folder for outputs: one sub-folder per output port, already made.
     pub out: PathBuf,
     /// A private folder for scratch files, gone after the run.
@@ -100,6 +110,13 @@ impl Cx<'_> {
     /// The files of an input port.
     pub fn input(&self, port: &str) -> Result<&Files, Failure> {
         self.inputs.get(port).ok_or_else(|| Failure::UndeclaredInput(port.to_owned()))
+    }
+
+    /// The files of a declared repository, by their paths in it. They are brought here if need be, and checked.
+    pub fn repo(&self, name: &str) -> Result<Files, Failure> {
+        let declared = self.repos.iter().find(|repo| repo.name == name);
+        let pinned = declared.ok_or_else(|| Failure::UndeclaredInput(name.to_owned()))?;
+        Ok(self.hub.fetch(pinned, self.progress, self.stop)?)
     }
 
     /// The folder that holds an output port's files.

@@ -9,7 +9,7 @@ use std::{
 use serde_json::json;
 
 use super::{
-    action::{Action, Cx, Failure, Numerics, OutputPort, Pool},
+    action::{Action, Cx, Failure, Numerics, OutputPort, Pool, Repo},
     graph::{Node, NodeId, Source},
     limits::Limits,
 };
@@ -39,6 +39,7 @@ pub(crate) struct Fake {
     numerics: Numerics,
     log: Log,
     before: Behaviour,
+    repos: Vec<Repo>,
     constant: bool,
 }
 
@@ -52,6 +53,7 @@ impl Fake {
             numerics: Numerics::Bitwise,
             log: Log::default(),
             before: Arc::new(|_| Ok(())),
+            repos: Vec::new(),
             constant: false,
         }
     }
@@ -75,6 +77,12 @@ impl Fake {
 
     pub(crate) fn log(self, log: &Log) -> Self {
         Self { log: log.clone(), ..self }
+    }
+
+    /// Reads a repository of the hub.
+    pub(crate) fn repo(mut self, repo: Repo) -> Self {
+        self.repos.push(repo);
+        self
     }
 
     /// Writes the same bytes whatever it reads.
@@ -135,6 +143,9 @@ impl Action for Fake {
     fn params(&self) -> serde_json::Value {
         self.params.clone()
     }
+    fn repos(&self) -> Vec<Repo> {
+        self.repos.clone()
+    }
     fn outputs(&self) -> &'static [OutputPort] {
         &[OutputPort { name: "out", kind: "text" }]
     }
@@ -148,6 +159,12 @@ impl Action for Fake {
                 for (name, path) in files {
                     let bytes = fs::read_to_string(path).map_err(Failure::stage)?;
                     text.extend([port, "/", name, ": ", &bytes, "\n"]);
+                }
+            }
+            for repo in &self.repos {
+                for (name, path) in cx.repo(&repo.name)? {
+                    let bytes = fs::read_to_string(path).map_err(Failure::stage)?;
+                    text.extend([&*repo.name, "/", &name, ": ", &bytes, "\n"]);
                 }
             }
             for (name, path) in &cx.reads {

@@ -8,6 +8,7 @@
 //! | its parameters | a tree of values; inputs and paths are `null` in it |
 //! | its inputs | port → tree digest, taken from the producer's record |
 //! | the user's files | logical name → blob digest |
+//! | files of a hub | logical name → object id in git; absent unless there are any |
 //! | seed and salt | integer; text, absent unless set |
 //! | numerics class | its name, and for `per-device` the device's fingerprint |
 //!
@@ -42,6 +43,9 @@ pub struct Key {
     pub inputs: BTreeMap<String, Digest>,
     /// Logical name of a user's file → blob digest.
     pub reads: BTreeMap<String, Digest>,
+    /// Logical name of a file of a hub → its object id in git.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub remote: BTreeMap<String, String>,
     /// The stage's seed.
     pub seed: u64,
     /// Set by the user to disown earlier results.
@@ -79,6 +83,9 @@ impl Key {
         ]) else {
             unreachable!("`Value::map` makes a map")
         };
+        if !self.remote.is_empty() {
+            map.insert("remote".to_owned(), texts(&self.remote));
+        }
         for (name, text) in [("salt", &self.salt), ("fingerprint", &self.fingerprint)] {
             if let Some(text) = text {
                 map.insert(name.to_owned(), Value::Text(text.clone()));
@@ -122,6 +129,7 @@ pub(crate) mod tests {
                 .map(|(p, d)| (p.into(), Digest::of(d.as_bytes())))
                 .into(),
             reads: [("weights/a".into(), Digest::of(b"a"))].into(),
+            remote: BTreeMap::new(),
             seed: 7,
             salt: None,
             numerics: "per-device".into(),
@@ -153,7 +161,7 @@ pub(crate) mod tests {
 
     #[test]
     fn every_ingredient_moves_the_digest() {
-        let change: [fn(&mut Key); 15] = [
+        let change: [fn(&mut Key); 17] = [
             |k| k.format += 1,
             |k| k.kind = "svd2".into(),
             |k| drop(k.code.insert("src/a.rs".into(), "f00e".into())),
@@ -172,6 +180,8 @@ pub(crate) mod tests {
                 k.inputs = [("model".into(), b), ("moments".into(), a)].into();
             },
             |k| std::mem::swap(&mut k.inputs, &mut k.reads),
+            |k| k.remote = [("weights/a".into(), "f00d".into())].into(),
+            |k| k.remote = [("weights/a".into(), "f00e".into())].into(),
         ];
         let mut digests = vec![sample().digest()];
         for change in change {
@@ -209,8 +219,8 @@ pub(crate) mod tests {
         };
         let text = || prop::option::of("[ab]?");
         let code = || prop::collection::btree_map("[ab]", "[ab]", 0..2);
-        (params, digests(), digests(), 0..2_u64, text(), text(), code()).prop_map(
-            |(params, inputs, reads, seed, salt, fingerprint, code)| Key {
+        (params, digests(), digests(), 0..2_u64, text(), text(), code(), code()).prop_map(
+            |(params, inputs, reads, seed, salt, fingerprint, code, remote)| Key {
                 params: serde_json::Value::Object(params.into_iter().collect()),
                 inputs,
                 reads,
@@ -218,6 +228,7 @@ pub(crate) mod tests {
                 salt,
                 fingerprint,
                 code,
+                remote,
                 ..sample()
             },
         )
@@ -253,7 +264,8 @@ pub(crate) mod tests {
         more["host"] = json!("here");
         assert_eq!(Key::from_json(&more), None);
         let bare = Key { salt: None, fingerprint: None, ..sample() };
-        assert!(bare.to_json().get("salt").is_none(), "what is not set is not stored");
+        let unset = ["salt", "fingerprint", "remote"].map(|field| bare.to_json().get(field).cloned());
+        assert_eq!(unset, [None, None, None], "what is not set is not stored");
         assert_eq!(Key::from_json(&bare.to_json()), Some(bare));
     }
 

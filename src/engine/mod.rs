@@ -14,6 +14,7 @@ mod failure;
 #[cfg(test)]
 pub(crate) mod fake;
 pub mod graph;
+pub mod hub;
 pub mod key;
 mod latest;
 pub mod limits;

@@ -1,10 +1,11 @@
 //! What a run is asked to do: which nodes, which are forced, how many workers. Knows no command line.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, sync::Arc};
 
 use super::{
     cluster::Cluster,
     graph::{Graph, NodeId},
+    hub::{Hub, NoHub},
     shared::Shared,
 };
 use crate::store::{self, Digest};
@@ -29,6 +30,8 @@ pub struct Options {
     pub gate: Option<Box<Gate>>,
     /// A cache that other machines share: asked before a stage runs, and told what was made.
     pub shared: Option<Box<dyn Shared>>,
+    /// Brings what stages read from a hub.
+    pub hub: Arc<dyn Hub>,
     /// Runs stages on other hosts; without one, all run here.
     pub cluster: Option<Box<dyn Cluster>>,
 }
@@ -48,6 +51,7 @@ impl Default for Options {
             fingerprint: String::new(),
             gate: None,
             shared: None,
+            hub: Arc::new(NoHub),
             cluster: None,
         }
     }

@@ -146,7 +146,10 @@ impl View<'_> {
             let digest = made.map(|tree| tree.digest).or_else(|| old.inputs.get(port).copied());
             inputs.extend(digest.map(|d| (port.clone(), d)));
         }
-        let new = self.engine.key(id, inputs, &self.engine.reads(id)?);
+        let reads = self.engine.reads(id)?;
+        // What cannot be asked now is told when the stage's turn comes.
+        let Ok(repos) = self.engine.repos(id) else { return Ok(Vec::new()) };
+        let new = self.engine.key(id, inputs, (&reads, &repos));
         Ok(super::reason::diff(&old, &new.as_stored()))
     }
 }

@@ -5,7 +5,6 @@ use std::{collections::BTreeMap, fmt};
 use serde_json::Value as Json;
 
 use super::key::Key;
-use crate::store::Digest;
 
 /// One reason why a stage runs. Each prints as one sentence.
 #[derive(Debug, Clone, PartialEq)]
@@ -34,6 +33,8 @@ pub enum Reason {
     Input(String, Change),
     /// A file of the user.
     Read(String, Change),
+    /// A file of a hub.
+    Remote(String, Change),
     /// The seed.
     Seed(u64, u64),
     /// The salt.
@@ -69,6 +70,7 @@ pub fn diff(old: &Key, new: &Key) -> Vec<Reason> {
     params("", Some(&old.params), Some(&new.params), &mut reasons);
     digests(&old.inputs, &new.inputs, Reason::Input, &mut reasons);
     digests(&old.reads, &new.reads, Reason::Read, &mut reasons);
+    digests(&old.remote, &new.remote, Reason::Remote, &mut reasons);
     if old.seed != new.seed {
         reasons.push(Reason::Seed(old.seed, new.seed));
     }
@@ -113,9 +115,9 @@ fn params(name: &str, old: Option<&Json>, new: Option<&Json>, reasons: &mut Vec<
     }
 }
 
-fn digests(
-    old: &BTreeMap<String, Digest>,
-    new: &BTreeMap<String, Digest>,
+fn digests<D: PartialEq>(
+    old: &BTreeMap<String, D>,
+    new: &BTreeMap<String, D>,
     reason: fn(String, Change) -> Reason,
     reasons: &mut Vec<Reason>,
 ) {
@@ -156,6 +158,7 @@ impl fmt::Display for Reason {
             Self::Param(name, ..) => write!(f, "parameter `{name}` is gone"),
             Self::Input(port, change) => write!(f, "input `{port}` {change}"),
             Self::Read(name, change) => write!(f, "file `{name}` {change}"),
+            Self::Remote(name, change) => write!(f, "file `{name}` of the hub {change}"),
             Self::Seed(old, new) => write!(f, "the seed changed: {old} -> {new}"),
             Self::Salt => write!(f, "the salt changed"),
             Self::Numerics(old, new) => write!(f, "the numerics class changed: {old} -> {new}"),
@@ -200,7 +203,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::engine::key::tests::sample;
+    use crate::{engine::key::tests::sample, store::Digest};
 
     fn lines(change: impl FnOnce(&mut Key)) -> Vec<String> {
         let mut new = sample();

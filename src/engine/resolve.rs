@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use super::{
-    action::Numerics,
+    action::{HubFailure, Numerics, Pinned},
     executor::Engine,
     graph::NodeId,
     key::{self, Key},
@@ -41,6 +41,7 @@ pub(crate) struct Miss {
     pub(crate) slot: Option<Slot>,
     pub(crate) inputs: BTreeMap<String, Tree>,
     pub(crate) reads: Vec<ReadFile>,
+    pub(crate) repos: Vec<Pinned>,
     pub(crate) reasons: Vec<Reason>,
 }
 
@@ -49,6 +50,8 @@ pub(crate) struct Miss {
 pub(crate) enum ResolveError {
     #[error(transparent)]
     Store(#[from] store::StoreError),
+    #[error(transparent)]
+    Hub(#[from] HubFailure),
     #[error("the record of `{producer}` has no output `{port}`; run it again with --force {producer}")]
     NoOutput { producer: String, port: String },
 }
@@ -62,14 +65,22 @@ impl Engine<'_> {
         latest: &Latest,
     ) -> Result<Resolved, ResolveError> {
         let inputs = self.inputs(id, records)?;
-        let reads = self.reads(id)?;
-        let key =
-            self.key(id, inputs.iter().map(|(port, tree)| (port.clone(), tree.digest)).collect(), &reads);
+        let (reads, repos) = (self.reads(id)?, self.repos(id)?);
+        let digests = inputs.iter().map(|(port, tree)| (port.clone(), tree.digest)).collect();
+        let key = self.key(id, digests, (&reads, &repos));
         let digest = key.digest();
         let name = &self.graph.node(id).name;
         if mode == Mode::Run && self.options.forces(name) {
             let reasons = vec![Reason::Forced];
-            return Ok(Resolved::Miss(Box::new(Miss { key, digest, slot: None, inputs, reads, reasons })));
+            return Ok(Resolved::Miss(Box::new(Miss {
+                key,
+                digest,
+                slot: None,
+                inputs,
+                reads,
+                repos,
+                reasons,
+            })));
         }
         let slot = match self.store.lookup(&digest)? {
             Lookup::Hit(record) => {
@@ -84,7 +95,7 @@ impl Engine<'_> {
             None => self.reasons(name, &key, latest)?,
         };
         tracing::debug!(stage = name, key = %digest, "miss");
-        Ok(Resolved::Miss(Box::new(Miss { key, digest, slot: Some(slot), inputs, reads, reasons })))
+        Ok(Resolved::Miss(Box::new(Miss { key, digest, slot: Some(slot), inputs, reads, repos, reasons })))
     }
 
     /// The difference between a key and the last one of the stage of this name.
@@ -96,8 +107,13 @@ impl Engine<'_> {
         Ok(if reasons.is_empty() { vec![Reason::RecordGone] } else { reasons })
     }
 
-    /// The key of a node with these inputs and files.
-    pub(crate) fn key(&self, id: NodeId, inputs: BTreeMap<String, Digest>, reads: &[ReadFile]) -> Key {
+    /// The key of a node with these inputs, files and repositories.
+    pub(crate) fn key(
+        &self,
+        id: NodeId,
+        inputs: BTreeMap<String, Digest>,
+        (reads, repos): (&[ReadFile], &[Pinned]),
+    ) -> Key {
         let node = self.graph.node(id);
         let numerics = node.action.numerics();
         Key {
@@ -107,6 +123,7 @@ impl Engine<'_> {
             params: node.action.params(),
             inputs,
             reads: reads.iter().map(|r| (r.name.clone(), r.digest)).collect(),
+            remote: repos.iter().flat_map(Pinned::contents).collect(),
             seed: node.seed,
             salt: node.salt.clone(),
             numerics: numerics.as_str().to_owned(),
@@ -129,6 +146,11 @@ impl Engine<'_> {
             }
         };
         self.graph.node(id).inputs.iter().map(input).collect()
+    }
+
+    /// The repositories of a node, at the commits that their revisions are now.
+    pub(crate) fn repos(&self, id: NodeId) -> Result<Vec<Pinned>, HubFailure> {
+        self.graph.node(id).action.repos().iter().map(|repo| self.options.hub.pin(repo)).collect()
     }
 
     /// The user's files of a node, hashed unless their stamps are known.

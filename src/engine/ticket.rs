@@ -15,7 +15,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    action::{Class, Numerics, Stop},
+    action::{Class, Numerics, Pinned, Stop},
     event::{Event, Journal, Reporter},
     executor::Engine,
     graph::{Graph, Node, NodeId},
@@ -42,6 +42,9 @@ pub struct Ticket {
     pub inputs: BTreeMap<String, Tree>,
     /// The user's files: logical name and absolute path.
     pub reads: Vec<(String, PathBuf)>,
+    /// The repositories that it reads.
+    #[serde(default)]
+    pub repos: Vec<Pinned>,
     /// The device that it runs on, as `--device` takes it.
     pub device: String,
     /// Whether it runs although it is recorded.
@@ -67,6 +70,7 @@ impl Ticket {
             key: miss.key.clone(),
             inputs: miss.inputs.clone(),
             reads: miss.reads.iter().map(|read| (read.name.clone(), absolute(&read.path))).collect(),
+            repos: miss.repos.clone(),
             device: device.to_owned(),
             forced: miss.slot.is_none(),
             why: miss.reasons.iter().map(ToString::to_string).collect(),
@@ -151,7 +155,7 @@ impl Engine<'_> {
             reads.push(ReadFile { name: name.clone(), path: path.clone(), digest, stamp });
         }
         let inputs = ticket.inputs.iter().map(|(port, tree)| (port.clone(), tree.digest)).collect();
-        let key = self.key(id, inputs, &reads);
+        let key = self.key(id, inputs, (&reads, &ticket.repos));
         let digest = key.digest();
         if digest != ticket.key.digest() {
             let mut why = sentence(&reason::diff(&ticket.key, &key));
@@ -168,7 +172,8 @@ impl Engine<'_> {
             (false, Lookup::Miss(slot)) => Some(slot),
             _ => None,
         };
-        Ok(Miss { key, digest, slot, inputs: ticket.inputs.clone(), reads, reasons })
+        let (inputs, repos) = (ticket.inputs.clone(), ticket.repos.clone());
+        Ok(Miss { key, digest, slot, inputs, reads, repos, reasons })
     }
 
     /// Does what a ticket asks, unless it is done. Waits for another process that does it already.

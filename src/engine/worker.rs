@@ -247,9 +247,9 @@ impl Engine<'_> {
     }
 
     fn context<'a>(
-        &self,
+        &'a self,
         node: &Node,
-        miss: &Miss,
+        miss: &'a Miss,
         work: &Workdir,
         (progress, checkpoints, stop): (&'a StageProgress<'a>, &'a Kept<'a>, &'a Stop),
     ) -> Result<Cx<'a>, AttemptError> {
@@ -260,6 +260,8 @@ impl Engine<'_> {
         Ok(Cx {
             inputs,
             reads: miss.reads.iter().map(|r| (r.name.clone(), r.path.clone())).collect(),
+            repos: &miss.repos,
+            hub: &*self.options.hub,
             out: work.out.clone(),
             scratch: work.scratch.clone(),
             log: PathBuf::new(),

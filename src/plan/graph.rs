@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Node, Plan};
 use crate::engine::{
-    action::{Action, Cx, Failure, Numerics, OutputPort, Pool},
+    action::{Action, Cx, Failure, Numerics, OutputPort, Pool, Repo},
     graph::{self, Graph, NodeId, Source},
 };
 
@@ -53,6 +53,9 @@ impl Action for Shared {
     }
     fn params(&self) -> serde_json::Value {
         self.0.params()
+    }
+    fn repos(&self) -> Vec<Repo> {
+        self.0.repos()
     }
     fn outputs(&self) -> &'static [OutputPort] {
         self.0.outputs()

@@ -13,6 +13,7 @@ mod encode;
 pub mod evaluate;
 pub mod exec;
 pub mod export;
+pub mod hub;
 pub mod init;
 pub mod model;
 pub mod select;
@@ -33,7 +34,7 @@ use self::code::Code;
 pub use crate::artifact::files::ANY;
 use crate::{
     artifact::Artifact,
-    engine::action::{Cx, Failure, Numerics, OutputPort, Pool},
+    engine::action::{Cx, Failure, Numerics, OutputPort, Pool, Repo},
 };
 
 /// A stage: the struct holds its parameters, whose doc comments are the manual.
@@ -60,6 +61,11 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     /// The user's files that it reads. `base` tells the folder that the path in a parameter (`sources.0.files`) is relative to.
     fn reads(&self, _base: &Base<'_>) -> Result<Vec<Read>, Invalid> {
         Ok(Vec::new())
+    }
+
+    /// The repositories of a hub that it reads.
+    fn repos(&self) -> Vec<Repo> {
+        Vec::new()
     }
 
     /// Checks what types cannot: ranges, combinations.

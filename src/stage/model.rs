@@ -7,11 +7,12 @@ use serde::{Deserialize, Serialize};
 
 use crate::{
     artifact::{Artifact, checkpoint::Checkpoint},
-    engine::action::{Cx, Failure, Numerics, OutputPort},
+    engine::action::{Cx, Failure, Numerics, OutputPort, Repo, RepoKind},
     model::{Config, Layer, ModelError, Shell},
     stage::{
         Base, Invalid, Read, Stage, UserPath,
         code::{self, Code},
+        hub::{self, Address},
     },
 };
 
@@ -23,24 +24,24 @@ pub struct ModelSource {
     /// The model's folder, relative to the manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<UserPath>,
-    /// A model of the hub in place of `path`, such as `openai/gpt-oss-20b`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub hub: Option<String>,
-    /// With `hub`: the commit, tag or branch.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub revision: Option<String>,
+    /// A model of the Hugging Face hub in place of `path`, such as `openai/gpt-oss-20b`. It is fetched into the cache that all tools of
+    /// the hub share (`HF_HOME`), unless it is there. `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` count.
+    #[serde(default, skip_serializing)]
+    pub hub: Option<Address>,
+    /// With `hub`: a commit, which needs no network once the model is here, a tag or a branch. Default: `main`.
+    #[serde(default, skip_serializing)]
+    pub revision: Option<Address>,
 }
 
 /// Why a model cannot be used.
 #[derive(Debug, thiserror::Error)]
 enum SourceError {
-    #[error(
-        "`{0}` is on the hub, and this version does not download; fetch it yourself and set `path` to its folder in place of `hub`"
-    )]
-    HubUnavailable(String),
     #[error("cannot copy `{file}`: {source}")]
     Copy { file: String, source: std::io::Error },
 }
+
+/// The name by which the stage asks for the files of the hub.
+const REPO: &str = "model";
 
 /// What belongs to a model besides its weights and configuration, by the end of the file's name.
 const SIDE_FILES: &[&str] = &[".json", ".jinja", ".txt", ".model", "LICENSE"];
@@ -62,10 +63,8 @@ impl Stage for ModelSource {
                 Err(Invalid::new("revision", "`revision` goes with `hub`")
                     .hint("a folder is identified by its content; remove `revision`"))
             }
-            (None, Some(hub)) if hub.split('/').filter(|part| !part.is_empty()).count() != 2 => {
-                Err(Invalid::new("hub", format!("`{hub}` is not a name of the form owner/model")))
-            }
-            _ => Ok(()),
+            (None, Some(id)) => hub::check(("hub", &id.0), self.revision.as_ref(), ""),
+            (Some(_), None) => Ok(()),
         }
     }
 
@@ -73,14 +72,21 @@ impl Stage for ModelSource {
         self.path.as_ref().map_or_else(|| Ok(Vec::new()), |path| model_files(&base("path").join(&path.0)))
     }
 
+    fn repos(&self) -> Vec<Repo> {
+        // Only what lies at the top: below are other forms of the same weights.
+        let side = SIDE_FILES.iter().map(|end| format!("*{end}"));
+        let globs: Vec<String> = side.chain(["*.safetensors".to_owned()]).collect();
+        let globs: Vec<&str> = globs.iter().map(String::as_str).collect();
+        let repo = |id: &Address| hub::repo(REPO, (RepoKind::Model, &id.0, self.revision.as_ref()), &globs);
+        self.hub.iter().map(repo).collect()
+    }
+
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
-        if let Some(hub) = &self.hub {
-            return Err(Failure::stage(SourceError::HubUnavailable(hub.clone())));
-        }
-        let checkpoint = Checkpoint::load(&cx.reads).map_err(Failure::stage)?;
+        let files = if self.hub.is_some() { cx.repo(REPO)? } else { cx.reads.clone() };
+        let checkpoint = Checkpoint::load(&files).map_err(Failure::stage)?;
         validate(&checkpoint, cx)?;
         let out = cx.output("checkpoint");
-        for (file, path) in &cx.reads {
+        for (file, path) in &files {
             cx.check_stop()?;
             fs::copy(path, out.join(file))
                 .map_err(|source| Failure::stage(SourceError::Copy { file: file.clone(), source }))?;
@@ -139,7 +145,10 @@ fn validate(checkpoint: &Checkpoint, cx: &Cx<'_>) -> Result<(), Failure> {
 mod tests {
     use super::*;
     use crate::{
-        artifact::checkpoint::{Draft, Owned, files_in},
+        artifact::{
+            Files,
+            checkpoint::{Draft, Owned, files_in},
+        },
         stage::testing::Bench,
     };
 
@@ -222,12 +231,19 @@ mod tests {
     }
 
     #[test]
-    fn the_hub_is_planned_but_not_run() {
-        let stage = source("hub = 'openai/gpt-oss-20b'\nrevision = 'main'");
-        assert_eq!(stage.check(), Ok(()));
-        assert_eq!(stage.reads(&|_| "".into()), Ok(vec![]));
-        let error = Bench::new().run(&stage).unwrap_err().to_string();
-        assert!(error.starts_with("`openai/gpt-oss-20b` is on the hub"), "{error}");
+    fn of_the_hub_only_what_lies_at_the_top_is_read() {
+        let stage = source("hub = 'openai/gpt-oss-20b'\nrevision = 'v1'");
+        assert_eq!((stage.check(), stage.reads(&|_| "".into())), (Ok(()), Ok(vec![])));
+        let repos = stage.repos();
+        assert_eq!((&*repos[0].id, &*repos[0].revision), ("openai/gpt-oss-20b", "v1"));
+        assert!(repos[0].files.iter().all(|glob| glob.starts_with('*') && !glob.contains('/')));
+        assert_eq!(
+            serde_json::to_value(&stage).unwrap(),
+            serde_json::json!({}),
+            "object ids are in the key instead"
+        );
+        let bench = Bench::new().repo(REPO, RepoKind::Model, Files::new());
+        assert!(bench.run(&stage).unwrap_err().to_string().contains("config.json"));
     }
 
     #[test]

@@ -21,7 +21,7 @@ use std::{
 use serde_json::{Value, json};
 
 use super::{Invalid, Stage, code};
-use crate::engine::action::{Action, Cx, Failure, Numerics, OutputPort, Pool};
+use crate::engine::action::{Action, Cx, Failure, Numerics, OutputPort, Pool, Repo};
 
 /// No stage has more shards.
 pub const MOST: usize = 1000;
@@ -166,6 +166,12 @@ impl<S: Sharded> Action for PartOf<S> {
             Part::Split(of) => json!({ "part": "split", "of": of }),
             Part::Shard(shard) => json!({ "part": "shard", "params": self.stage.shard_params(shard) }),
             Part::Merge(_) => json!({ "part": "merge", "params": self.stage.merge_params() }),
+        }
+    }
+    fn repos(&self) -> Vec<Repo> {
+        match self.part {
+            Part::Shard(_) => self.stage.repos(),
+            Part::Split(_) | Part::Merge(_) => Vec::new(),
         }
     }
     fn outputs(&self) -> &'static [OutputPort] {

@@ -8,7 +8,7 @@ use super::{
     shards::{Part, PartOf, Sharded},
     svd, tokenizer,
 };
-use crate::engine::action::{Action, Cx, Failure, Numerics, OutputPort, Pool};
+use crate::engine::action::{Action, Cx, Failure, Numerics, OutputPort, Pool, Repo};
 
 /// One row of the stage table.
 pub struct Entry {
@@ -102,6 +102,9 @@ impl<S: Stage> Action for Erased<S> {
     }
     fn params(&self) -> serde_json::Value {
         serde_json::to_value(&self.0).expect("parameters are plain data with string keys and finite numbers")
+    }
+    fn repos(&self) -> Vec<Repo> {
+        self.0.repos()
     }
     fn outputs(&self) -> &'static [OutputPort] {
         S::OUTPUTS

@@ -6,7 +6,10 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use mla_run::{
     artifact::{Artifact, Files, scores::Scores},
-    engine::action::{Cx, NoCheckpoints, Quiet, Stop},
+    engine::{
+        action::{Cx, NoCheckpoints, Quiet, Stop},
+        hub::NoHub,
+    },
     stage::{Stage, export::Export},
 };
 use serde_json::json;
@@ -56,6 +59,8 @@ fn write_bundle(name: &str, golden: &Golden) {
     let cx = Cx {
         inputs: inputs.map(|(port, files)| (port.to_owned(), files)).into(),
         reads: BTreeMap::new(),
+        repos: &[],
+        hub: &NoHub,
         out: folder("out"),
         scratch: folder("scratch"),
         log: folder("scratch").join("log"),

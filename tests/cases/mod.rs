@@ -8,6 +8,8 @@ mod explain;
 mod export;
 mod gc;
 mod history;
+#[cfg(feature = "hub")]
+mod hub;
 mod lock;
 mod parity;
 mod pipelines;

@@ -4,6 +4,7 @@ mod branches;
 mod caching;
 mod cluster;
 mod crash;
+mod hub;
 mod limits;
 mod memory;
 mod noop;

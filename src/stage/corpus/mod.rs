@@ -30,14 +30,14 @@ use crate::{
         drops::{Drops, Tally},
         texts::Texts,
     },
-    engine::action::{Cx, Failure, Numerics, OutputPort},
+    engine::action::{Cx, Failure, Files, Numerics, OutputPort, Repo},
     stage::{
         Base, Invalid, Read, Stage,
         code::{self, Code},
     },
 };
 
-/// Gathers documents from files, rows of JSONL or Parquet, or a generator. Text becomes UTF-8, NFC, with line feeds; its BLAKE3 is its id.
+/// Gathers documents from files, rows of JSONL or Parquet, on this machine or on the hub, or from a generator. Text becomes UTF-8, NFC, with line feeds; its BLAKE3 is its id.
 /// Exact duplicates leave one row; what is dropped is counted by reason in the `drops` output.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -111,6 +111,10 @@ impl Stage for Corpus {
         Ok(reads)
     }
 
+    fn repos(&self) -> Vec<Repo> {
+        self.sources.iter().enumerate().filter_map(|(i, source)| source.repo(i)).collect()
+    }
+
     fn check(&self) -> Result<(), Invalid> {
         if self.sources.is_empty() {
             return Err(Invalid::new("sources", "there is no source")
@@ -146,12 +150,17 @@ impl Stage for Corpus {
 impl Corpus {
     /// Runs the stage; the size of a batch changes nothing but the memory that it takes.
     fn run_in_batches(&self, cx: &Cx<'_>, limit: u64) -> Result<(), Failure> {
-        cx.progress.phase("reading", Some(cx.reads.len() as u64), "files");
+        let gather = |(i, source): (usize, &Source)| source.gather(i, cx);
+        let files = self.sources.iter().enumerate().map(gather).collect::<Result<Vec<Files>, _>>()?;
+        let evaluation = format!("{}/", decontaminate::LABEL);
+        let evaluation = cx.reads.keys().filter(|name| name.starts_with(&evaluation)).count();
+        let total = files.iter().map(Files::len).sum::<usize>() + evaluation;
+        cx.progress.phase("reading", Some(total as u64), "files");
         let evaluation = self.decontaminate.as_ref().map(|rule| rule.index(cx)).transpose()?;
         let rules = Rules { near: self.near_duplicates.as_ref(), evaluation: evaluation.as_ref() };
         let mut spool = Spool::create(&cx.scratch)?;
-        for (i, source) in self.sources.iter().enumerate() {
-            source.read(i, cx, limit, &mut |batch| {
+        for (i, (source, files)) in self.sources.iter().zip(&files).enumerate() {
+            source.read(files, cx, limit, &mut |batch| {
                 cx.check_stop()?;
                 Ok(spool.add(source.judge(i, batch, rules)?)?)
             })?;

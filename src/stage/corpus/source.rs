@@ -16,8 +16,11 @@ use super::{
 };
 use crate::{
     artifact::{drops::Drop, texts::Text},
-    engine::action::{Cx, Failure},
-    stage::{Invalid, UserPath},
+    engine::action::{Cx, Failure, Files, Repo, RepoKind},
+    stage::{
+        Invalid, UserPath,
+        hub::{self, Address},
+    },
 };
 
 /// One source of documents.
@@ -33,6 +36,15 @@ pub struct Source {
     /// Glob of Parquet files, relative to the manifest: one document a row, the text in a column of strings.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub parquet: Option<UserPath>,
+    /// A dataset of the Hugging Face hub, such as `openai/gsm8k`: the glob of `files`, `jsonl` or `parquet` then names files there. They
+    /// are fetched into the cache that all tools of the hub share (`HF_HOME`), unless they are there. `HF_ENDPOINT`, `HF_TOKEN` and
+    /// `HF_HUB_OFFLINE` count.
+    #[serde(default, skip_serializing)]
+    pub hub: Option<Address>,
+    /// With `hub`: a commit, which needs no network once the files are here, a tag or a branch. Default: `main`. Of most datasets the hub
+    /// has Parquet at `refs/convert/parquet`.
+    #[serde(default, skip_serializing)]
+    pub revision: Option<Address>,
     /// Documents made from the stage's seed: `synthetic = { prose = 100 }`. At most one such source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub synthetic: Option<Synthetic>,
@@ -83,16 +95,46 @@ impl Source {
         self.name.clone().unwrap_or_else(|| format!("sources.{i}"))
     }
 
-    /// The globs, each with its parameter's name.
+    /// The globs of files on this machine, each with its parameter's name.
     pub(super) fn globs(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        self.all_globs().filter(|_| self.hub.is_none())
+    }
+
+    /// What it reads on the hub.
+    pub(super) fn repo(&self, i: usize) -> Option<Repo> {
+        let id = self.hub.as_ref()?;
+        let globs: Vec<&str> = self.all_globs().map(|(_, glob)| glob).collect();
+        Some(hub::repo(&self.label(i), (RepoKind::Dataset, &id.0, self.revision.as_ref()), &globs))
+    }
+
+    /// Its files, by their names with its own before them. Those on the hub are brought here.
+    pub(super) fn gather(&self, i: usize, cx: &Cx<'_>) -> Result<Files, Failure> {
+        let prefix = self.label(i) + "/";
+        if self.hub.is_some() {
+            let files = cx.repo(&self.label(i))?;
+            return Ok(files.into_iter().map(|(name, path)| (prefix.clone() + &name, path)).collect());
+        }
+        let mine = cx.reads.range(prefix.clone()..).take_while(|read| read.0.starts_with(&prefix));
+        Ok(mine.map(|(name, path)| (name.clone(), path.clone())).collect())
+    }
+
+    fn all_globs(&self) -> impl Iterator<Item = (&'static str, &str)> {
         let all = [("files", &self.files), ("jsonl", &self.jsonl), ("parquet", &self.parquet)];
         all.into_iter().filter_map(|(field, glob)| glob.as_ref().map(|glob| (field, glob.0.as_str())))
     }
 
     pub(super) fn check(&self, i: usize) -> Result<(), Invalid> {
         let invalid = |field: &str, why: &str| Err(Invalid::new(format!("sources.{i}{field}"), why));
-        if self.globs().count() + usize::from(self.synthetic.is_some()) != 1 {
+        if self.all_globs().count() + usize::from(self.synthetic.is_some()) != 1 {
             return invalid("", "a source needs exactly one of `files`, `jsonl`, `parquet` and `synthetic`");
+        }
+        match (&self.hub, &self.revision) {
+            (None, Some(_)) => return invalid(".revision", "`revision` goes with `hub`"),
+            (Some(_), _) if self.synthetic.is_some() => {
+                return invalid(".hub", "a synthetic source reads nothing from the hub");
+            }
+            (Some(id), revision) => hub::check(("hub", &id.0), revision.as_ref(), &format!("sources.{i}."))?,
+            (None, None) => {}
         }
         if let Some(synthetic) = &self.synthetic {
             synthetic.check(&format!("sources.{i}.synthetic"))?;
@@ -148,7 +190,7 @@ impl Source {
     /// Hands on all documents of this source, in batches of about `limit` bytes. Files come in the order of their names.
     pub(super) fn read(
         &self,
-        i: usize,
+        files: &Files,
         cx: &Cx<'_>,
         limit: u64,
         sink: &mut Sink<'_, Failure>,
@@ -160,8 +202,7 @@ impl Source {
                 batch.push(&text.source.as_str().into(), Raw::Made(text), bytes)?;
             }
         }
-        let prefix = self.label(i) + "/";
-        for (name, path) in cx.reads.range(prefix.clone()..).take_while(|read| read.0.starts_with(&prefix)) {
+        for (name, path) in files {
             cx.check_stop()?;
             let name: Arc<str> = name.as_str().into();
             if self.jsonl.is_some() {

@@ -13,6 +13,9 @@ use crate::{
 const POOLING: &str = "1_Pooling/config.json";
 const SENTENCES: &str = "sentence_bert_config.json";
 
+/// The files of a repository that change vectors.
+pub(super) const GLOBS: [&str; 5] = ["config.json", "tokenizer.json", SENTENCES, POOLING, "*.safetensors"];
+
 /// The files of a model's folder that change its vectors, under their own names.
 pub(super) fn of_model(folder: &Path) -> Result<Vec<Read>, Invalid> {
     let fault = |what: &str| {

@@ -18,12 +18,13 @@ use crate::{
         embeddings::{About, Embeddings},
         texts::{Text, Texts},
     },
-    engine::action::{Cx, Failure, Numerics, OutputPort},
+    engine::action::{Cx, Failure, Numerics, OutputPort, Repo, RepoKind},
     math::grid,
     model::text_encoder::Pooling,
     stage::{
         Base, Input, InputPort, Invalid, Read, Stage, UserPath,
         code::{self, Code},
+        hub::{self, Address},
         shards::{self, Shard, Sharded, Split},
     },
 };
@@ -37,13 +38,17 @@ use crate::{
 pub struct Embed {
     /// The documents.
     pub texts: Input<Texts>,
-    /// The embedder: `lexical` (hashed n-grams and a seeded random projection, no download), or with `path` any name for it, such as
-    /// `Alibaba-NLP/gte-large-en-v1.5`.
+    /// The embedder: `lexical` (hashed n-grams and a seeded random projection, no download), a model of the Hugging Face hub, such as
+    /// `Alibaba-NLP/gte-large-en-v1.5`, or with `path` any name for it. What the hub has is fetched into the cache that all its tools
+    /// share (`HF_HOME`), unless it is there; `HF_ENDPOINT`, `HF_TOKEN` and `HF_HUB_OFFLINE` count.
     #[serde(default = "lexical_name")]
     pub model: String,
     /// A transformer's folder in Hugging Face layout (`config.json`, `tokenizer.json`, `*.safetensors`), relative to the manifest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub path: Option<UserPath>,
+    /// With a model of the hub: a commit, which needs no network once the model is here, a tag or a branch. Default: `main`.
+    #[serde(default, skip_serializing)]
+    pub revision: Option<Address>,
     /// With `path`: the vector of the first token (`cls`) or the mean of all (`mean`). Default: what `1_Pooling/config.json` says,
     /// else `cls` for gte-*-v1.5 and `mean` for BERT.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -102,12 +107,8 @@ fn yes() -> bool {
     true
 }
 
-/// A transformer whose files nobody named.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "the embedder `{0}` is a transformer, and this version does not download; set `path` to its folder, or `model = \"lexical\"`, which needs none"
-)]
-struct NotHere(String);
+/// The name by which the stage asks for the files of the hub.
+const REPO: &str = "model";
 
 impl Stage for Embed {
     const KIND: &'static str = "embed";
@@ -121,6 +122,14 @@ impl Stage for Embed {
 
     fn reads(&self, base: &Base<'_>) -> Result<Vec<Read>, Invalid> {
         self.path.as_ref().map_or_else(|| Ok(Vec::new()), |path| files::of_model(&base("path").join(&path.0)))
+    }
+
+    fn repos(&self) -> Vec<Repo> {
+        if !self.is_on_hub() {
+            return Vec::new();
+        }
+        let repo = (RepoKind::Model, &*self.model, self.revision.as_ref());
+        vec![hub::repo(REPO, repo, &files::GLOBS)]
     }
 
     fn check(&self) -> Result<(), Invalid> {
@@ -183,13 +192,22 @@ impl Sharded for Embed {
 
 impl Embed {
     fn check_transformer(&self) -> Result<(), Invalid> {
-        if self.path.is_some() {
+        if let Some(revision) = self.revision.as_ref().filter(|_| !self.is_on_hub()) {
+            let what = format!("`revision` is `{}`, and there is no model of the hub", revision.0);
+            return Err(Invalid::new("revision", what)
+                .hint("a folder is identified by its content; remove `revision`"));
+        }
+        if self.is_on_hub() {
+            hub::check(("model", &self.model), self.revision.as_ref(), "").map_err(|invalid| {
+                invalid.hint(
+                    "`lexical`, a model of the hub as owner/name, or any name with the `path` of its folder",
+                )
+            })?;
+        }
+        if self.is_transformer() {
             let short = self.max_tokens.filter(|&most| most < 8);
             let fault = |most| Invalid::new("max-tokens", format!("`max-tokens` is {most}, below 8"));
             return short.map_or(Ok(()), |most| Err(fault(most)));
-        }
-        if self.model != LEXICAL {
-            return Ok(()); // it can be planned; running it tells what it lacks
         }
         let given = [
             ("pooling", self.pooling.is_some()),
@@ -199,18 +217,24 @@ impl Embed {
         ];
         match given.into_iter().find(|(_, given)| *given) {
             None => Ok(()),
-            Some((name, _)) => Err(Invalid::new(name, format!("`{name}` goes with `path`"))
-                .hint("`path` is the folder of a transformer; the lexical embedder has no such thing")),
+            Some((name, _)) => Err(Invalid::new(name, format!("`{name}` goes with a transformer"))
+                .hint("set `path` or `model`; the lexical embedder has no such thing")),
         }
+    }
+
+    fn is_transformer(&self) -> bool {
+        self.path.is_some() || self.model != LEXICAL
+    }
+
+    fn is_on_hub(&self) -> bool {
+        self.path.is_none() && self.model != LEXICAL
     }
 
     /// One vector per document, each from its own text only.
     fn embed(&self, cx: &Cx<'_>) -> Result<Embeddings, Failure> {
-        if self.path.is_none() && self.model != LEXICAL {
-            return Err(Failure::stage(NotHere(self.model.clone())));
-        }
+        let files = if self.is_on_hub() { cx.repo(REPO)? } else { cx.reads.clone() };
         // Read before the texts: what is wrong with the model shows at once.
-        let transformer = self.path.as_ref().map(|_| Transformer::load(self, &cx.reads)).transpose()?;
+        let transformer = self.is_transformer().then(|| Transformer::load(self, &files)).transpose()?;
         let texts = self.texts.load(cx, "texts")?.0;
         let (dim, vectors, windows) = match transformer {
             Some(transformer) => transformer.embed(&texts, cx)?,

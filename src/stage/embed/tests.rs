@@ -1,7 +1,10 @@
 //! The embed stage: rows, shards, what enters keys, and what is refused.
 
 use super::*;
-use crate::{artifact::texts::Text, stage::testing::Bench};
+use crate::{
+    artifact::{Files, texts::Text},
+    stage::testing::Bench,
+};
 
 fn texts(n: usize) -> Texts {
     let text = |i: usize| Text {
@@ -35,11 +38,16 @@ fn one_row_per_document_the_same_for_any_number_of_threads() {
 }
 
 #[test]
-fn a_transformer_without_its_folder_is_planned_but_not_run() {
-    let stage = stage("model = 'Alibaba-NLP/gte-large-en-v1.5'");
-    assert_eq!(stage.check(), Ok(()));
-    let error = Bench::new().input("texts", &texts(1)).run(&stage).unwrap_err().to_string();
-    assert!(error.starts_with("the embedder `Alibaba-NLP/gte-large-en-v1.5` is a transformer"), "{error}");
+fn a_name_without_a_folder_is_a_model_of_the_hub() {
+    let hub = stage("model = 'Alibaba-NLP/gte-large-en-v1.5'\nrevision = 'v1'\npooling = 'cls'");
+    assert_eq!(hub.check(), Ok(()));
+    let repos = hub.repos();
+    assert_eq!((&*repos[0].id, &*repos[0].revision), ("Alibaba-NLP/gte-large-en-v1.5", "v1"));
+    let bench = Bench::new().input("texts", &texts(1)).repo(REPO, RepoKind::Model, Files::new());
+    assert!(bench.run(&hub).unwrap_err().to_string().contains("config.json"));
+    for toml in ["", "path = 'm'", "path = 'm'\nmodel = 'a name'"] {
+        assert_eq!((stage(toml).check(), stage(toml).repos()), (Ok(()), vec![]), "{toml}");
+    }
 }
 
 #[test]
@@ -50,6 +58,9 @@ fn parameters_out_of_range_are_refused() {
         ("word-ngrams = 0", "word-ngrams"),
         ("char-ngrams = 9", "char-ngrams"),
         ("model = ''", "model"),
+        ("model = 'gte'", "model"),
+        ("model = 'a/b'\nrevision = '../x'", "revision"),
+        ("path = 'm'\nrevision = 'main'", "revision"),
         ("pooling = 'mean'", "pooling"),
         ("max-tokens = 100", "max-tokens"),
         ("windows = 'mean'", "windows"),
