@@ -75,5 +75,5 @@ pub(crate) fn gradient(out: &Tensor, var: &Var) -> Vec<f32> {
 
 /// What `f` gives on a pool of each of these numbers of threads.
 pub(crate) fn on_threads<T: Send>(f: impl Fn() -> T + Sync) -> [T; 3] {
-    [1, 2, 5].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap().install(&f))
+    [1, 2, 8].map(|n| rayon::ThreadPoolBuilder::new().num_threads(n).build().unwrap().install(&f))
 }

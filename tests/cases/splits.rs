@@ -1,6 +1,6 @@
 //! Calibration splits are the same bytes whatever the threads, the jobs and the order in which the texts lie about.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, path::Path};
 
 use crate::harness::space::{Ran, Space};
 
@@ -67,6 +67,28 @@ fn the_same_splits_for_any_threads_jobs_and_order() {
     let lines_first: Vec<usize> =
         (0..80).filter(|i| i % 2 == 1).chain((0..80).rev().filter(|i| i % 2 == 0)).collect();
     assert_eq!(run(&space(&lines_first, [FILES, JSONL]), "2", "2").digests(), expected);
+}
+
+/// The splits of texts that are made from a seed, on every machine: what is committed is what is made from nothing. Where a change of
+/// the code means to change them, the new digests are in the test's words.
+#[test]
+fn the_splits_of_a_seed_are_the_committed_ones() {
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/golden/splits");
+    let committed: BTreeMap<String, String> =
+        serde_json::from_slice(&std::fs::read(golden.join("digests.json")).unwrap()).unwrap();
+    let space = Space::new("");
+    let manifest = golden.join("synthetic.toml");
+    for (threads, jobs, shards) in [("1", "1", None), ("2", "2", Some("embed.shards=4")), ("8", "3", None)] {
+        let mut words = vec!["run", manifest.to_str().unwrap(), "--format", "json", "--no-lock"];
+        words.extend(["--force", "all", "--jobs", jobs]);
+        words.extend(shards.iter().flat_map(|shards| ["--set", shards]));
+        let ran = Ran::new(&space.command(&words).env("RAYON_NUM_THREADS", threads).output().unwrap()).ok();
+        let mut made = ran.digests();
+        made.retain(|output, _| output.starts_with("select.calib_"));
+        let made: BTreeMap<String, String> =
+            made.into_iter().map(|(output, digest)| (output["select.".len()..].to_owned(), digest)).collect();
+        assert_eq!(made, committed, "{threads} threads, {jobs} jobs, {shards:?}");
+    }
 }
 
 /// The ids of each split in their order.

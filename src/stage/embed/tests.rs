@@ -124,13 +124,22 @@ fn no_documents_give_no_rows() {
 }
 
 mod transformer {
-    use std::path::{Path, PathBuf};
+    use std::{
+        collections::BTreeMap,
+        path::{Path, PathBuf},
+    };
 
     use serde_json::json;
 
     use super::*;
-    use crate::artifact::checkpoint::Checkpoint;
-    use crate::artifact::checkpoint::{Draft, Owned, files_in};
+    use crate::{
+        artifact::{
+            checkpoint::{Checkpoint, Draft, Owned, files_in},
+            clusters::Clusters,
+        },
+        kernel::{arch::testing::on_all, testing::on_threads},
+        stage::{cluster::Cluster, select::Select},
+    };
 
     /// A folder with the small BERT of the golden files and a tokenizer of one token a word; `change` may spoil it.
     fn model(name: &str, words: u32, change: impl FnOnce(&mut Draft)) -> tempfile::TempDir {
@@ -296,6 +305,42 @@ mod transformer {
             draft.side_files.insert("sentence_bert_config.json".into(), b"{\"max_seq_length\": 2}".to_vec());
         });
         assert!(error(&short, "").contains("sees 2 tokens at once, and 2 of them are special"));
+    }
+
+    /// All that follows from the vectors of a transformer, as its bytes.
+    fn splits(embedded: &Embeddings, texts: &Texts) -> BTreeMap<String, Vec<u8>> {
+        let cluster: Cluster = toml::from_str("embeddings = 'e'\nrule = 'fixed'\nk = 6").unwrap();
+        let clustered = Bench::new().input("embeddings", embedded);
+        clustered.run(&cluster).unwrap();
+        let select: Select = toml::from_str(
+            "texts = 't'\nclusters = 'c'\nembeddings = 'e'\nswa-below = 25\nfull-above = 60\nmixed = 20\noutlier-percent = 10",
+        )
+        .unwrap();
+        let selected = Bench::new()
+            .input("texts", texts)
+            .input("clusters", &clustered.load::<Clusters>("clusters"))
+            .input("embeddings", embedded);
+        selected.run(&select).unwrap();
+        selected.bytes()
+    }
+
+    /// The promise of the whole data side, on one machine: the instruction set, threads and shards decide nothing.
+    #[test]
+    fn splits_are_the_same_bytes_on_every_instruction_set() {
+        for name in ["encoder-bert", "encoder-new"] {
+            let dir = model(name, 60, |_| {});
+            let (stage, texts) = (with(&dir, "windows = 'mean'\nmax-tokens = 16"), texts(90, 30));
+            let all = || {
+                let whole = run(&stage, &texts);
+                let divided = bench(&stage, &texts).run_shards(&stage, 4).unwrap();
+                assert!(divided.load::<Embeddings>("embeddings") == whole, "four shards");
+                splits(&whole, &texts)
+            };
+            let made = on_all(|| on_threads(all));
+            let first = &made[0][0];
+            assert!(first["calib_mixed_golden/split.jsonl"].len() > 1_000 && first.len() > 8);
+            assert!(made.iter().flatten().all(|bytes| bytes == first), "{name}");
+        }
     }
 
     #[test]
