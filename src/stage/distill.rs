@@ -45,7 +45,7 @@ pub struct Distill {
     /// Which parameters train: the attention of the converted layers, or everything.
     #[serde(default)]
     pub train: Train,
-    /// Documents are cut after this many tokens.
+    /// Documents are cut after this many tokens; how many were is told. Those of `calib_full_golden` have more than 4,096.
     #[serde(default = "max_length")]
     pub max_length: usize,
     /// First phase: each converted layer's attention output is matched on the teacher's inputs; loss is the relative squared error.
@@ -116,7 +116,7 @@ pub struct Phase {
 }
 
 fn max_length() -> usize {
-    4096
+    8192
 }
 fn zero() -> Finite {
     Finite(0.0)
@@ -169,8 +169,17 @@ impl Distill {
             texts.extend(corpus.load(cx, "texts")?.0.into_iter().map(|row| row.text));
         }
         let mut documents = encode(cx, student, &texts)?;
+        let (mut cut, mut lost) = (0, 0);
         for ids in &mut documents {
+            let beyond = ids.len().saturating_sub(self.max_length);
+            cut += usize::from(beyond > 0);
+            lost += beyond;
             ids.truncate(self.max_length);
+        }
+        if cut > 0 {
+            let (n, most) = (documents.len(), self.max_length);
+            cx.progress
+                .say(&format!("{cut} of {n} documents have more than {most} tokens; {lost} are not seen"));
         }
         documents.retain(|ids| ids.len() > 1);
         if documents.is_empty() { Err(Failure::stage(TrainError::NoText)) } else { Ok(documents) }

@@ -69,6 +69,20 @@ fn the_same_splits_for_any_threads_jobs_and_order() {
     assert_eq!(run(&space(&lines_first, [FILES, JSONL]), "2", "2").digests(), expected);
 }
 
+/// Defect 10 of the original: nothing showed that one run ever made all three splits.
+#[test]
+fn one_run_makes_all_three_splits_and_the_lock_file_says_so() {
+    let here = space(&(0..80).collect::<Vec<_>>(), [FILES, JSONL]);
+    let ran = here.run("").ok();
+    let lock = here.read("p.lock.toml");
+    for split in ["calib_swa_golden", "calib_full_golden", "calib_mixed_golden"] {
+        let digest = &ran.digests()[&format!("select.{split}")];
+        assert!(lock.contains(split) && lock.contains(&**digest), "{split} {digest}\n{lock}");
+    }
+    assert!(chosen(&here).values().all(|ids| !ids.is_empty()));
+    here.does("run p.toml --locked").ok();
+}
+
 /// The splits of texts that are made from a seed, on every machine: what is committed is what is made from nothing. Where a change of
 /// the code means to change them, the new digests are in the test's words.
 #[test]

@@ -20,6 +20,7 @@ use crate::{
     },
     engine::action::{Checkpoints, Progress, Stop},
     kernel::testing::noise,
+    model::Batch,
     stage::testing::Bench,
 };
 
@@ -167,6 +168,41 @@ fn healing_lowers_both_losses_and_touches_converted_attention_only() {
         let same = before.raw(name).unwrap().bytes == after.raw(name).unwrap().bytes;
         assert_eq!(same, !name.starts_with("model.layers.1.self_attn."), "{name}");
     }
+}
+
+/// Defect 7 of the original's trainer: it cut at 2,048 tokens without a word, and its loss counted padding.
+#[test]
+fn long_documents_are_seen_whole_and_there_is_no_padding() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let [student, teacher] = [(&dirs[0], true), (&dirs[1], false)]
+        .map(|(dir, latent)| Model::frozen(&checkpoint(dir.path(), latent, 1)).unwrap());
+    let ids = |n: u32| (0..n).map(|i| 32 + i * i % 90).collect::<Vec<_>>();
+    let (short, long) = (ids(9), ids(3_000));
+    let loss = |batch: &Batch| Objective::Kl.loss(&student, Some(&teacher), batch).unwrap().0;
+    let [one, other] = [&short, &long].map(|ids| loss(&Batch::new([&ids[..]])));
+    let both = Batch::new([&short[..], &long[..]]);
+    assert_eq!(both.len(), 3_009, "tokens and nothing else");
+    // The mean over predictions, of which a document has one fewer than tokens.
+    let mean = (8.0 * one + 2_999.0 * other) / 3_007.0;
+    assert!((loss(&both) - mean).abs() < 1e-5 * mean.abs(), "{} and {mean}", loss(&both));
+    assert!((one - other).abs() > 1e-3 * mean, "the two differ, so the weights matter: {one}, {other}");
+
+    let text = |n: usize| Text { text: "a".repeat(n), ..texts().0[0].clone() };
+    let of = |max_length: usize| {
+        let (stage, bench) = (Distill { max_length, ..healing() }, bench());
+        let bench = bench.input("texts", &Texts(vec![text(3_000), text(5)]));
+        let mut lengths = Vec::new();
+        bench
+            .run_in(&[], |cx| {
+                let student = Checkpoint::load(cx.input("student")?).map_err(Failure::stage)?;
+                lengths = stage.documents(cx, &student)?.iter().map(Vec::len).collect();
+                Ok(())
+            })
+            .unwrap();
+        lengths
+    };
+    assert_eq!((of(max_length()), of(2_048)), (vec![3_000, 5], vec![2_048, 5]));
+    assert!(max_length() > 4_096, "or nothing of what makes a document long is seen");
 }
 
 #[test]

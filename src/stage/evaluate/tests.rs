@@ -138,6 +138,25 @@ fn figures_equal_an_independent_reference() {
     assert_eq!((healed.all.kl_max, healed.all.perplexity_ratio, healed.all.top1), (0.0, 1.0, 1.0));
 }
 
+/// Defect 11 of the original's script: the mean over windows, whatever the number of targets in each.
+#[test]
+fn perplexity_counts_tokens_not_documents() {
+    let texts = Texts(vec![text(&noise(1, 3), vec![]), text(&noise(2, 60), vec![])]);
+    let model = checkpoint(|_| {});
+    let nll = |row: &Text| -> Vec<f64> {
+        let ids = ids(row);
+        let p = reference(&model.1, &ids);
+        (0..ids.len() - 1).map(|i| -p[i][ids[i + 1] as usize].ln()).collect()
+    };
+    let [short, long] = [0, 1].map(|i| nll(&texts.0[i]));
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+    let (by_token, by_document) =
+        (mean(&[&short[..], &long].concat()), f64::midpoint(mean(&short), mean(&long)));
+    assert!((by_token - by_document).abs() > 0.05, "{by_token} and {by_document} must differ here");
+    let scores = run("", &texts).0;
+    near(scores.models[0].all.perplexity, by_token.exp());
+}
+
 #[test]
 fn the_chunk_changes_figures_by_rounding_only() {
     let scores = |chunk: usize| run(&format!("chunk = {chunk}"), &texts()).0;

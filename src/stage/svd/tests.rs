@@ -2,7 +2,10 @@
 
 use super::*;
 use crate::{
-    artifact::checkpoint::{Draft, Raw, files_in},
+    artifact::{
+        checkpoint::{Draft, Raw, files_in},
+        texts::{Text, Texts},
+    },
     model::{Batch, Model, probe::NoProbe},
     stage::{
         analyze::{
@@ -198,6 +201,39 @@ fn a_budget_is_kept_its_table_recorded_and_the_best_split_taken() {
     assert_eq!((cache.growing_elements_before, cache.sliding_bytes), (128, 2 * 8 * 64 * 2));
     assert_eq!(cache.bytes_before, (128 * 256 + 2 * 8 * 64) * 2);
     assert_eq!(bench.bytes(), model.convert("kv-budget = 38\ncontext = 256\nmeasure = 3").0.bytes());
+}
+
+/// Defect 8 of the original: its conversion was an SVD of the weights alone, and read no calibration data.
+#[test]
+fn the_conversion_depends_on_the_calibration_and_is_best_where_it_was_calibrated() {
+    let one = calibrated("gptoss-dense", |_| ());
+    let low = Texts(texts(&[200, 150]).0.into_iter().map(few_words).collect());
+    let bench = Bench::new().input("model", &one.checkpoint).input("texts", &low);
+    let analyze = "model = 'model'\ntexts = 'corpus'\nheld-out-tokens = 100\nlayers = [1, 2, 3]";
+    bench.run::<Analyze>(&toml::from_str(analyze).unwrap()).unwrap();
+    let other = Calibrated { moments: bench.load("moments"), ..calibrated("gptoss-dense", |_| ()) };
+    let toml = "rope-pairs = 8\nkv-lora-rank = 12";
+    let (wide, narrow) = (one.convert(toml).1, other.convert(toml).1);
+    let name = "model.layers.1.self_attn.kv_b_proj.weight";
+    assert_ne!(wide.raw(name).unwrap().bytes, narrow.raw(name).unwrap().bytes);
+    // On three words, the conversion that saw only these is nearer to the original.
+    let ids: Vec<u32> = (0..100).map(|i| i * i % 3).collect();
+    let logits = |checkpoint: &Checkpoint| -> Vec<f32> {
+        let model = Model::frozen(checkpoint).unwrap();
+        model.logits(&Batch::new([&ids[..]]), &mut NoProbe).unwrap().flatten_all().unwrap().to_vec1().unwrap()
+    };
+    let original = logits(&one.checkpoint);
+    let error = |checkpoint: &Checkpoint| -> f32 {
+        logits(checkpoint).iter().zip(&original).map(|(a, b)| (a - b).powi(2)).sum()
+    };
+    assert!(error(&narrow) < 0.7 * error(&wide), "{} and {}", error(&narrow), error(&wide));
+}
+
+/// The same number of words, but only three different ones.
+fn few_words(mut text: Text) -> Text {
+    let word = |word: &str| format!("w{}", word[1..].parse::<u32>().unwrap() % 3);
+    text.text = text.text.split(' ').map(word).collect::<Vec<_>>().join(" ");
+    text
 }
 
 #[test]
