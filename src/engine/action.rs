@@ -154,6 +154,22 @@ impl Progress for Quiet {
     fn say(&self, _: &str) {}
 }
 
+/// Measures time for a figure that is shown. No result may depend on it.
+#[derive(Debug, Clone, Copy)]
+pub struct Stopwatch(Instant);
+
+impl Stopwatch {
+    /// Starts at zero.
+    pub fn start() -> Self {
+        Self(Instant::now())
+    }
+
+    /// Seconds since the start.
+    pub fn seconds(self) -> f64 {
+        self.0.elapsed().as_secs_f64()
+    }
+}
+
 /// Checkpoints of the running key. A checkpoint is a folder of files, published whole or not at all.
 pub trait Checkpoints: Send + Sync {
     /// The newest checkpoint, if there is one and it is sound. Its files stay until two newer ones are published.

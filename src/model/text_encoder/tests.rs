@@ -9,6 +9,7 @@ use crate::{
     artifact::{
         Artifact,
         checkpoint::{Draft, Owned, files_in},
+        encoder::Encoder,
     },
     kernel::{arch::testing::on_all, testing::on_threads},
 };
@@ -148,5 +149,66 @@ fn names_may_have_the_prefix_of_a_model_around() {
         draft.save(dir.path()).unwrap();
         let around = Checkpoint::load(&files_in(dir.path()).unwrap()).unwrap();
         assert!(TextEncoder::load(&around).is_ok(), "{name}");
+    }
+}
+
+/// The vectors of a folder's model for texts, as its first token has them after the last block.
+fn of_weights(folder: &Path, texts: &[&str]) -> Vec<Vec<f64>> {
+    let files = files_in(folder).unwrap();
+    let encoder = TextEncoder::load(&Checkpoint::load(&files).unwrap()).unwrap();
+    let tokenizer = Encoder::from_file(&files["tokenizer.json"]).unwrap();
+    let (before, behind) = tokenizer.around().unwrap();
+    let ids = |text: &&str| [&before[..], &tokenizer.ids(text).unwrap(), &behind].concat();
+    let ids: Vec<Vec<u32>> = texts.iter().map(ids).collect();
+    encoder.embed(&views(&ids), Pooling::Cls).unwrap()
+}
+
+fn dot(a: &[f64], b: &[f64]) -> f64 {
+    a.iter().zip(b).map(|(a, b)| a * b).sum()
+}
+
+/// Snapshots of text-embeddings-inference for the published weights (f32, CPU); its own runs differ by 3e-3 between batches.
+#[test]
+#[ignore = "needs weights: GTE_BASE=FOLDER cargo test --lib published -- --ignored, with Alibaba-NLP/gte-base-en-v1.5 in FOLDER"]
+fn published_vectors_of_gte_base() {
+    #[expect(clippy::disallowed_methods, reason = "a test that the user asks for")]
+    let folder = std::env::var("GTE_BASE").expect("GTE_BASE names the folder with the weights");
+    let texts = ["What is Deep Learning?", "Deep Learning is..."];
+    let [question, answer] = &of_weights(Path::new(&folder), &texts)[..] else { panic!("two vectors") };
+    let of_question = [
+        0.441_512_9,
+        0.610_668_84,
+        0.069_486_84,
+        -0.593_061_45,
+        0.881_581_7,
+        -0.109_781_32,
+        0.088_771_455,
+        -0.208_330_27,
+        1.933_712,
+        0.623_739_8,
+        0.593_116_5,
+        0.185_807_06,
+    ];
+    let of_answer = [0.040_542_047, 0.424_460_17, 0.196_127_27, -0.495_746_97, 0.591_925_26];
+    for (i, (got, want)) in question.iter().zip(of_question).chain(answer.iter().zip(of_answer)).enumerate() {
+        assert!((got - want).abs() < 3e-3, "{i}: {got}, published {want}");
+    }
+    let (q, a) = (dot(question, question).sqrt(), dot(answer, answer).sqrt());
+    assert!((q - 21.437).abs() < 2e-3 && (a - 21.277).abs() < 2e-3, "norms {q}, {a}");
+    let cosine = dot(question, answer) / q / a;
+    assert!((cosine - 0.776_02).abs() < 1e-4, "cosine {cosine}");
+}
+
+/// As above.
+#[test]
+#[ignore = "needs weights: GTE_MULTILINGUAL=FOLDER cargo test --lib published -- --ignored, with Alibaba-NLP/gte-multilingual-base in FOLDER"]
+fn published_vectors_of_gte_multilingual() {
+    #[expect(clippy::disallowed_methods, reason = "a test that the user asks for")]
+    let folder =
+        std::env::var("GTE_MULTILINGUAL").expect("GTE_MULTILINGUAL names the folder with the weights");
+    let vectors = of_weights(Path::new(&folder), &["What is Deep Learning?"]);
+    let published = [0.016_608_043, -0.573_814_1, -1.264_700_5, 0.114_309_5, 1.139_528_6];
+    for (i, (got, want)) in vectors[0].iter().zip(published).enumerate() {
+        assert!((got - want).abs() < 3e-3, "{i}: {got}, published {want}");
     }
 }

@@ -1,15 +1,18 @@
 //! Embedding with a transformer: texts become windows of tokens, windows become packed batches, vectors become rows of the grid.
 //! Knows no network.
 //!
-//! Windows are sorted by length and packed up to a number of tokens, so a batch is no larger than it must be and nothing is padded.
-//! What a document's row is does not depend on its batch.
+//! Windows are sorted by length and packed up to a number of tokens, so a batch is no larger than it must be and nothing is padded; the
+//! squares of lengths, which attention costs, are bounded with it. What a document's row is does not depend on its batch. While one
+//! part of the documents is embedded, the next is tokenised.
+
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use rayon::prelude::*;
 
 use super::{Embed, Windows, files};
 use crate::{
     artifact::{Artifact, Files, checkpoint::Checkpoint, encoder::Encoder, file, texts::Text},
-    engine::action::{Cx, Failure},
+    engine::action::{Cx, Failure, Stopwatch},
     math::grid,
     model::text_encoder::{Family, Pooling, TextEncoder},
 };
@@ -85,14 +88,19 @@ impl Transformer {
         let dim = self.encoder.config().hidden_size;
         let mut rows = vec![0_i16; texts.len() * dim];
         let mut windows = Vec::with_capacity(texts.len());
-        let mut tokens = 0;
+        let mut spent = Spent::default();
         cx.progress.phase("embedding", Some(texts.len() as u64), "docs");
+        let mut parts = texts.chunks(AT_ONCE);
+        let mut next = self.documents(parts.next(), &spent);
         for (texts, rows) in texts.chunks(AT_ONCE).zip(rows.chunks_mut(AT_ONCE * dim)) {
-            let documents: Vec<Document> =
-                texts.par_iter().map(|text| self.document(&text.text)).collect::<Result<_, Failure>>()?;
+            let documents = next?;
             windows.extend(documents.iter().map(|document| document.fills));
-            tokens += documents.iter().flat_map(|document| &document.windows).map(Vec::len).sum::<usize>();
-            let sums = self.sums(&documents, cx)?;
+            spent.tokens +=
+                documents.iter().flat_map(|document| &document.windows).map(Vec::len).sum::<usize>();
+            let part = parts.next();
+            let (sums, after) = rayon::join(|| self.sums(&documents, cx), || self.documents(part, &spent));
+            next = after;
+            let sums = sums?;
             for ((sum, row), text) in sums.iter().zip(rows.chunks_exact_mut(dim)).zip(texts) {
                 if !sum.iter().all(|x| x.is_finite()) {
                     return Err(Failure::stage(TransformerError::NotFinite { id: text.id.clone() }));
@@ -100,17 +108,34 @@ impl Transformer {
                 grid::quantise_real(sum, row);
             }
         }
+        self.tell(&windows, &spent, cx);
+        Ok((dim, rows, windows))
+    }
+
+    fn tell(&self, windows: &[u32], spent: &Spent, cx: &Cx<'_>) {
         let long = windows.iter().filter(|&&n| n > 1).count();
         let how = match self.windows {
             Windows::First => "their first window counts",
             Windows::Mean => "the mean of their windows counts",
         };
         let most = self.max_tokens;
+        let (n, tokens) = (windows.len(), spent.tokens);
+        cx.progress.say(&format!("{n} documents, {tokens} tokens; {long} longer than {most} tokens, {how}"));
+        let (rate, share) = spent.rates();
         cx.progress.say(&format!(
-            "{} documents, {tokens} tokens without padding; {long} longer than {most} tokens, {how}",
-            texts.len()
+            "{rate:.0} tokens/s; {share:.1} % of the time in the tokenizer; nothing is padded"
         ));
-        Ok((dim, rows, windows))
+    }
+
+    /// The windows of the texts of a part.
+    fn documents(&self, texts: Option<&[Text]>, spent: &Spent) -> Result<Vec<Document>, Failure> {
+        let timed = |text: &Text| {
+            let watch = Stopwatch::start();
+            let document = self.document(&text.text);
+            spent.tokenizer.fetch_add((watch.seconds() * 1e9) as u64, Ordering::Relaxed);
+            document
+        };
+        texts.unwrap_or_default().par_iter().map(timed).collect()
     }
 
     /// The windows of a text that are embedded.
@@ -154,6 +179,30 @@ impl Transformer {
             }
         }
         Ok(vectors.into_iter().map(sum).collect())
+    }
+}
+
+/// What embedding took, to be told.
+struct Spent {
+    watch: Stopwatch,
+    tokens: usize,
+    /// Nanoseconds of all threads.
+    tokenizer: AtomicU64,
+}
+
+impl Default for Spent {
+    fn default() -> Self {
+        Self { watch: Stopwatch::start(), tokens: 0, tokenizer: AtomicU64::new(0) }
+    }
+}
+
+impl Spent {
+    /// Tokens a second, and the per cent of the threads' time that the tokenizer had.
+    fn rates(&self) -> (f64, f64) {
+        let seconds = self.watch.seconds().max(1e-9);
+        let all = seconds * rayon::current_num_threads() as f64;
+        let tokenizer = self.tokenizer.load(Ordering::Relaxed) as f64 / 1e9;
+        (self.tokens as f64 / seconds, 100.0 * tokenizer / all)
     }
 }
 
