@@ -86,6 +86,17 @@ fn a_dataset_is_read_once_and_a_commit_needs_no_network() {
 }
 
 #[test]
+fn evaluation_data_of_a_hub_is_looked_for() {
+    let rule = "decontaminate = { hub = \"eval/quiz\", jsonl = \"test.jsonl\", ngram = 3 }";
+    let (project, _) = Project::rows();
+    project.hub.commit("datasets/eval/quiz", &[("test.jsonl", b"{\"text\": \"one two x x x x\"}\n")]);
+    project.space.edit("sources =", &format!("{rule}\nsources ="));
+    let told = project.run(&[]).ok();
+    assert!(told.stderr.contains("1 of 2 documents kept; 1 contaminated"), "{}", told.stderr);
+    project.offline().ok().hits(1);
+}
+
+#[test]
 fn a_branch_that_moved_reruns_what_its_files_change() {
     let (project, _) = Project::rows();
     project.run(&[]).ok().ran(["corpus"]);

@@ -10,9 +10,12 @@ use super::{
     rows::{Batch, Fields, Raw},
 };
 use crate::{
-    engine::action::{Cx, Failure},
+    engine::action::{Cx, Failure, Files, Repo, RepoKind},
     math::hash::{hash, mix},
-    stage::{Invalid, Read, UserPath},
+    stage::{
+        Invalid, Read, UserPath,
+        hub::{self, Address},
+    },
 };
 
 /// Evaluation data that no document may repeat. Words are what white space separates, in lower case and without signs.
@@ -22,10 +25,19 @@ pub struct Decontaminate {
     /// Glob of text files, relative to the manifest: one evaluation item each.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub files: Option<UserPath>,
-    /// Glob of JSONL files, relative to the manifest: one evaluation item a line. Give `files` or `jsonl`.
+    /// Glob of JSONL files, relative to the manifest: one evaluation item a line.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub jsonl: Option<UserPath>,
-    /// With `jsonl`: the fields that hold the item's texts, each taken for itself. Default: `["text"]`.
+    /// Glob of Parquet files, relative to the manifest: one evaluation item a row. Give `files`, `jsonl` or `parquet`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub parquet: Option<UserPath>,
+    /// A dataset of the Hugging Face hub, such as `openai/gsm8k`: the glob then names files there.
+    #[serde(default, skip_serializing)]
+    pub hub: Option<Address>,
+    /// With `hub`: a commit, a tag or a branch. Default: `main`.
+    #[serde(default, skip_serializing)]
+    pub revision: Option<Address>,
+    /// With `jsonl` or `parquet`: the fields or columns that hold the item's texts, each taken for itself. Default: `["text"]`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub fields: Option<Vec<String>>,
     /// Words in a run. Texts of the evaluation that have fewer words are not looked for.
@@ -48,19 +60,24 @@ fn one() -> usize {
 pub(super) const LABEL: &str = "decontaminate";
 
 impl Decontaminate {
-    fn glob(&self) -> Option<(&'static str, &str)> {
-        let all = [("files", &self.files), ("jsonl", &self.jsonl)];
-        all.into_iter().find_map(|(field, glob)| glob.as_ref().map(|glob| (field, glob.0.as_str())))
+    fn globs(&self) -> impl Iterator<Item = (&'static str, &str)> {
+        let all = [("files", &self.files), ("jsonl", &self.jsonl), ("parquet", &self.parquet)];
+        all.into_iter().filter_map(|(field, glob)| glob.as_ref().map(|glob| (field, glob.0.as_str())))
     }
 
     pub(super) fn check(&self) -> Result<(), Invalid> {
         let invalid = |field: &str, why: &str| Err(Invalid::new(format!("{LABEL}{field}"), why));
-        if self.files.is_some() == self.jsonl.is_some() {
-            return invalid("", "needs exactly one of `files` and `jsonl`");
+        if self.globs().count() != 1 {
+            return invalid("", "needs exactly one of `files`, `jsonl` and `parquet`");
+        }
+        match (&self.hub, &self.revision) {
+            (Some(id), revision) => hub::check(("hub", &id.0), revision.as_ref(), &format!("{LABEL}."))?,
+            (None, Some(_)) => return invalid(".revision", "`revision` goes with `hub`"),
+            (None, None) => {}
         }
         match &self.fields {
-            Some(_) if self.jsonl.is_none() => {
-                return invalid(".fields", "`fields` names fields of JSONL rows, and there is no `jsonl`");
+            Some(_) if self.files.is_some() => {
+                return invalid(".fields", "`fields` names fields of rows, and a text file has none");
             }
             Some(fields) if fields.is_empty() => return invalid(".fields", "names no field"),
             _ => {}
@@ -75,22 +92,38 @@ impl Decontaminate {
     }
 
     pub(super) fn reads(&self, base: &dyn Fn(&str) -> std::path::PathBuf) -> Result<Vec<Read>, Invalid> {
-        let Some((field, pattern)) = self.glob() else {
+        let Some((field, pattern)) = self.globs().next().filter(|_| self.hub.is_none()) else {
             return Ok(Vec::new());
         };
         let param = format!("{LABEL}.{field}");
         files::matching(&base(&param), pattern, &param, LABEL)
     }
 
-    /// Reads the evaluation files.
-    pub(super) fn index(&self, cx: &Cx<'_>) -> Result<Index, Failure> {
+    /// What it reads on the hub.
+    pub(super) fn repo(&self) -> Option<Repo> {
+        let id = self.hub.as_ref()?;
+        let globs: Vec<&str> = self.globs().map(|(_, glob)| glob).collect();
+        Some(hub::repo(LABEL, (RepoKind::Dataset, &id.0, self.revision.as_ref()), &globs))
+    }
+
+    /// The evaluation files by their names. Those on the hub are brought here.
+    pub(super) fn gather(&self, cx: &Cx<'_>) -> Result<Files, Failure> {
+        if self.hub.is_some() {
+            return cx.repo(LABEL);
+        }
         let prefix = format!("{LABEL}/");
+        let mine = cx.reads.range(prefix.clone()..).take_while(|read| read.0.starts_with(&prefix));
+        Ok(mine.map(|(name, path)| (name[prefix.len()..].to_owned(), path.clone())).collect())
+    }
+
+    /// Reads the evaluation files.
+    pub(super) fn index(&self, files: &Files, cx: &Cx<'_>) -> Result<Index, Failure> {
         let (mut index, mut items) = (Index { rule: self.clone(), ..Index::default() }, 0);
         let mut short = 0;
-        for (name, path) in cx.reads.range(prefix.clone()..).take_while(|read| read.0.starts_with(&prefix)) {
+        for (name, path) in files {
             cx.check_stop()?;
             let file = index.files.len() as u32;
-            index.files.push(name[prefix.len()..].to_owned());
+            index.files.push(name.clone());
             self.texts(path, &mut |text| {
                 let before = index.runs.len();
                 let words = grams(text, self.ngram, &mut |gram| index.runs.push((gram, file)));
@@ -117,6 +150,10 @@ impl Decontaminate {
         let default = ["text".to_owned()];
         let fields = self.fields.as_deref().unwrap_or(&default);
         let name: Arc<str> = LABEL.into();
+        if self.parquet.is_some() {
+            // Column after column: a row's texts are taken each for itself.
+            return fields.iter().try_for_each(|field| column(path, field, each));
+        }
         let mut sink = |batch: Vec<(Arc<str>, Raw)>| {
             for (raw, field) in batch.iter().flat_map(|(_, raw)| fields.iter().map(move |field| (raw, field)))
             {
@@ -134,6 +171,21 @@ impl Decontaminate {
         }
         batch.flush()
     }
+}
+
+/// Hands on every text of a column of a Parquet file.
+fn column(path: &Path, field: &str, each: &mut dyn FnMut(&str)) -> Result<(), Failure> {
+    let fields = Fields { text: field, licence: None, source: None };
+    let mut sink = |batch: Vec<(Arc<str>, Raw)>| {
+        for (_, raw) in batch {
+            let bad = || CorpusError::NotUtf8 { path: path.display().to_string() };
+            each(&raw.parse(fields)?.text.ok_or_else(bad)?);
+        }
+        Ok(())
+    };
+    let mut batch = Batch::<Failure>::new(1 << 20, &mut sink);
+    batch.table(&LABEL.into(), path, fields)?;
+    batch.flush()
 }
 
 /// Hands on the hash of every run of `n` words, and says how many words there are. At 64 bits,
@@ -179,7 +231,17 @@ pub(super) struct Index {
 
 impl Default for Index {
     fn default() -> Self {
-        let rule = Decontaminate { files: None, jsonl: None, fields: None, ngram: thirteen(), shared: one() };
+        let (ngram, shared) = (thirteen(), one());
+        let rule = Decontaminate {
+            files: None,
+            jsonl: None,
+            parquet: None,
+            hub: None,
+            revision: None,
+            fields: None,
+            ngram,
+            shared,
+        };
         Self { rule, files: Vec::new(), runs: Vec::new(), seen: Vec::new() }
     }
 }

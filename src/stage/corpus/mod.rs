@@ -112,7 +112,8 @@ impl Stage for Corpus {
     }
 
     fn repos(&self) -> Vec<Repo> {
-        self.sources.iter().enumerate().filter_map(|(i, source)| source.repo(i)).collect()
+        let of_sources = self.sources.iter().enumerate().filter_map(|(i, source)| source.repo(i));
+        of_sources.chain(self.decontaminate.as_ref().and_then(Decontaminate::repo)).collect()
     }
 
     fn check(&self) -> Result<(), Invalid> {
@@ -152,11 +153,12 @@ impl Corpus {
     fn run_in_batches(&self, cx: &Cx<'_>, limit: u64) -> Result<(), Failure> {
         let gather = |(i, source): (usize, &Source)| source.gather(i, cx);
         let files = self.sources.iter().enumerate().map(gather).collect::<Result<Vec<Files>, _>>()?;
-        let evaluation = format!("{}/", decontaminate::LABEL);
-        let evaluation = cx.reads.keys().filter(|name| name.starts_with(&evaluation)).count();
-        let total = files.iter().map(Files::len).sum::<usize>() + evaluation;
+        let evaluation =
+            self.decontaminate.as_ref().map(|rule| Ok::<_, Failure>((rule, rule.gather(cx)?))).transpose()?;
+        let total =
+            files.iter().chain(evaluation.as_ref().map(|(_, files)| files)).map(Files::len).sum::<usize>();
         cx.progress.phase("reading", Some(total as u64), "files");
-        let evaluation = self.decontaminate.as_ref().map(|rule| rule.index(cx)).transpose()?;
+        let evaluation = evaluation.map(|(rule, files)| rule.index(&files, cx)).transpose()?;
         let rules = Rules { near: self.near_duplicates.as_ref(), evaluation: evaluation.as_ref() };
         let mut spool = Spool::create(&cx.scratch)?;
         for (i, (source, files)) in self.sources.iter().zip(&files).enumerate() {

@@ -58,6 +58,8 @@ fn mistakes_name_the_parameter() {
         ("files = 'a'\njsonl = 'b'", "decontaminate"),
         ("files = 'a'\nfields = ['x']", "decontaminate.fields"),
         ("jsonl = 'a'\nfields = []", "decontaminate.fields"),
+        ("parquet = 'a'\nrevision = 'v1'", "decontaminate.revision"),
+        ("parquet = 'a'\nhub = 'gsm8k'", "decontaminate.hub"),
         ("files = 'a'\nngram = 0", "decontaminate.ngram"),
         ("files = 'a'\nngram = 65", "decontaminate.ngram"),
         ("files = 'a'\nshared = 0", "decontaminate.shared"),

@@ -41,6 +41,24 @@ fn documents_that_repeat_evaluation_data_go_and_the_file_is_named() {
 }
 
 #[test]
+fn evaluation_data_may_be_columns_of_a_table() {
+    let dir =
+        space(&[("a.md", PROSE.as_bytes()), ("b.md", b"so: eight legs, since it is no insect at all.")]);
+    let (questions, answers) = (["How many?", "Why?"], ["none", "eight legs since it is no insect at all"]);
+    let [q, a] = [questions, answers].map(|texts| texts.map(Some));
+    columns::tests::write(&dir.path().join("eval.parquet"), &[("q", &q), ("a", &a)], 1);
+    let kept = |fields: &str| {
+        let rule = format!("decontaminate = {{ parquet = 'eval.parquet', fields = [{fields}], ngram = 3 }}");
+        run(&corpus(&format!("{rule}\nsources = [{{ files = '*.md' }}]")), dir.path())
+            .map(|(texts, _)| texts.0.len())
+    };
+    assert_eq!(kept("'a'").unwrap(), 1);
+    assert_eq!(kept("'q', 'a'").unwrap(), 1);
+    let error = kept("'q', 'b'").unwrap_err().to_string();
+    assert!(error.contains("there is no column `b`; the file has `q`, `a`"), "{error}");
+}
+
+#[test]
 fn evaluation_data_that_says_nothing_is_an_error() {
     let dir = space(&[("a.md", b"a text"), ("short.txt", b"three words only"), ("bad.txt", b"caf\xe9")]);
     let error = |file: &str| {
