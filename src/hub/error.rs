@@ -15,12 +15,14 @@ pub enum HubError {
     #[error("the hub cannot be used: {0}; see HF_ENDPOINT, HF_TOKEN and HF_HOME")]
     Settings(HFError),
     /// The service answered with an error, or did not answer.
-    #[error("{kind} `{id}`: {answer}{hint}")]
+    #[error("{kind} `{id}`: {what}{hint}")]
     Service {
         /// What the repository holds.
         kind: RepoKind,
         /// `owner/name`.
         id: String,
+        /// What happened.
+        what: String,
         /// What `hf-hub` says.
         answer: Box<HFError>,
         /// What the user can do.
@@ -129,7 +131,7 @@ impl HubError {
                 }
                 _ => "",
             };
-            Self::Service { kind, id, answer: Box::new(answer), hint }
+            Self::Service { kind, id, what: words(&answer), answer: Box::new(answer), hint }
         }
     }
 
@@ -145,6 +147,17 @@ impl HubError {
             _ => false,
         }
     }
+}
+
+/// What happened. Of a request that got no answer, the whole chain says the address thrice and the cause last.
+fn words(answer: &HFError) -> String {
+    let HFError::Request { url, source } = answer else { return answer.to_string() };
+    let mut cause: &dyn std::error::Error = source;
+    while let Some(next) = cause.source() {
+        cause = next;
+    }
+    let host = url.as_deref().and_then(|url| url.split('/').nth(2)).unwrap_or("the hub");
+    format!("no answer from {host}: {cause}")
 }
 
 impl From<HubError> for HubFailure {

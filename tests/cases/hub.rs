@@ -214,6 +214,7 @@ fn what_the_hub_refuses_is_told_with_what_to_do() {
     assert!(why(&[]).ends_with(hint), "{}", why(&[]));
     project.run(&[("HF_TOKEN", "secret")]).ok().ran(["corpus"]);
     let gone = [("HF_ENDPOINT", "http://127.0.0.1:9")];
+    assert!(why(&gone).contains("no answer from 127.0.0.1:9: "), "{}", why(&gone));
     assert!(
         why(&gone).ends_with("without a network, set HF_HUB_OFFLINE=1 to use what was fetched before"),
         "{}",
