@@ -1,14 +1,19 @@
 //! A `tokenizer.json` as every stage uses it: whole texts to ids, nothing added, cut or filled. Knows no model and no corpus.
 //!
-//! The names of special tokens inside a text are text, not commands: a document that mentions `<|end|>` must not end there.
+//! The names of special tokens inside a text are text, not commands: a document that mentions `<|end|>` must not end there. Only in
+//! a text that says so (`Text::special_tokens`) are they the tokens.
 
-use std::path::Path;
+use std::{path::Path, sync::OnceLock};
 
 use tokenizers::Tokenizer;
 
 /// Turns texts into ids.
 #[derive(Debug, Clone)]
-pub struct Encoder(Tokenizer);
+pub struct Encoder {
+    tokenizer: Tokenizer,
+    /// The same with special tokens recognised, made when it is first needed: it takes as much memory again.
+    special: OnceLock<Tokenizer>,
+}
 
 /// A text as tokens.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -31,6 +36,12 @@ pub enum EncoderError {
         /// What is wrong.
         why: String,
     },
+    /// A text with special tokens, of which the tokenizer knows none.
+    #[error(
+        "the text holds special tokens, as a rendered conversation does, and the tokenizer knows none of them; use the tokenizer of the \
+         model that the format is for"
+    )]
+    NoSpecialTokens,
     /// The library refused the text or the ids.
     #[error("{0}")]
     Refused(tokenizers::Error),
@@ -51,18 +62,44 @@ impl Encoder {
         // A file may ask to cut or fill texts; every stage wants the whole text and cuts by itself.
         tokenizer.with_padding(None);
         tokenizer.with_truncation(None).map_err(EncoderError::Refused)?;
-        Ok(Self(tokenizer))
+        Ok(Self { tokenizer, special: OnceLock::new() })
     }
 
-    /// The ids of a text.
+    /// The ids of a text in which the names of special tokens are text.
     pub fn ids(&self, text: &str) -> Result<Vec<u32>, EncoderError> {
-        Ok(self.0.encode_fast(text, false).map_err(EncoderError::Refused)?.get_ids().to_vec())
+        self.ids_of(text, false)
+    }
+
+    /// The ids of a text; with `special_tokens` the names of special tokens in it are those tokens.
+    pub fn ids_of(&self, text: &str, special_tokens: bool) -> Result<Vec<u32>, EncoderError> {
+        let encoding =
+            self.tokenizer(special_tokens).encode_fast(text, false).map_err(EncoderError::Refused)?;
+        self.check(encoding.get_ids(), special_tokens)?;
+        Ok(encoding.get_ids().to_vec())
+    }
+
+    fn tokenizer(&self, special_tokens: bool) -> &Tokenizer {
+        if !special_tokens {
+            return &self.tokenizer;
+        }
+        self.special.get_or_init(|| {
+            let mut tokenizer = self.tokenizer.clone();
+            tokenizer.set_encode_special_tokens(false);
+            tokenizer
+        })
+    }
+
+    /// A text of another model's format would pass for plain text.
+    fn check(&self, ids: &[u32], special_tokens: bool) -> Result<(), EncoderError> {
+        let known = self.tokenizer.get_added_vocabulary().get_added_tokens_decoder();
+        let found = !special_tokens || ids.iter().any(|id| known.get(id).is_some_and(|token| token.special));
+        if found { Ok(()) } else { Err(EncoderError::NoSpecialTokens) }
     }
 
     /// What the tokenizer puts before and behind every text, such as `[CLS]` and `[SEP]`.
     pub fn around(&self) -> Result<(Vec<u32>, Vec<u32>), EncoderError> {
         let ids = |special| {
-            let encoding = self.0.encode_fast("a", special).map_err(EncoderError::Refused)?;
+            let encoding = self.tokenizer.encode_fast("a", special).map_err(EncoderError::Refused)?;
             Ok::<_, EncoderError>(encoding.get_ids().to_vec())
         };
         let (bare, whole) = (ids(false)?, ids(true)?);
@@ -70,30 +107,31 @@ impl Encoder {
         Ok((whole[..start].to_vec(), whole[start + bare.len()..].to_vec()))
     }
 
-    /// The ids and the byte offsets of a text.
-    pub fn with_offsets(&self, text: &str) -> Result<Encoded, EncoderError> {
-        let encoding = self.0.encode(text, false).map_err(EncoderError::Refused)?;
+    /// The ids and the byte offsets of a text, as [`Self::ids_of`] finds them.
+    pub fn with_offsets(&self, text: &str, special_tokens: bool) -> Result<Encoded, EncoderError> {
+        let encoding = self.tokenizer(special_tokens).encode(text, false).map_err(EncoderError::Refused)?;
+        self.check(encoding.get_ids(), special_tokens)?;
         Ok(Encoded { ids: encoding.get_ids().to_vec(), offsets: encoding.get_offsets().to_vec() })
     }
 
     /// The number of tokens of a text.
     pub fn count(&self, text: &str) -> Result<usize, EncoderError> {
-        Ok(self.0.encode_fast(text, false).map_err(EncoderError::Refused)?.len())
+        Ok(self.tokenizer.encode_fast(text, false).map_err(EncoderError::Refused)?.len())
     }
 
     /// The text of ids, special tokens left out.
     pub fn decode(&self, ids: &[u32]) -> Result<String, EncoderError> {
-        self.0.decode(ids, true).map_err(EncoderError::Refused)
+        self.tokenizer.decode(ids, true).map_err(EncoderError::Refused)
     }
 
     /// The id of a token by its name, special or not.
     pub fn id(&self, token: &str) -> Option<u32> {
-        self.0.token_to_id(token)
+        self.tokenizer.token_to_id(token)
     }
 
     /// The number of ids, special tokens included.
     pub fn vocab_size(&self) -> usize {
-        self.0.get_vocab_size(true)
+        self.tokenizer.get_vocab_size(true)
     }
 }
 
@@ -117,7 +155,7 @@ pub(crate) mod tests {
         let long = "one two ".repeat(30);
         assert_eq!(words().ids(&long).unwrap(), [1, 2].repeat(30));
         assert_eq!(words().count(&long).unwrap(), 60);
-        assert_eq!(words().with_offsets(&long).unwrap().ids, words().ids(&long).unwrap());
+        assert_eq!(words().with_offsets(&long, false).unwrap().ids, words().ids(&long).unwrap());
         assert_eq!(words().count("one").unwrap(), 1, "nothing is filled up");
     }
 
@@ -126,6 +164,24 @@ pub(crate) mod tests {
         assert_eq!(words().ids("one <|end|> two").unwrap(), [1, 0, 2]);
         assert_eq!(words().id("<|end|>"), Some(3), "but they have their ids");
         assert_eq!(words().decode(&[1, 3, 2]).unwrap(), "one two");
+    }
+
+    #[test]
+    fn names_of_special_tokens_are_tokens_where_the_text_says_so() {
+        let words = words();
+        assert_eq!(words.ids_of("one <|end|>two", true).unwrap(), [1, 3, 2]);
+        assert_eq!(words.with_offsets("one <|end|>two", true).unwrap().offsets, [(0, 3), (4, 11), (11, 14)]);
+        assert_eq!(words.ids_of("one <|end|>two", false).unwrap(), [1, 0], "and the next text is text again");
+        let long = "one<|end|>".repeat(30);
+        assert_eq!(words.ids_of(&long, true).unwrap(), [1, 3].repeat(30), "nothing is cut");
+        for text in ["one <|start|>", ""] {
+            let error = words.ids_of(text, true).unwrap_err().to_string();
+            assert!(
+                error.contains("the tokenizer knows none of them; use the tokenizer of the model"),
+                "{error}"
+            );
+            assert!(words.with_offsets(text, true).is_err());
+        }
     }
 
     #[test]
@@ -140,7 +196,7 @@ pub(crate) mod tests {
 
     #[test]
     fn offsets_are_bytes_of_the_text() {
-        let encoded = words().with_offsets("ähm one").unwrap();
+        let encoded = words().with_offsets("ähm one", false).unwrap();
         assert_eq!(encoded, Encoded { ids: vec![0, 1], offsets: vec![(0, 4), (5, 8)] });
     }
 

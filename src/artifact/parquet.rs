@@ -4,7 +4,7 @@ use std::{fs::File, path::Path, sync::Arc};
 
 use parquet::{
     basic::Compression,
-    data_type::{ByteArray, ByteArrayType, DataType, Int32Type, Int64Type},
+    data_type::{BoolType, ByteArray, ByteArrayType, DataType, Int32Type, Int64Type},
     errors::ParquetError,
     file::{
         properties::WriterProperties,
@@ -36,6 +36,9 @@ const SCHEMA: &str = "message split {
     required int32 recall_longest;
 }";
 
+/// The column that stands behind the others where a row holds special tokens.
+const FLAG: &str = "required boolean special_tokens;";
+
 /// Rows per row group.
 const GROUP: usize = 4096;
 
@@ -45,7 +48,9 @@ pub fn write(path: &Path, rows: &[Chosen]) -> Result<(), ArtifactError> {
 }
 
 fn try_write(path: &Path, rows: &[Chosen]) -> Result<(), ParquetError> {
-    let schema = Arc::new(parse_message_type(SCHEMA)?);
+    let flagged = rows.iter().any(|row| row.special_tokens);
+    let schema = if flagged { SCHEMA.replace('}', &format!("{FLAG} }}")) } else { SCHEMA.to_owned() };
+    let schema = Arc::new(parse_message_type(&schema)?);
     let properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
         .set_created_by("mla-run".to_owned())
@@ -54,6 +59,9 @@ fn try_write(path: &Path, rows: &[Chosen]) -> Result<(), ParquetError> {
     for rows in rows.chunks(GROUP) {
         let mut group = file.next_row_group()?;
         write_group(&mut group, rows)?;
+        if flagged {
+            column::<BoolType>(&mut group, &rows.iter().map(|row| row.special_tokens).collect::<Vec<_>>())?;
+        }
         group.close()?;
     }
     file.close()?;
@@ -123,6 +131,7 @@ mod tests {
         Chosen {
             id: format!("{i:064}"),
             text: format!("text\n{i} with \"signs\" é"),
+            special_tokens: false,
             source: "a/b".into(),
             licence: String::new(),
             n_tokens: 3000 + i as usize,
@@ -234,6 +243,21 @@ mod tests {
         assert_eq!(reader.metadata().file_metadata().created_by(), Some("mla-run"));
         let group = reader.metadata().row_group(0);
         assert!(group.columns().iter().all(|c| c.compression() == Compression::SNAPPY));
+    }
+
+    #[test]
+    fn special_tokens_have_a_column_where_a_row_has_some() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("split.parquet");
+        let rows = [chosen(1), Chosen { special_tokens: true, ..chosen(2) }];
+        write(&path, &rows).unwrap();
+        let reader = SerializedFileReader::new(File::open(&path).unwrap()).unwrap();
+        let mut names =
+            reader.metadata().file_metadata().schema_descr().columns().iter().map(|c| c.name().to_owned());
+        assert_eq!(names.next_back().as_deref(), Some("special_tokens"));
+        let found: Vec<_> =
+            reader.get_row_iter(None).unwrap().map(|row| row.unwrap().get_bool(17).unwrap()).collect();
+        assert_eq!(found, [false, true]);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Artifact, ArtifactError, Files,
-    texts::{Mark, read_jsonl, write_jsonl},
+    texts::{Mark, is_false, read_jsonl, write_jsonl},
 };
 
 /// One chosen document.
@@ -17,6 +17,9 @@ pub struct Chosen {
     pub id: String,
     /// The normalised text.
     pub text: String,
+    /// As in [`super::texts::Text::special_tokens`].
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub special_tokens: bool,
     /// Where it came from.
     pub source: String,
     /// Licence name as the user wrote it.

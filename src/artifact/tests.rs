@@ -31,12 +31,13 @@ fn text(id: &str, text: &str) -> Text {
         source: "sources.0/a".into(),
         licence: "MIT".into(),
         text: text.into(),
+        special_tokens: true,
         marks: vec![mark],
     }
 }
 
 fn chosen(id: &str) -> Chosen {
-    let Text { id, text, source, licence, marks } = text(id, "abc");
+    let Text { id, text, source, licence, special_tokens, marks } = text(id, "abc");
     let (bucket, reason) = ("swa".to_owned(), "near".to_owned());
     Chosen {
         id,
@@ -55,6 +56,7 @@ fn chosen(id: &str) -> Chosen {
         recalls: 2,
         recall_typical: 200,
         recall_longest: 300,
+        special_tokens,
         marks,
     }
 }

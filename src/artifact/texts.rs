@@ -22,9 +22,19 @@ pub struct Text {
     pub licence: String,
     /// The normalised text.
     pub text: String,
+    /// Whether the names of special tokens in the text are those tokens, as in a conversation that the corpus rendered. In any other
+    /// text such a name is text.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub special_tokens: bool,
     /// Answers whose facts lie far back; only the synthetic corpus knows them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub marks: Vec<Mark>,
+}
+
+/// For what is written only where it holds, so that files from before it have the same bytes.
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+pub(super) fn is_false(flag: &bool) -> bool {
+    !flag
 }
 
 /// An answer that can only be given by recalling something stated earlier. Offsets are bytes of the text.
@@ -148,9 +158,11 @@ mod tests {
             source: "a".into(),
             licence: "MIT".into(),
             text: "line\nbreak".into(),
+            special_tokens: false,
             marks: vec![Mark { start: 5, end: 10, stated: 0, choices: 8 }],
         };
-        let texts = Texts(vec![row.clone(), Text { marks: vec![], ..row }]);
+        let chat = Text { special_tokens: true, ..row.clone() };
+        let texts = Texts(vec![row.clone(), chat, Text { marks: vec![], ..row }]);
         texts.save(dir.path()).unwrap();
         let path = dir.path().join(FILE);
         let saved = std::fs::read(&path).unwrap();
@@ -158,12 +170,21 @@ mod tests {
         texts.0.iter().for_each(|text| writer.push(&line(text)).unwrap());
         writer.finish().unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), saved, "one by one as all at once");
+        let flags = String::from_utf8(saved).unwrap();
+        let flags: Vec<bool> =
+            flags.lines().map(|line| line.contains(r#","special_tokens":true,"#)).collect();
+        assert_eq!(
+            flags,
+            [false, true, false],
+            "a text without the flag has the bytes that it had before there was one"
+        );
+        assert!(!String::from_utf8(line(&texts.0[0])).unwrap().contains("special"));
         let files = Files::from([(FILE.to_owned(), path.clone())]);
         assert_eq!(Texts::load(&files).unwrap(), texts);
 
         let broken = std::fs::read_to_string(&path).unwrap() + "{\"id\":3}\n";
         std::fs::write(&path, broken).unwrap();
         let error = Texts::load(&files).unwrap_err().to_string();
-        assert!(error.starts_with("artifact `texts`, file `texts.jsonl`, line 3: "), "{error}");
+        assert!(error.starts_with("artifact `texts`, file `texts.jsonl`, line 4: "), "{error}");
     }
 }

@@ -61,7 +61,7 @@ impl Tokenizer {
 
     /// The ids and the byte offsets of a text. No special token is added or recognised.
     pub fn encode_with_offsets(&self, text: &str) -> Result<Encoded, TokenizerError> {
-        Ok(self.encoder.with_offsets(text)?)
+        Ok(self.encoder.with_offsets(text, false)?)
     }
 
     /// The ids of a text. No special token is added or recognised.

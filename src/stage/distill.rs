@@ -19,7 +19,7 @@ use crate::{
     stage::{
         Finite, Input, InputPort, Invalid, Stage,
         code::{self, Code},
-        encode::encode,
+        encode::{Document, encode},
     },
 };
 
@@ -161,12 +161,12 @@ impl Distill {
 
     /// All documents as token ids, cut to `max-length`, in the order of their inputs.
     fn documents(&self, cx: &Cx<'_>, student: &Checkpoint) -> Result<Vec<Vec<u32>>, Failure> {
-        let mut texts = Vec::new();
+        let mut texts: Vec<Document> = Vec::new();
         for (i, split) in self.splits.iter().enumerate() {
-            texts.extend(split.load(cx, &format!("splits.{i}"))?.0.into_iter().map(|row| row.text));
+            texts.extend(split.load(cx, &format!("splits.{i}"))?.0.into_iter().map(Document::from));
         }
         if let Some(corpus) = &self.texts {
-            texts.extend(corpus.load(cx, "texts")?.0.into_iter().map(|row| row.text));
+            texts.extend(corpus.load(cx, "texts")?.0.into_iter().map(Document::from));
         }
         let mut documents = encode(cx, student, &texts)?;
         let (mut cut, mut lost) = (0, 0);

@@ -4,28 +4,61 @@ use rayon::prelude::*;
 use serde_json::Value;
 
 use crate::{
-    artifact::{checkpoint::Checkpoint, encoder::Encoder},
+    artifact::{
+        checkpoint::Checkpoint,
+        encoder::{Encoder, EncoderError},
+        splits::Chosen,
+        texts::Text,
+    },
     engine::action::{Cx, Failure},
 };
 
-/// Encodes texts with the checkpoint's tokenizer, in their order, each with the model's end token behind it.
+/// A text that is to be encoded.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Document {
+    text: String,
+    /// As in [`Text::special_tokens`].
+    special_tokens: bool,
+}
+
+impl From<Text> for Document {
+    fn from(Text { text, special_tokens, .. }: Text) -> Self {
+        Self { text, special_tokens }
+    }
+}
+
+impl From<Chosen> for Document {
+    fn from(Chosen { text, special_tokens, .. }: Chosen) -> Self {
+        Self { text, special_tokens }
+    }
+}
+
+/// Encodes texts with the checkpoint's tokenizer, in their order, each with the model's end token behind it. A text with special
+/// tokens has its own end.
 pub(super) fn encode(
     cx: &Cx<'_>,
     checkpoint: &Checkpoint,
-    texts: &[String],
+    texts: &[Document],
 ) -> Result<Vec<Vec<u32>>, Failure> {
     let path = checkpoint.file("tokenizer.json").map_err(Failure::stage)?;
     let encoder = Encoder::from_file(path).map_err(Failure::stage)?;
     let end = end_token(&checkpoint.config);
     cx.progress.phase("tokenising", Some(texts.len() as u64), "docs");
-    let encode = |text: &String| {
+    let encode = |document: &Document| {
         cx.check_stop()?;
-        let mut ids = encoder.ids(text).map_err(Failure::stage)?;
-        ids.extend(end);
+        let ids = document.ids(&encoder, end).map_err(Failure::stage)?;
         cx.progress.advance(1);
         Ok(ids)
     };
     texts.par_iter().map(encode).collect()
+}
+
+impl Document {
+    fn ids(&self, encoder: &Encoder, end: Option<u32>) -> Result<Vec<u32>, EncoderError> {
+        let mut ids = encoder.ids_of(&self.text, self.special_tokens)?;
+        ids.extend(end.filter(|_| !self.special_tokens));
+        Ok(ids)
+    }
 }
 
 /// The end token of a `config.json`: one id, or the first of several.
@@ -39,6 +72,18 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::artifact::encoder::tests::WORDS;
+
+    #[test]
+    fn a_text_gets_an_end_and_a_conversation_has_one() {
+        let encoder = Encoder::from_json(WORDS.as_bytes()).unwrap();
+        let ids = |text: &str, special_tokens| {
+            let document = Document { text: text.to_owned(), special_tokens };
+            document.ids(&encoder, Some(9)).unwrap()
+        };
+        assert_eq!(ids("one two<|end|>", false), [1, 0, 9]);
+        assert_eq!(ids("one two<|end|>", true), [1, 2, 3]);
+    }
 
     #[test]
     fn the_end_token_is_one_or_the_first_of_several() {

@@ -33,7 +33,7 @@ use crate::{
     stage::{
         Input, InputPort, Invalid, Stage,
         code::{self, Code},
-        encode::encode,
+        encode::{Document, encode},
         weights::Projections,
     },
 };
@@ -149,9 +149,9 @@ impl Stage for Analyze {
 
 impl Analyze {
     fn sequences(&self, cx: &Cx<'_>, checkpoint: &Checkpoint) -> Result<Sequences, Failure> {
-        let texts: Vec<String> = match (&self.split, &self.texts) {
-            (Some(split), _) => split.load(cx, "split")?.0.into_iter().map(|row| row.text).collect(),
-            (None, Some(texts)) => texts.load(cx, "texts")?.0.into_iter().map(|row| row.text).collect(),
+        let texts: Vec<Document> = match (&self.split, &self.texts) {
+            (Some(split), _) => split.load(cx, "split")?.0.into_iter().map(Document::from).collect(),
+            (None, Some(texts)) => texts.load(cx, "texts")?.0.into_iter().map(Document::from).collect(),
             (None, None) => Vec::new(),
         };
         let ids = encode(cx, checkpoint, &texts)?;

@@ -45,6 +45,7 @@ pub(crate) fn texts(lengths: &[usize]) -> Texts {
         source: "a".into(),
         licence: String::new(),
         text: (0..n).map(&mut word).collect::<Vec<_>>().join(" "),
+        special_tokens: false,
         marks: vec![],
     };
     Texts(lengths.iter().enumerate().map(&mut text).collect())

@@ -272,6 +272,7 @@ impl Source {
             source: name.to_string(),
             licence: licence.to_string(),
             text,
+            special_tokens: false,
             marks,
         };
         Ok(Judged::kept(id, &text, [name, licence], signature))

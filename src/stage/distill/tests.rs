@@ -96,6 +96,7 @@ fn texts() -> Texts {
         source: "test".into(),
         licence: String::new(),
         text: format!("{i} plus {i} is {} and so on. ", 2 * i).repeat(2 + i % 3),
+        special_tokens: false,
         marks: vec![],
     };
     Texts((0..12).map(text).collect())

@@ -12,6 +12,7 @@ fn texts(n: usize) -> Texts {
         source: "a".into(),
         licence: String::new(),
         text: format!("document number {i} speaks of subject {}", i % 3),
+        special_tokens: false,
         marks: vec![],
     };
     Texts((0..n).map(text).collect())
@@ -187,7 +188,14 @@ mod transformer {
             .map(|i| {
                 let text = words(i);
                 let id = blake3::hash(format!("{i} {text}").as_bytes()).to_hex().to_string();
-                Text { id, source: "a".into(), licence: String::new(), text, marks: vec![] }
+                Text {
+                    id,
+                    source: "a".into(),
+                    licence: String::new(),
+                    text,
+                    special_tokens: false,
+                    marks: vec![],
+                }
             })
             .collect();
         rows.sort_by(|a, b| a.id.cmp(&b.id));
@@ -242,6 +250,7 @@ mod transformer {
                 source: "a".into(),
                 licence: String::new(),
                 text,
+                special_tokens: false,
                 marks: vec![],
             }])
         };
@@ -294,6 +303,7 @@ mod transformer {
                 source: "a".into(),
                 licence: String::new(),
                 text: "w75".into(),
+                special_tokens: false,
                 marks: vec![],
             };
             bench(&stage, &Texts(vec![text])).run(&stage).unwrap_err().to_string()

@@ -55,8 +55,13 @@ impl Encoder {
     }
 
     /// The tokens of a text, cut to `max_length`; `None` where fewer than two are left, so that nothing is predicted.
-    pub(super) fn encode(&self, text: &str, marks: &[Mark]) -> Result<Option<Document>, EncodeError> {
-        let encoded = self.tokens.with_offsets(text)?;
+    pub(super) fn encode(
+        &self,
+        text: &str,
+        special_tokens: bool,
+        marks: &[Mark],
+    ) -> Result<Option<Document>, EncodeError> {
+        let encoded = self.tokens.with_offsets(text, special_tokens)?;
         let mut ids: Vec<u32> = self.bos.into_iter().chain(encoded.ids).collect();
         let mut bytes: Vec<(usize, usize)> =
             self.bos.map(|_| (0, 0)).into_iter().chain(encoded.offsets).collect();
@@ -123,18 +128,27 @@ mod tests {
     #[test]
     fn an_answer_is_found_with_the_space_before_it() {
         let text = "a b. a a b."; // tokens: a| b|.| a| a| b|.
-        let document = encoder(None, 100).encode(text, &[mark(text, "b", 2)]).unwrap().unwrap();
+        let document = encoder(None, 100).encode(text, false, &[mark(text, "b", 2)]).unwrap().unwrap();
         assert_eq!(document.ids, [1, 5, 6, 4, 4, 5, 6]);
         assert_eq!(document.answers, [marked(5..6, 4)]);
-        let with_bos = encoder(Some("<s>"), 100).encode(text, &[mark(text, "b", 2)]).unwrap().unwrap();
+        let with_bos = encoder(Some("<s>"), 100).encode(text, false, &[mark(text, "b", 2)]).unwrap().unwrap();
         assert_eq!(with_bos.ids[..3], [0, 1, 5]);
         assert_eq!(with_bos.answers, [marked(6..7, 4)]);
     }
 
     #[test]
+    fn a_special_token_is_one_where_the_text_says_so() {
+        let ids = |special| encoder(None, 100).encode("a<s>b", special, &[]).map(|d| d.unwrap().ids);
+        assert_eq!(ids(true).unwrap(), [1, 0, 3]);
+        assert_ne!(ids(false).unwrap()[1], 0);
+        let error = encoder(None, 100).encode("a b", true, &[]).unwrap_err().to_string();
+        assert!(error.starts_with("the original model: the text holds special tokens"), "{error}");
+    }
+
+    #[test]
     fn an_answer_of_several_tokens() {
         let text = "a. la."; // tokens: a|.| l|a|.
-        let document = encoder(None, 100).encode(text, &[mark(text, "la", 0)]).unwrap().unwrap();
+        let document = encoder(None, 100).encode(text, false, &[mark(text, "la", 0)]).unwrap().unwrap();
         assert_eq!(document.answers, [marked(2..4, 2)]);
     }
 
@@ -143,7 +157,7 @@ mod tests {
         let text = "a. ab"; // tokens: a|.| ab
         let part = |start, end| Mark { start, end, stated: 0, choices: 4 };
         let document =
-            encoder(None, 100).encode(text, &[part(4, 5), part(3, 4), part(3, 5)]).unwrap().unwrap();
+            encoder(None, 100).encode(text, false, &[part(4, 5), part(3, 4), part(3, 5)]).unwrap().unwrap();
         assert_eq!((document.answers, document.skipped), (vec![marked(2..3, 2)], 2));
     }
 
@@ -151,16 +165,17 @@ mod tests {
     fn a_cut_takes_its_answers_along() {
         let text = "a b. a a b.";
         let marks = [mark(text, "b", 2)];
-        let cut = encoder(None, 5).encode(text, &marks).unwrap().unwrap();
+        let cut = encoder(None, 5).encode(text, false, &marks).unwrap().unwrap();
         assert_eq!((cut.ids.len(), cut.answers.len(), cut.skipped), (5, 0, 0));
-        assert_eq!(encoder(None, 6).encode(text, &marks).unwrap().unwrap().answers.len(), 1);
-        assert_eq!(encoder(None, 1).encode(text, &marks).unwrap(), None);
-        assert_eq!(encoder(None, 9).encode("", &[]).unwrap(), None);
+        assert_eq!(encoder(None, 6).encode(text, false, &marks).unwrap().unwrap().answers.len(), 1);
+        assert_eq!(encoder(None, 1).encode(text, false, &marks).unwrap(), None);
+        assert_eq!(encoder(None, 9).encode("", false, &[]).unwrap(), None);
     }
 
     #[test]
     fn an_answer_at_the_very_start_cannot_be_predicted() {
-        let document = encoder(None, 9).encode("a b", &[Mark { start: 0, end: 1, stated: 0, choices: 2 }]);
+        let document =
+            encoder(None, 9).encode("a b", false, &[Mark { start: 0, end: 1, stated: 0, choices: 2 }]);
         assert_eq!(document.unwrap().unwrap().skipped, 1);
     }
 

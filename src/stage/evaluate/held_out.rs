@@ -32,6 +32,7 @@ struct Row {
     id: String,
     source: String,
     text: String,
+    special_tokens: bool,
     marks: Vec<Mark>,
 }
 
@@ -48,7 +49,9 @@ impl HeldOut {
                 break;
             }
             cx.check_stop()?;
-            if let Some(document) = encoder.encode(&row.text, &row.marks).map_err(failed)? {
+            if let Some(document) =
+                encoder.encode(&row.text, row.special_tokens, &row.marks).map_err(failed)?
+            {
                 tokens += document.ids.len();
                 held_out.documents.push(document);
                 *held_out.sources.entry(group(&row.source).to_owned()).or_default() += 1;
@@ -101,6 +104,7 @@ fn rows(stage: &Evaluate, cx: &Cx<'_>) -> Result<(Vec<Row>, usize), Failure> {
             id: t.id,
             source: t.source,
             text: t.text,
+            special_tokens: t.special_tokens,
             marks: t.marks,
         };
         rows.extend(texts.load(cx, "texts")?.0.into_iter().map(row));
@@ -110,6 +114,7 @@ fn rows(stage: &Evaluate, cx: &Cx<'_>) -> Result<(Vec<Row>, usize), Failure> {
             id: c.id,
             source: c.source,
             text: c.text,
+            special_tokens: c.special_tokens,
             marks: c.marks,
         };
         rows.extend(split.load(cx, "split")?.0.into_iter().map(row));

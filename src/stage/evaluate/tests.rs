@@ -51,7 +51,7 @@ fn text(ids: &[u32], marks: Vec<Mark>) -> Text {
     let words: Vec<String> = ids.iter().map(|id| format!("t{id}")).collect();
     let text = words.join(" ");
     let id = blake3::hash(text.as_bytes()).to_hex().to_string();
-    Text { id, source: "a/b".into(), licence: String::new(), text, marks }
+    Text { id, source: "a/b".into(), licence: String::new(), text, special_tokens: false, marks }
 }
 
 fn texts() -> Texts {

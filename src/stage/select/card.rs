@@ -59,12 +59,20 @@ pub(super) struct SplitCounts {
     borderline: usize,
     /// Rows in which a rare token comes again beyond the window.
     recalling: usize,
+    /// Rows whose text holds special tokens: rendered conversations.
+    #[serde(skip_serializing_if = "is_zero")]
+    conversations: usize,
     /// Left out since they are like another row.
     similar: usize,
     /// Left out since they do not fit the budget.
     over_budget: usize,
     sources: BTreeMap<String, usize>,
     licences: BTreeMap<String, usize>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 impl SplitCounts {
@@ -97,6 +105,7 @@ impl SplitCounts {
             mixed: reason("mix"),
             borderline,
             recalling: rows.iter().filter(|row| row.recalls > 0).count(),
+            conversations: rows.iter().filter(|row| row.special_tokens).count(),
             similar: left_out("similar"),
             over_budget: left_out("budget"),
             sources: tally(|row| group(&row.source)),
@@ -151,6 +160,7 @@ mod tests {
             recalls: u32::from(id == "b"),
             recall_typical: 0,
             recall_longest: 0,
+            special_tokens: false,
             marks: vec![],
         }
     }
@@ -182,6 +192,24 @@ mod tests {
         };
         insta::assert_snapshot!(render(&card).unwrap());
         assert!(!render(&Card { drops: None, ..card }).unwrap().contains("left out of the corpus"));
+    }
+
+    #[test]
+    fn conversations_are_explained_where_there_are_some() {
+        let chat = Chosen { special_tokens: true, ..row("a", 10, "near") };
+        let counts = |rows: &[Chosen]| SplitCounts::new("x", String::new(), rows, (0, &[]));
+        let (with, without) = (counts(&[chat, row("b", 10, "near")]), counts(&[row("b", 10, "near")]));
+        assert_eq!((with.conversations, without.conversations), (1, 0));
+        assert!(
+            !serde_json::to_string(&without).unwrap().contains("conversations"),
+            "older files stay as they are"
+        );
+        let said = |splits: Vec<SplitCounts>| {
+            let template = include_str!("card.md.jinja").split("## Columns").nth(1).unwrap();
+            let context = minijinja::context! { splits => Serde(splits), scale => 4000, original => false };
+            Environment::new().render_str(template, context).unwrap().contains("`special_tokens`")
+        };
+        assert_eq!((said(vec![counts(&[]), with]), said(vec![without])), (true, false));
     }
 
     #[test]

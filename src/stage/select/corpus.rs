@@ -34,7 +34,7 @@ impl Corpus {
         cx.progress.phase("counting tokens", Some(texts.len() as u64), "docs");
         let counter = select.counter(cx)?;
         let frequencies = Frequencies::default();
-        let lengths = counter.map(&pairs(texts.iter()), |ids| {
+        let lengths = counter.map(&texts.iter().collect::<Vec<_>>(), |ids| {
             cx.progress.advance(1);
             frequencies.add(ids);
             cx.check_stop().map(|()| ids.len())
@@ -63,8 +63,8 @@ impl Corpus {
 
     /// Evidence of long range in these documents.
     pub(super) fn recalls(&self, chosen: &[usize], window: usize) -> Result<Vec<Recalls>, Failure> {
-        let texts = chosen.iter().map(|&index| &self.texts[index]);
-        self.counter.map(&pairs(texts), |ids| Ok(self.rare.recalls(ids, window)))
+        let texts: Vec<&Text> = chosen.iter().map(|&index| &self.texts[index]).collect();
+        self.counter.map(&texts, |ids| Ok(self.rare.recalls(ids, window)))
     }
 
     /// The vectors that were clustered.
@@ -94,10 +94,6 @@ impl Corpus {
         }
         Ok(Some(embeddings))
     }
-}
-
-fn pairs<'a>(texts: impl Iterator<Item = &'a Text>) -> Vec<(&'a str, &'a str)> {
-    texts.map(|text| (text.id.as_str(), text.text.as_str())).collect()
 }
 
 fn same_ids(texts: &[Text], ids: &[&str], what: &str) -> Result<(), SelectError> {

@@ -116,11 +116,12 @@ impl Job<'_> {
     }
 
     fn row(&self, split: &str, pick: &Pick, recalls: Recalls) -> Chosen {
-        let Text { id, source, licence, text, marks } = self.corpus.texts[pick.index].clone();
+        let Text { id, source, licence, text, special_tokens, marks } = self.corpus.texts[pick.index].clone();
         let (fact, place) = (&self.facts[pick.index], &self.corpus.places[pick.index]);
         Chosen {
             id,
             text,
+            special_tokens,
             source,
             licence,
             n_tokens: fact.n_tokens,

@@ -35,7 +35,7 @@ fn corpus(lengths: &[usize], k: u32) -> Corpus {
         let text = format!("d{i} ") + &"w ".repeat(words - 1);
         let id = blake3::hash(text.as_bytes()).to_hex().to_string();
         let source = format!("sources.{}/{i}", i % 3);
-        Text { id, source, licence: "MIT".into(), text, marks: vec![] }
+        Text { id, source, licence: "MIT".into(), text, special_tokens: false, marks: vec![] }
     };
     let mut texts: Vec<_> = lengths.iter().enumerate().map(text).collect();
     texts.sort_by(|a, b| a.id.cmp(&b.id));

@@ -7,7 +7,10 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tiktoken_rs::CoreBPE;
 
-use crate::artifact::encoder::{Encoder, EncoderError};
+use crate::artifact::{
+    encoder::{Encoder, EncoderError},
+    texts::Text,
+};
 
 /// A tokenizer that needs no file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
@@ -18,7 +21,7 @@ pub enum Encoding {
     O200kHarmony,
 }
 
-/// Splits texts into tokens. Names of special tokens in a text count as text, and none are added.
+/// Splits texts into tokens. Names of special tokens count as text, unless the text says that they are tokens; none are added.
 pub(super) enum Counter {
     File(Box<Encoder>),
     Embedded(Box<CoreBPE>),
@@ -46,22 +49,23 @@ impl Counter {
         Ok(Self::Embedded(Box::new(bpe)))
     }
 
-    /// What `of` says of the tokens of each document `(id, text)`, in their order; it may stop.
+    /// What `of` says of the tokens of each document, in their order; it may stop.
     pub(super) fn map<T: Send, E: From<TokensError> + Send>(
         &self,
-        documents: &[(&str, &str)],
+        documents: &[&Text],
         of: impl Fn(&[u32]) -> Result<T, E> + Sync,
     ) -> Result<Vec<T>, E> {
-        let one = |&(id, text): &(&str, &str)| {
-            let ids = self.ids(text);
-            of(&ids.map_err(|why| TokensError::Document { id: id.to_owned(), why })?)
+        let one = |&document: &&Text| {
+            let ids = self.ids(document);
+            of(&ids.map_err(|why| TokensError::Document { id: document.id.clone(), why })?)
         };
         documents.par_iter().map(one).collect()
     }
 
-    fn ids(&self, text: &str) -> Result<Vec<u32>, String> {
+    fn ids(&self, Text { text, special_tokens, .. }: &Text) -> Result<Vec<u32>, String> {
         match self {
-            Self::File(encoder) => encoder.ids(text).map_err(|e| e.to_string()),
+            Self::File(encoder) => encoder.ids_of(text, *special_tokens).map_err(|e| e.to_string()),
+            Self::Embedded(bpe) if *special_tokens => Ok(bpe.encode_with_special_tokens(text)),
             Self::Embedded(bpe) => Ok(bpe.encode_ordinary(text)),
         }
     }
@@ -73,8 +77,20 @@ mod tests {
     use crate::artifact::encoder::tests::WORDS;
 
     fn counts(counter: &Counter, texts: &[&str]) -> Vec<usize> {
-        let documents: Vec<_> = texts.iter().map(|text| ("id", *text)).collect();
-        counter.map(&documents, |ids| Ok::<_, TokensError>(ids.len())).unwrap()
+        counts_of(counter, texts, false).unwrap()
+    }
+
+    fn counts_of(counter: &Counter, texts: &[&str], special_tokens: bool) -> Result<Vec<usize>, TokensError> {
+        let text = |text: &&str| Text {
+            id: "id".into(),
+            source: "a".into(),
+            licence: String::new(),
+            text: (*text).to_owned(),
+            special_tokens,
+            marks: vec![],
+        };
+        let texts: Vec<Text> = texts.iter().map(text).collect();
+        counter.map(&texts.iter().collect::<Vec<_>>(), |ids| Ok(ids.len()))
     }
 
     #[test]
@@ -84,6 +100,12 @@ mod tests {
         std::fs::write(&path, WORDS).unwrap();
         let counter = Counter::from_file(&path).unwrap();
         assert_eq!(counts(&counter, &["one two three", "", "a b c d e f", "a<|end|>b"]), [3, 0, 6, 1]);
+        assert_eq!(counts_of(&counter, &["a<|end|>b"], true).unwrap(), [3]);
+        let error = counts_of(&counter, &["a b"], true).unwrap_err().to_string();
+        assert!(
+            error.starts_with("document id cannot be tokenized: the text holds special tokens"),
+            "{error}"
+        );
     }
 
     #[test]
@@ -92,5 +114,7 @@ mod tests {
         // "Hello, world!" is [13225, 11, 2375, 0] in o200k.
         assert_eq!(counts(&counter, &["Hello, world!", "", "<|end|>"])[..2], [4, 0]);
         assert!(counts(&counter, &["<|end|>"])[0] > 1, "a special token's name is text");
+        let chat = ["<|start|>user<|message|>Hello, world!<|end|>"];
+        assert_eq!(counts_of(&counter, &chat, true).unwrap(), [8], "unless the text says otherwise");
     }
 }

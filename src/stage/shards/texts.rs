@@ -53,7 +53,14 @@ mod tests {
     use crate::{artifact::texts::Text, stage::testing::Bench};
 
     fn text(id: &str) -> Text {
-        Text { id: id.into(), source: "a".into(), licence: String::new(), text: id.into(), marks: vec![] }
+        Text {
+            id: id.into(),
+            source: "a".into(),
+            licence: String::new(),
+            text: id.into(),
+            special_tokens: false,
+            marks: vec![],
+        }
     }
 
     fn digests(n: u32) -> Vec<String> {

@@ -18,6 +18,7 @@ fn text(topic: u8, edit: u8, source: u8) -> Text {
         source: format!("s/{source}"),
         licence: if source.is_multiple_of(2) { "MIT".into() } else { String::new() },
         text,
+        special_tokens: false,
         marks: vec![],
     }
 }

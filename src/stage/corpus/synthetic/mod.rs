@@ -113,6 +113,7 @@ fn finish(domain: &str, page: Page) -> Text {
         source: format!("synthetic/{domain}"),
         licence: "MIT".to_owned(),
         text: page.text,
+        special_tokens: false,
         marks: page.marks,
     }
 }
