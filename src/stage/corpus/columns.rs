@@ -21,7 +21,7 @@ use super::{
 };
 
 /// Rows that are decoded at once: few, because each may be long.
-const ROWS: usize = 64;
+pub(super) const ROWS: usize = 64;
 
 /// One row; `None` is a null.
 #[derive(Debug, Clone, Default)]
@@ -41,7 +41,8 @@ impl Cells {
         let name = |cell: Option<Vec<u8>>| cell.map(String::from_utf8).transpose();
         match (name(self.licence), name(self.source)) {
             (Ok(licence), Ok(source)) => {
-                Row { text: normalise::canonical(self.text.unwrap_or_default()), licence, source }
+                let text = normalise::canonical(self.text.unwrap_or_default());
+                Row { text, licence, source, ..Row::default() }
             }
             _ => Row::default(),
         }
@@ -110,7 +111,7 @@ fn column(schema: &SchemaDescriptor, name: &str) -> Result<usize, String> {
 }
 
 /// The compressions that this program is built with.
-fn readable(codec: Compression) -> Result<(), String> {
+pub(super) fn readable(codec: Compression) -> Result<(), String> {
     match codec {
         Compression::LZO => {
             Err("is compressed with LZO, which is not supported; write it with ZSTD or SNAPPY".to_owned())
@@ -120,7 +121,7 @@ fn readable(codec: Compression) -> Result<(), String> {
 }
 
 /// The crate panics on some kinds of damage and refuses others; for the user they are one.
-fn guard<T>(call: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
+pub(super) fn guard<T>(call: impl FnOnce() -> Result<T, ParquetError>) -> Result<T, ParquetError> {
     catch_unwind(AssertUnwindSafe(call))
         .unwrap_or_else(|_| Err(ParquetError::General("its parts do not fit together".to_owned())))
 }
@@ -153,7 +154,7 @@ impl Column {
 }
 
 /// The reader's error without its own prefix.
-fn plain(error: &ParquetError) -> String {
+pub(super) fn plain(error: &ParquetError) -> String {
     let text = error.to_string();
     text.split_once(": ").map_or(text.as_str(), |(_, rest)| rest).to_owned()
 }
@@ -238,7 +239,7 @@ pub(super) mod tests {
         Ok(rows)
     }
 
-    const TEXT: Fields<'_> = Fields { text: "text", licence: None, source: None };
+    const TEXT: Fields<'_> = Fields { text: "text", licence: None, source: None, chat: None };
 
     #[test]
     fn rows_come_back_from_every_group_in_their_order() {
@@ -268,7 +269,7 @@ pub(super) mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("odd.parquet");
         write_odd(&path);
-        let of = |text| rows(&path, Fields { text, licence: Some("meta.licence"), source: None });
+        let of = |text| rows(&path, Fields { text, licence: Some("meta.licence"), ..TEXT });
         let raw = of("raw").unwrap();
         let texts: Vec<_> = raw.iter().map(|row| row.text.as_deref()).collect();
         assert_eq!(texts, [Some("one"), None, Some("three")], "the second is not UTF-8");

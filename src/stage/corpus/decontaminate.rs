@@ -157,7 +157,8 @@ impl Decontaminate {
         let mut sink = |batch: Vec<(Arc<str>, Raw)>| {
             for (raw, field) in batch.iter().flat_map(|(_, raw)| fields.iter().map(move |field| (raw, field)))
             {
-                let row = raw.clone().parse(Fields { text: field, licence: None, source: None })?;
+                let row =
+                    raw.clone().parse(Fields { text: field, licence: None, source: None, chat: None })?;
                 let bad = || CorpusError::NotUtf8 { path: path.display().to_string() };
                 each(&row.text.ok_or_else(bad)?);
             }
@@ -175,7 +176,7 @@ impl Decontaminate {
 
 /// Hands on every text of a column of a Parquet file.
 fn column(path: &Path, field: &str, each: &mut dyn FnMut(&str)) -> Result<(), Failure> {
-    let fields = Fields { text: field, licence: None, source: None };
+    let fields = Fields { text: field, licence: None, source: None, chat: None };
     let mut sink = |batch: Vec<(Arc<str>, Raw)>| {
         for (_, raw) in batch {
             let bad = || CorpusError::NotUtf8 { path: path.display().to_string() };

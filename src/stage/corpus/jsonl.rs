@@ -1,10 +1,11 @@
-//! Documents in a JSONL file: one object a line, the text in a named field. Knows no other format.
+//! Documents in a JSONL file: one object a line, the text or the messages in a named field. Knows no other format.
 
+use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 
 use super::{
     normalise,
-    rows::{Fields, Row},
+    rows::{Fields, Row, conversation},
 };
 
 /// The document of a line; a line that is not UTF-8 has no text. Any other fault is an error, as a fragment.
@@ -12,8 +13,10 @@ pub(super) fn row(line: Vec<u8>, fields: Fields<'_>) -> Result<Row, String> {
     let Ok(line) = String::from_utf8(line) else {
         return Ok(Row::default());
     };
-    let row: Value = serde_json::from_str(&line)
-        .map_err(|e| format!("not valid JSON, column {}: {}", e.column(), first_words(&e)))?;
+    if let Some(chat) = fields.chat {
+        return conversation(&parse(&line)?, chat, fields);
+    }
+    let row: Value = parse(&line)?;
     drop(line); // may be as long as the text
     let Value::Object(mut row) = row else {
         return Err("expected a JSON object".to_owned());
@@ -22,10 +25,17 @@ pub(super) fn row(line: Vec<u8>, fields: Fields<'_>) -> Result<Row, String> {
     let (licence, source) = (name(fields.licence)?, name(fields.source)?);
     // Taken out, because it may be long.
     match row.remove(fields.text) {
-        Some(Value::String(text)) => Ok(Row { text: Some(normalise::canonical_text(text)), licence, source }),
+        Some(Value::String(text)) => {
+            Ok(Row { text: Some(normalise::canonical_text(text)), licence, source, ..Row::default() })
+        }
         Some(_) => Err(format!("the field `{}` is not a string", fields.text)),
         None => Err(missing(&row, fields.text)),
     }
+}
+
+fn parse<T: DeserializeOwned>(line: &str) -> Result<T, String> {
+    serde_json::from_str(line)
+        .map_err(|e| format!("not valid JSON, column {}: {}", e.column(), first_words(&e)))
 }
 
 /// A field that says something about the text; `null` says nothing.
@@ -54,7 +64,7 @@ mod tests {
     use super::*;
 
     fn text(line: &[u8], field: &str) -> Result<Option<String>, String> {
-        let fields = Fields { text: field, licence: None, source: None };
+        let fields = Fields { text: field, licence: None, source: None, chat: None };
         row(line.to_vec(), fields).map(|row| row.text)
     }
 
@@ -101,7 +111,7 @@ mod tests {
 
     #[test]
     fn licence_and_source_come_from_the_row() {
-        let fields = Fields { text: "text", licence: Some("l"), source: Some("s") };
+        let fields = Fields { text: "text", licence: Some("l"), source: Some("s"), chat: None };
         let read = |line: &str| row(line.as_bytes().to_vec(), fields);
         let both = read(r#"{"text": "a", "l": "MIT", "s": "web"}"#).unwrap();
         assert_eq!((both.licence.as_deref(), both.source.as_deref()), (Some("MIT"), Some("web")));
@@ -111,7 +121,7 @@ mod tests {
         let error = read(r#"{"text": "a", "l": "MIT", "s": 3}"#).unwrap_err();
         assert_eq!(error, "the field `s` is neither a string nor `null`");
         // One field may say several things.
-        let fields = Fields { text: "a", licence: Some("a"), source: Some("a") };
+        let fields = Fields { text: "a", licence: Some("a"), source: Some("a"), chat: None };
         let row = row(br#"{"a": "x"}"#.to_vec(), fields).unwrap();
         assert_eq!([row.text, row.licence, row.source], ["x", "x", "x"].map(|x| Some(x.to_owned())));
     }

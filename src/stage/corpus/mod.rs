@@ -3,6 +3,7 @@
 //! Knows no tokenizer and no embedding. The result does not depend on the order or the place of the files. Texts pass through
 //! memory in batches: read, judged on all threads, put away in a scratch file (`spool`) until the last one is known.
 
+mod chat;
 mod columns;
 mod decontaminate;
 mod dedup;
@@ -10,6 +11,7 @@ mod files;
 mod jsonl;
 mod language;
 mod near;
+mod nested;
 mod normalise;
 mod quality;
 mod rows;
@@ -61,6 +63,8 @@ enum CorpusError {
     Io { path: String, source: std::io::Error },
     #[error("{path}:{line}: {why}")]
     BadLine { path: String, line: usize, why: String },
+    #[error("{path}: row {row}: {why}")]
+    BadRow { path: String, row: usize, why: String },
     #[error("{path}: not a sound Parquet file ({why}); it may be cut off: fetch or write it again")]
     BadTable { path: String, why: String },
     #[error("{path}: {why}")]

@@ -7,7 +7,13 @@ use std::{
     sync::Arc,
 };
 
-use super::{CorpusError, columns, jsonl, normalise};
+use minijinja::{Value, value::ValueKind};
+
+use super::{
+    CorpusError,
+    chat::{self, Chat, Fault},
+    columns, jsonl, nested, normalise,
+};
 use crate::artifact::texts::Text;
 
 /// The fields of a row that matter, by their names.
@@ -16,22 +22,37 @@ pub(super) struct Fields<'a> {
     pub(super) text: &'a str,
     pub(super) licence: Option<&'a str>,
     pub(super) source: Option<&'a str>,
+    /// Where rows hold conversations: how they become texts. `text` says nothing then.
+    pub(super) chat: Option<&'a Chat>,
 }
 
-/// One document in canonical form; the text is `None` where it is not UTF-8.
+/// One document in canonical form; the text is `None` where `fault` says why there is none, or else where it is not UTF-8.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Row {
     pub(super) text: Option<String>,
     pub(super) licence: Option<String>,
     pub(super) source: Option<String>,
+    /// For a conversation: what was said in it, which is what rules look at.
+    pub(super) said: Option<String>,
+    pub(super) fault: Option<&'static str>,
 }
 
 /// One document as its file gave it: parsing waits for the threads that judge.
 #[derive(Clone)]
 pub(super) enum Raw {
     File(PathBuf),
-    Line { path: Arc<Path>, number: usize, bytes: Vec<u8> },
+    Line {
+        path: Arc<Path>,
+        number: usize,
+        bytes: Vec<u8>,
+    },
     Cells(columns::Cells),
+    /// A row with lists and structs; without a value where it is not UTF-8.
+    Record {
+        path: Arc<Path>,
+        number: usize,
+        value: Option<Value>,
+    },
     Made(Text),
 }
 
@@ -46,8 +67,40 @@ impl Raw {
             Self::Line { path, number, bytes } => jsonl::row(bytes, fields)
                 .map_err(|why| CorpusError::BadLine { path: path.display().to_string(), line: number, why }),
             Self::Cells(cells) => Ok(cells.row()),
+            Self::Record { path, number, value } => {
+                let (Some(value), Some(chat)) = (value, fields.chat) else { return Ok(Row::default()) };
+                conversation(&value, chat, fields).map_err(|why| CorpusError::BadRow {
+                    path: path.display().to_string(),
+                    row: number,
+                    why,
+                })
+            }
             Self::Made(text) => Ok(Row { text: Some(text.text), ..Row::default() }),
         }
+    }
+}
+
+/// The document of a row that holds a conversation; a fault is a fragment.
+pub(super) fn conversation(row: &Value, chat: &Chat, fields: Fields<'_>) -> Result<Row, String> {
+    if row.kind() != ValueKind::Map {
+        return Err("expected a JSON object".to_owned());
+    }
+    let name = |field: Option<&str>| {
+        let Some(field) = field else { return Ok(None) };
+        let value = row.get_attr(field).unwrap_or_default();
+        match value.as_str() {
+            Some(name) => Ok(Some(name.to_owned())),
+            None if value.is_undefined() => Err(chat::missing(row, field)),
+            None if value.is_none() => Ok(None),
+            None => Err(format!("the field `{field}` is neither a string nor `null`")),
+        }
+    };
+    let (licence, source) = (name(fields.licence)?, name(fields.source)?);
+    let names = Row { licence, source, ..Row::default() };
+    match chat.render(row) {
+        Ok(found) => Ok(Row { text: Some(found.text), said: Some(found.said), ..names }),
+        Err(Fault::Unfit(reason)) => Ok(Row { fault: Some(reason), ..names }),
+        Err(Fault::Malformed(why)) => Err(why),
     }
 }
 
@@ -108,9 +161,21 @@ impl<'a, E: From<CorpusError>> Batch<'a, E> {
 
     /// Every row of a Parquet file is one.
     pub(super) fn table(&mut self, name: &Arc<str>, path: &Path, fields: Fields<'_>) -> Result<(), E> {
+        if let Some(chat) = fields.chat {
+            return self.records(name, path, chat, fields);
+        }
         columns::read(path, fields, &mut |cells| {
             let bytes = cells.bytes();
             self.push(name, Raw::Cells(cells), bytes)
+        })
+    }
+
+    fn records(&mut self, name: &Arc<str>, path: &Path, chat: &Chat, fields: Fields<'_>) -> Result<(), E> {
+        let names = [fields.licence, fields.source].into_iter().flatten().map(|name| (name, true));
+        let wanted: Vec<_> = [(chat.messages(), true), chat.tools()].into_iter().chain(names).collect();
+        let shared: Arc<Path> = path.into();
+        nested::read(path, &wanted, &mut |nested::Record { number, value, bytes }| {
+            self.push(name, Raw::Record { path: shared.clone(), number, value }, bytes)
         })
     }
 }
@@ -160,7 +225,7 @@ mod tests {
         for error in [batch.file(&name, Path::new("gone/a")), batch.lines(&name, Path::new("gone/a"))] {
             assert!(error.unwrap_err().to_string().starts_with("gone/a: "));
         }
-        let fields = Fields { text: "text", licence: None, source: None };
+        let fields = Fields { text: "text", licence: None, source: None, chat: None };
         let raw = Raw::File("gone/a".into()).parse(fields);
         assert!(raw.unwrap_err().to_string().starts_with("gone/a: "));
     }

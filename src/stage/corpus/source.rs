@@ -7,6 +7,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{
+    chat::{self, Chat, Format},
     decontaminate, language,
     near::NearDuplicates,
     quality::Quality,
@@ -45,6 +46,12 @@ pub struct Source {
     /// has Parquet at `refs/convert/parquet`.
     #[serde(default, skip_serializing)]
     pub revision: Option<Address>,
+    /// With `jsonl` or `parquet`: what a row holds, `text` or `chat`. Default: `text`.
+    #[serde(default, skip_serializing_if = "Format::is_text")]
+    pub format: Format,
+    /// With `format = "chat"`: where the messages are and how they are rendered, as `chat = { messages = "conversations" }`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub chat: Option<Chat>,
     /// Documents made from the stage's seed: `synthetic = { prose = 100 }`. At most one such source.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub synthetic: Option<Synthetic>,
@@ -157,6 +164,7 @@ impl Source {
                 return invalid(&format!(".{param}"), &why);
             }
         }
+        self.check_format(&format!("sources.{i}"))?;
         if self.max_chars.is_some_and(|max| max < self.min_chars) {
             return invalid(".max-chars", "`max-chars` is smaller than `min-chars`");
         }
@@ -179,11 +187,32 @@ impl Source {
         Ok(())
     }
 
+    fn check_format(&self, at: &str) -> Result<(), Invalid> {
+        let invalid = |param: &str, why: &str| Err(Invalid::new(format!("{at}.{param}"), why));
+        match (self.format, &self.chat) {
+            (Format::Text, None) => Ok(()),
+            (Format::Text, Some(_)) => {
+                invalid("chat", "`chat` is about conversations, and the rows of this source are texts")
+                    .map_err(|e| e.hint("write `format = \"chat\"` too"))
+            }
+            (Format::Chat, _) if self.jsonl.is_none() && self.parquet.is_none() => {
+                invalid("format", "conversations are rows, and this source has no `jsonl` or `parquet`")
+            }
+            (Format::Chat, _) if self.text.is_some() => invalid(
+                "text",
+                "`text` names the field of a text, and the rows of this source are conversations",
+            )
+            .map_err(|e| e.hint("name the field of the messages: `chat = { messages = \"…\" }`")),
+            (Format::Chat, chat) => chat.as_ref().map_or(Ok(()), |chat| chat.check(&format!("{at}.chat"))),
+        }
+    }
+
     fn fields(&self) -> Fields<'_> {
         Fields {
             text: self.text.as_deref().unwrap_or("text"),
             licence: self.licence_field.as_deref(),
             source: self.source_field.as_deref(),
+            chat: (!self.format.is_text()).then(|| self.chat.as_ref().unwrap_or(&chat::DEFAULT)),
         }
     }
 
@@ -257,22 +286,24 @@ impl Source {
             licence = given.into();
         }
         let Some(text) = row.text else {
-            return Ok(Judged::Dropped(Drop::new("invalid-utf8", &name)));
+            return Ok(Judged::Dropped(Drop::new(row.fault.unwrap_or("invalid-utf8"), &name)));
         };
-        if let Some(reason) = self.fault(&text) {
+        let special_tokens = row.said.is_some();
+        let said = row.said.as_deref().unwrap_or(&text);
+        if let Some(reason) = self.fault(said) {
             return Ok(Judged::Dropped(Drop::new(reason, &name)));
         }
-        if let Some(file) = rules.evaluation.and_then(|index| index.source_of(&text)) {
+        if let Some(file) = rules.evaluation.and_then(|index| index.source_of(said)) {
             return Ok(Judged::Dropped(Drop { by: file.to_owned(), ..Drop::new("contaminated", &name) }));
         }
-        let signature = rules.near.map(|near| near.signature(&text)).unwrap_or_default();
+        let signature = rules.near.map(|near| near.signature(said)).unwrap_or_default();
         let id = blake3::hash(text.as_bytes());
         let text = Text {
             id: id.to_hex().to_string(),
             source: name.to_string(),
             licence: licence.to_string(),
             text,
-            special_tokens: false,
+            special_tokens,
             marks,
         };
         Ok(Judged::kept(id, &text, [name, licence], signature))

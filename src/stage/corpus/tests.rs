@@ -1,5 +1,6 @@
 //! The corpus stage as a whole: order of files, drops, errors.
 
+mod chat;
 mod filters;
 mod robust;
 
