@@ -2,19 +2,27 @@
 //!
 //! All three give the same integers: norms are below 2¹², so by Cauchy–Schwarz every partial sum is below 2²⁴ and exact in i32 and
 //! in f32, in any order. Knows no document and no clustering.
+#![expect(
+    clippy::inline_always,
+    reason = "it becomes part of the loops that are compiled for several instruction sets"
+)]
 
+use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
 use crate::{
     device::Device,
-    kernel::gemm::{Mat, Threads, Write, gemm},
+    kernel::{
+        arch::arch,
+        ordered::{Left, Packed, product_here},
+    },
 };
 
 /// Norms stay below this, so that products stay below 2²⁴.
 const MAX_NORM: i64 = 1 << 12;
 
 /// Points per block of the CPU form.
-const BLOCK: usize = 128;
+const BLOCK: usize = 96;
 
 /// A row-major matrix of grid vectors whose products are exact.
 #[derive(Debug, Clone, Copy)]
@@ -130,20 +138,92 @@ fn best(products: impl Iterator<Item = i32>) -> Nearest {
     best
 }
 
-/// The CPU form: blocks of points in parallel, products by an f32 matrix product.
+/// The CPU form: blocks of points in parallel, products by an f32 matrix product. The centroids are packed once for all blocks.
 fn blocked(points: Rows<'_>, centroids: Rows<'_>) -> Vec<Nearest> {
     let (dim, k) = (points.dim, centroids.len());
-    let right: Vec<f32> = centroids.data.iter().map(|&q| f32::from(q)).collect();
+    let right = Packed::of_weights(&reals(centroids.data), dim);
     let block = |rows: &[i16]| {
-        let n = rows.len() / dim;
-        let left: Vec<f32> = rows.iter().map(|&q| f32::from(q)).collect();
-        let mut products = vec![0.0_f32; n * k];
-        let factors = (Mat::dense(&left, n, dim), Mat::dense(&right, k, dim).t());
-        gemm((&mut products, k), Write::Set, 1.0, factors, Threads::One);
-        let row = |row: &[f32]| best(row.iter().map(|&x| x as i32));
-        products.chunks_exact(k).map(row).collect::<Vec<_>>()
+        let mut products = vec![0.0_f32; rows.len() / dim * k];
+        product_here(&mut products, Left { data: &reals(rows), stride: dim }, &right);
+        arch().dispatch(BestOf { products: &products, k })
     };
     points.data.par_chunks(BLOCK * dim).flat_map_iter(block).collect()
+}
+
+/// The same numbers as floats.
+pub(super) fn reals(rows: &[i16]) -> Vec<f32> {
+    arch().dispatch(Reals(rows))
+}
+
+struct Reals<'a>(&'a [i16]);
+
+impl WithSimd for Reals<'_> {
+    type Output = Vec<f32>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) -> Vec<f32> {
+        self.0.iter().map(|&q| f32::from(q)).collect()
+    }
+}
+
+/// [`best`] of each row of `k` products, which are whole numbers. Where there is none: negative infinity, the least i32.
+struct BestOf<'a> {
+    products: &'a [f32],
+    k: usize,
+}
+
+impl WithSimd for BestOf<'_> {
+    type Output = Vec<Nearest>;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) -> Vec<Nearest> {
+        let mut found = Vec::with_capacity(self.products.len() / self.k);
+        for row in self.products.chunks_exact(self.k) {
+            let (vectors, rest) = S::as_simd_f32s(row);
+            let [mut best, mut second] = [simd.splat_f32s(f32::NEG_INFINITY); 2];
+            let mut at = simd.splat_u32s(0);
+            for (i, &x) in vectors.iter().enumerate() {
+                at = simd.select_u32s(simd.greater_than_f32s(x, best), simd.splat_u32s(i as u32), at);
+                second = simd.max_f32s(second, simd.min_f32s(x, best));
+                best = simd.max_f32s(best, x);
+            }
+            let mut lanes = Lanes::default();
+            S::as_mut_simd_f32s(&mut lanes.best).0[0] = best;
+            S::as_mut_simd_f32s(&mut lanes.second).0[0] = second;
+            S::as_mut_simd_u32s(&mut lanes.at).0[0] = at;
+            found.push(lanes.merge(S::F32_LANES, rest, row.len() - rest.len()));
+        }
+        found
+    }
+}
+
+/// The best and the second best of each lane of the widest vector, and which vector of the row the best is from.
+#[derive(Default)]
+struct Lanes {
+    best: [f32; 16],
+    second: [f32; 16],
+    at: [u32; 16],
+}
+
+impl Lanes {
+    /// Of the lanes in use, and the products from `from` on that fill no vector. Of equal products the one with the smallest index.
+    #[inline(always)]
+    fn merge(self, used: usize, rest: &[f32], from: usize) -> Nearest {
+        let index = |lane: usize| self.at[lane] * used as u32 + lane as u32;
+        // The products are integers below 2^24; a lane that saw none holds −∞, which becomes the smallest.
+        let (mut score, mut second, mut at) = (i32::MIN, i32::MIN, 0);
+        let lanes = (0..used).map(|lane| (self.best[lane] as i32, index(lane)));
+        let rest = rest.iter().enumerate().map(|(j, &x)| (x as i32, (from + j) as u32));
+        for (x, index) in lanes.chain(rest) {
+            if x > score || (x == score && index < at) {
+                (second, score, at) = (score, x, index);
+            } else {
+                second = second.max(x);
+            }
+        }
+        let second = self.second[..used].iter().fold(second, |a, &b| a.max(b as i32));
+        Nearest { index: at, score, second }
+    }
 }
 
 #[cfg(feature = "cuda")]

@@ -6,12 +6,12 @@
 use rayon::prelude::*;
 
 use super::{
-    gemm::{Mat, Threads, Write, gemm},
-    nearest::Rows,
+    nearest::{Rows, reals},
+    ordered::{Left, Packed, product_here},
 };
 
-/// Points per block of rows, and of columns.
-const ROWS: usize = 128;
+/// Points per block of rows, and of columns. Columns are packed once for each block of rows.
+const ROWS: usize = 384;
 const COLUMNS: usize = 1024;
 
 /// For each point the mean product with the `k` other points that are nearest, rounded down; with all others where there are
@@ -32,14 +32,13 @@ pub fn density<E: Send>(
 
 fn of_block(points: Rows<'_>, first: usize, rows: &[i16], k: usize) -> Vec<i64> {
     let (dim, n) = (points.dim, rows.len() / points.dim);
-    let left: Vec<f32> = rows.iter().map(|&q| f32::from(q)).collect();
+    let left = reals(rows);
     let mut largest: Vec<Largest> = (0..n).map(|_| Largest::new(k)).collect();
     for (at, columns) in points.data.chunks(COLUMNS * dim).enumerate() {
         let width = columns.len() / dim;
-        let right: Vec<f32> = columns.iter().map(|&q| f32::from(q)).collect();
+        let right = Packed::of_weights(&reals(columns), dim);
         let mut products = vec![0.0_f32; n * width];
-        let factors = (Mat::dense(&left, n, dim), Mat::dense(&right, width, dim).t());
-        gemm((&mut products, width), Write::Set, 1.0, factors, Threads::One);
+        product_here(&mut products, Left { data: &left, stride: dim }, &right);
         for (i, (row, largest)) in products.chunks_exact(width).zip(&mut largest).enumerate() {
             for (j, &product) in row.iter().enumerate() {
                 if at * COLUMNS + j != first + i {

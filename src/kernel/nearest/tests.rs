@@ -5,7 +5,10 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 
 use super::*;
-use crate::{kernel::testing::on_threads, math::grid};
+use crate::{
+    kernel::{arch::testing::on_all, testing::on_threads},
+    math::grid,
+};
 
 /// Grid vectors of random directions; `spiky` ones have nearly all their length in one coordinate, `coarse` ones have few
 /// distinct values, so that products tie.
@@ -44,6 +47,20 @@ fn check_all(device: Device) {
 #[test]
 fn the_fast_form_equals_the_definition() {
     check_all(Device::Cpu);
+}
+
+#[test]
+fn every_instruction_set_gives_the_same_and_so_does_every_rest_of_a_vector() {
+    for k in (1..36).chain([63, 64, 65]) {
+        for shape in ["random", "coarse"] {
+            let (p, c) = (rows(7, 5, shape, k as u64), rows(k, 5, shape, 2));
+            let (p, c) = (Rows::new(5, &p).unwrap(), Rows::new(5, &c).unwrap());
+            let want = definition(p, c);
+            for got in on_all(|| nearest(Device::Cpu, p, c).unwrap()) {
+                assert_eq!(got, want, "{k} centroids, {shape}");
+            }
+        }
+    }
 }
 
 #[cfg(feature = "cuda")]
