@@ -3,6 +3,8 @@
 //! Products are exact integers, sums of members are i64, and a new centroid is the sum scaled to unit length by IEEE square root,
 //! division and rounding. Nothing depends on threads, devices or the order of sums.
 
+use rayon::prelude::*;
+
 use super::ClusterError;
 use crate::{
     device::Device,
@@ -39,7 +41,11 @@ pub(super) fn cluster<E: From<ClusterError>>(
     max_iterations: u32,
     mut each: impl FnMut() -> Result<(), E>,
 ) -> Result<Found, E> {
-    let mut assigned = points.assign(&centroids)?;
+    let rows = Rows::new(points.dim, points.data).map_err(ClusterError::from)?;
+    let assign = |centroids: &[i16]| {
+        Ok::<_, ClusterError>(nearest(points.device, rows, Rows::new(points.dim, centroids)?)?)
+    };
+    let mut assigned = assign(&centroids)?;
     let mut similarity = vec![total(&assigned)];
     for _ in 0..max_iterations {
         each()?;
@@ -48,7 +54,7 @@ pub(super) fn cluster<E: From<ClusterError>>(
             return Ok(Found { nearest: assigned, centroids, similarity, stable: true });
         }
         centroids = next;
-        assigned = points.assign(&centroids)?;
+        assigned = assign(&centroids)?;
         similarity.push(total(&assigned));
     }
     Ok(Found { nearest: assigned, centroids, similarity, stable: false })
@@ -59,10 +65,6 @@ fn total(assigned: &[Nearest]) -> i64 {
 }
 
 impl Points<'_> {
-    fn assign(&self, centroids: &[i16]) -> Result<Vec<Nearest>, ClusterError> {
-        Ok(nearest(self.device, Rows::new(self.dim, self.data)?, Rows::new(self.dim, centroids)?)?)
-    }
-
     pub(super) fn row(&self, i: usize) -> &[i16] {
         &self.data[i * self.dim..][..self.dim]
     }
@@ -73,17 +75,47 @@ impl Points<'_> {
         let k = centroids.len() / self.dim;
         let mut cluster: Vec<usize> = assigned.iter().map(|n| n.index as usize).collect();
         fill_empty(&mut cluster, assigned, k);
-        let mut sums = vec![0_i64; k * self.dim];
-        for (i, &c) in cluster.iter().enumerate() {
-            grid::add(&mut sums[c * self.dim..][..self.dim], self.row(i));
-        }
+        let members = Members::of(&cluster, k);
         let mut next = centroids.to_vec();
-        for (sum, centroid) in sums.chunks_exact(self.dim).zip(next.chunks_exact_mut(self.dim)) {
-            if sum.iter().any(|&s| s != 0) {
-                grid::quantise(sum, centroid);
+        next.par_chunks_exact_mut(self.dim).enumerate().for_each(|(c, centroid)| {
+            let mut sum = vec![0_i64; self.dim];
+            for &i in members.of_cluster(c) {
+                grid::add(&mut sum, self.row(i));
             }
-        }
+            if sum.iter().any(|&s| s != 0) {
+                grid::quantise(&sum, centroid);
+            }
+        });
         next
+    }
+}
+
+/// The points of each cluster, so that clusters can be worked on by different threads.
+struct Members {
+    points: Vec<usize>,
+    /// Where each cluster begins among them, and the end.
+    starts: Vec<usize>,
+}
+
+impl Members {
+    fn of(cluster: &[usize], k: usize) -> Self {
+        let mut starts = vec![0; k + 1];
+        for &c in cluster {
+            starts[c + 1] += 1;
+        }
+        for c in 0..k {
+            starts[c + 1] += starts[c];
+        }
+        let (mut free, mut points) = (starts.clone(), vec![0; cluster.len()]);
+        for (i, &c) in cluster.iter().enumerate() {
+            points[free[c]] = i;
+            free[c] += 1;
+        }
+        Self { points, starts }
+    }
+
+    fn of_cluster(&self, c: usize) -> &[usize] {
+        &self.points[self.starts[c]..self.starts[c + 1]]
     }
 }
 
@@ -112,8 +144,14 @@ fn fill_empty(cluster: &mut [usize], assigned: &[Nearest], k: usize) {
 
 #[cfg(test)]
 mod tests {
+    use rand_chacha::ChaCha8Rng;
+    use rand_core::{Rng, SeedableRng};
+
     use super::*;
-    use crate::{kernel::nearest::definition, stage::cluster::start::first};
+    use crate::{
+        kernel::{nearest::definition, testing::on_threads},
+        stage::cluster::start::first,
+    };
 
     /// Unit vectors in the plane at these angles, in degrees.
     fn at(degrees: &[i32]) -> Vec<i16> {
@@ -168,6 +206,34 @@ mod tests {
             [0, 2, 3, 1],
             "the lowest score first, then the lowest index; a lone point stays"
         );
+    }
+
+    #[test]
+    fn every_point_is_a_member_of_its_cluster_once() {
+        let members = Members::of(&[2, 0, 2, 3, 2, 0], 5);
+        let all: Vec<&[usize]> = (0..5).map(|c| members.of_cluster(c)).collect();
+        assert_eq!(all, [&[1, 5][..], &[], &[0, 2, 4], &[3], &[]]);
+    }
+
+    #[test]
+    fn new_centroids_are_those_of_the_definition_on_any_number_of_threads() {
+        let mut rng = ChaCha8Rng::seed_from_u64(5);
+        let mut data = vec![0; 500 * 3];
+        for row in data.chunks_exact_mut(3) {
+            let x: Vec<i64> = (0..3).map(|_| i64::from(rng.next_u32() % 2001) - 1000).collect();
+            grid::quantise(&x, row);
+        }
+        let points = Points { dim: 3, data: &data, device: Device::Cpu };
+        let centroids = first(points, 7);
+        let rows = |data| Rows::new(3, data).unwrap();
+        let assigned = definition(rows(&data), rows(&centroids));
+        let mut want = centroids.clone();
+        for (c, centroid) in want.chunks_exact_mut(3).enumerate() {
+            let of_it = |i: &usize| assigned[*i].index as usize == c;
+            let sum = |d: usize| (0..500).filter(of_it).map(|i| i64::from(points.row(i)[d])).sum();
+            grid::quantise(&[sum(0), sum(1), sum(2)], centroid);
+        }
+        assert_eq!(on_threads(|| points.update(&assigned, &centroids)), [(); 3].map(|()| want.clone()));
     }
 
     #[test]
