@@ -18,6 +18,7 @@ pub mod grouped_linear;
 pub mod layer_norm;
 pub mod linear;
 pub mod linear_kl;
+pub mod minhash;
 pub mod mxfp4;
 pub mod nearest;
 pub mod neighbours;

@@ -7,6 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::spool::Entry;
 use crate::{
     artifact::drops::Drop,
+    kernel::minhash,
     math::hash::{hash, mix},
     stage::Invalid,
 };
@@ -72,14 +73,8 @@ impl NearDuplicates {
     pub(super) fn signature(&self, text: &str) -> Box<[u64]> {
         let words: Vec<&[u8]> = text.split_whitespace().map(str::as_bytes).collect();
         let run = self.words.min(words.len()).max(1);
-        let mut smallest = vec![u64::MAX; self.bands * self.rows];
-        for window in words.windows(run) {
-            let shingle = hash(0, window.iter().copied());
-            for (j, least) in smallest.iter_mut().enumerate() {
-                let one = mix(shingle ^ (j as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
-                *least = (*least).min(one);
-            }
-        }
+        let shingles: Vec<u64> = words.windows(run).map(|window| hash(0, window.iter().copied())).collect();
+        let smallest = minhash::smallest(&shingles, self.bands * self.rows);
         let key = |rows: &[u64]| rows.iter().fold(0, |key, &row| mix(key ^ row));
         smallest.chunks_exact(self.rows).map(key).collect()
     }
