@@ -26,6 +26,7 @@ pub mod ordered;
 pub mod rms_norm;
 pub mod rope;
 pub mod route;
+pub mod signs;
 pub mod sink;
 pub mod swiglu;
 #[cfg(test)]

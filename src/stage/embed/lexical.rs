@@ -3,9 +3,9 @@
 //! All sums are integers, so a vector depends on the text, the seed and the parameters only. Letters are folded in ASCII only,
 //! so that no Unicode table of a particular release enters the result.
 
-use crate::math::{
-    grid,
-    hash::{hash, mix},
+use crate::{
+    kernel::signs,
+    math::{grid, hash::hash},
 };
 
 /// Which n-grams count, and how many coordinates they are projected to.
@@ -22,15 +22,14 @@ impl Lexical {
     pub(super) fn embed(&self, text: &str, out: &mut [i16]) {
         let mut features = self.features(text);
         features.sort_unstable();
+        let weighted: Vec<(u64, i32)> =
+            features.chunk_by(|a, b| a == b).map(|same| (same[0] ^ self.seed, weight(same.len()))).collect();
         let mut sum = vec![0_i64; self.dim];
         let mut chunk = vec![0_i32; self.dim];
-        for (i, same) in features.chunk_by(|a, b| a == b).enumerate() {
-            project(same[0] ^ self.seed, weight(same.len()), &mut chunk);
-            if i % FLUSH == FLUSH - 1 {
-                flush(&mut chunk, &mut sum);
-            }
+        for part in weighted.chunks(FLUSH) {
+            signs::add(part, &mut chunk);
+            flush(&mut chunk, &mut sum);
         }
-        flush(&mut chunk, &mut sum);
         grid::quantise(&sum, out);
     }
 
@@ -76,17 +75,6 @@ fn weight(count: usize) -> i32 {
 
 /// How many features fit an i32 sum: 2¹² features of weight 64 · √2²⁴ = 2¹⁸ reach 2³⁰.
 const FLUSH: usize = 4096;
-
-/// Adds ±`weight` to every coordinate; the signs are bits of a counter-mode generator keyed by the feature.
-fn project(feature: u64, weight: i32, sum: &mut [i32]) {
-    for (block, coordinates) in sum.chunks_mut(64).enumerate() {
-        let bits = mix(feature.wrapping_add((block as u64 + 1).wrapping_mul(0x9e37_79b9_7f4a_7c15)));
-        for (i, s) in coordinates.iter_mut().enumerate() {
-            let sign = (bits >> i & 1) as i32 * 2 - 1;
-            *s += sign * weight;
-        }
-    }
-}
 
 fn flush(chunk: &mut [i32], sum: &mut [i64]) {
     for (s, c) in sum.iter_mut().zip(chunk) {
@@ -155,7 +143,7 @@ mod tests {
         let mut sum = vec![0_i64; 70];
         for feature in lexical.features(&text) {
             let mut one = vec![0_i32; 70];
-            project(feature, 64, &mut one);
+            signs::definition(&[(feature, 64)], &mut one);
             sum.iter_mut().zip(one).for_each(|(s, v)| *s += i64::from(v));
         }
         let mut expected = vec![0; 70];
