@@ -7,5 +7,6 @@ pub mod linalg;
 pub mod low_rank;
 pub mod moments;
 pub mod pca;
+pub mod softmax;
 #[cfg(test)]
 pub(crate) mod testing;

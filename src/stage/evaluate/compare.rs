@@ -1,5 +1,7 @@
 //! What one model predicts for one token, against the original: pure functions of rows of logits, in f64. Knows no model.
 
+use crate::math::softmax::log_sum_exp;
+
 /// What a model makes of one token.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(super) struct Predicted {
@@ -24,18 +26,14 @@ pub(super) struct Distribution<'a> {
 impl<'a> Distribution<'a> {
     /// Takes a row of logits; `None` where a logit is not finite.
     pub(super) fn new(logits: &'a [f32]) -> Option<Self> {
-        if logits.is_empty() || logits.iter().any(|x| !x.is_finite()) {
-            return None;
-        }
+        let log_sum_exp = log_sum_exp(logits)?;
         let mut top = 0;
         for (i, &x) in logits.iter().enumerate() {
             if x > logits[top] {
                 top = i; // of equal logits, the first
             }
         }
-        let max = f64::from(logits[top]);
-        let sum: f64 = logits.iter().map(|&x| (f64::from(x) - max).exp()).sum();
-        Some(Self { logits, log_sum_exp: max + sum.ln(), top })
+        Some(Self { logits, log_sum_exp, top })
     }
 
     /// The original's own prediction of `target`: no divergence from itself.
