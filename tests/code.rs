@@ -212,17 +212,20 @@ fn this_crates_closures_hold_no_stage_but_the_one_they_are_of() {
     let lock = Lock::parse(&fs::read_to_string(root.join("Cargo.lock")).unwrap());
     assert_eq!(lock.of(&["candle-core"]).len(), 1);
     let sources = Sources::read(root);
-    let stages: Vec<&str> = mla_run::stage::table::STAGES.iter().map(|row| row.kind).collect();
+    // A kind and its module have one name, as far as Rust has such names.
+    let stages: Vec<String> =
+        mla_run::stage::table::STAGES.iter().map(|row| row.kind.replace('-', "_")).collect();
+    let is_stage = |name: &str| stages.iter().any(|stage| stage == name);
     let mut found = 0;
-    for stage in sources.stages().filter(|stage| stages.contains(stage)) {
+    for stage in sources.stages().filter(|stage| is_stage(stage)) {
         found += 1;
         let others = |name: &&String| {
             let folder = name.strip_prefix("src/stage/").and_then(|rest| rest.split(['/', '.']).next());
-            folder.is_some_and(|other| other != stage && stages.contains(&other))
+            folder.is_some_and(|other| other != stage && is_stage(other))
         };
         let code = sources.closure(&["stage", stage], &lock);
         let foreign: Vec<&String> = code.keys().filter(others).collect();
         assert!(foreign.is_empty(), "{stage} reaches {foreign:?}");
     }
-    assert!(found > 8, "{found}");
+    assert!(found > 8 && is_stage("context_gain"), "{found} of {stages:?}");
 }

@@ -9,6 +9,7 @@ pub mod drops;
 pub mod embeddings;
 pub mod encoder;
 pub mod files;
+pub mod gains;
 pub mod moments;
 pub mod parquet;
 pub mod scores;

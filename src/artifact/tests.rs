@@ -16,6 +16,7 @@ use super::{
     drops::Drops,
     embeddings::{self, Embeddings},
     files::FileSet,
+    gains::Gains,
     moments::{LayerMoments, Moments},
     scores::tests::example,
     splits::{Chosen, Split},
@@ -101,6 +102,7 @@ fn every_file_is_needed_and_missed_by_name() {
     each_file_is_needed(&clustering(), &["clusters.json", "members.jsonl", "centroids.safetensors"]);
     each_file_is_needed(&Conversion::default(), &["conversion.json"]);
     each_file_is_needed(&Drops::default(), &["counts.json", "drops.jsonl"]);
+    each_file_is_needed(&Gains::default(), &["about.json", "gains.jsonl"]);
     each_file_is_needed(&vectors(), &["embeddings.json", "ids.txt", "vectors.safetensors"]);
     each_file_is_needed(&sums(), &["about.json", "moments.safetensors"]);
     each_file_is_needed(&example(), &["scores.json"]);
@@ -119,6 +121,7 @@ fn artifacts_without_rows_come_back() {
     comes_back(&Conversion::default());
     comes_back(&Analysis::default());
     comes_back(&FileSet::default());
+    comes_back(&Gains::default());
 }
 
 #[test]

@@ -6,6 +6,7 @@
 pub mod analyze;
 pub mod cluster;
 pub mod code;
+pub mod context_gain;
 pub mod corpus;
 pub mod distill;
 pub mod embed;

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Base, InputPort, Invalid, Read, Stage, analyze, cluster, code, corpus, distill, embed, evaluate, exec,
-    export, init, model, select,
+    Base, InputPort, Invalid, Read, Stage, analyze, cluster, code, context_gain, corpus, distill, embed,
+    evaluate, exec, export, init, model, select,
     shards::{Part, PartOf, Sharded},
     svd, tokenizer,
 };
@@ -152,6 +152,7 @@ pub const STAGES: &[Entry] = &[
     Entry::of::<init::Init>(),
     Entry::sharded::<embed::Embed>(),
     Entry::of::<cluster::Cluster>(),
+    Entry::sharded::<context_gain::ContextGain>(),
     Entry::of::<select::Select>(),
     Entry::of::<model::ModelSource>(),
     Entry::of::<analyze::Analyze>(),

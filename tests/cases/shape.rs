@@ -126,9 +126,19 @@ fn the_reference_of_the_stages_is_data() {
     let space = diamond();
     let all = space.does("stages --format json").ok().json();
     let kinds: Vec<&str> = all.as_array().unwrap().iter().map(|row| row["kind"].as_str().unwrap()).collect();
-    for kind in
-        ["corpus", "embed", "cluster", "select", "analyze", "svd", "distill", "evaluate", "export", "exec"]
-    {
+    for kind in [
+        "corpus",
+        "embed",
+        "cluster",
+        "context-gain",
+        "select",
+        "analyze",
+        "svd",
+        "distill",
+        "evaluate",
+        "export",
+        "exec",
+    ] {
         assert!(kinds.contains(&kind), "{kind} is not among {kinds:?}");
     }
     let one = space.does("stages exec --format json").ok().json();

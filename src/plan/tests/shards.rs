@@ -103,7 +103,11 @@ fn what_cannot_be_divided_is_refused_where_it_stands() {
     let told = |error: &str, under: &str, hint: &str| (error.to_owned(), under.to_owned(), hint.to_owned());
     assert_eq!(
         fault(&format!("{CORPUS}shards = 4")),
-        told("a stage of kind `corpus` cannot be run in shards", "4", "these kinds can: `embed`, `exec`")
+        told(
+            "a stage of kind `corpus` cannot be run in shards",
+            "4",
+            "these kinds can: `embed`, `context-gain`, `exec`"
+        )
     );
     assert_eq!(embed("0"), told("`shards` is 0, outside 1 to 1000", "0", ""));
     assert_eq!(embed("1001"), told("`shards` is 1001, outside 1 to 1000", "1001", ""));
