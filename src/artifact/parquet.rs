@@ -34,10 +34,10 @@ const SCHEMA: &str = "message split {
     required int32 recalls;
     required int32 recall_typical;
     required int32 recall_longest;
+    optional int64 context_gain;
+    optional int64 context_gain_error;
+    required boolean special_tokens;
 }";
-
-/// The column that stands behind the others where a row holds special tokens.
-const FLAG: &str = "required boolean special_tokens;";
 
 /// Rows per row group.
 const GROUP: usize = 4096;
@@ -48,9 +48,7 @@ pub fn write(path: &Path, rows: &[Chosen]) -> Result<(), ArtifactError> {
 }
 
 fn try_write(path: &Path, rows: &[Chosen]) -> Result<(), ParquetError> {
-    let flagged = rows.iter().any(|row| row.special_tokens);
-    let schema = if flagged { SCHEMA.replace('}', &format!("{FLAG} }}")) } else { SCHEMA.to_owned() };
-    let schema = Arc::new(parse_message_type(&schema)?);
+    let schema = Arc::new(parse_message_type(SCHEMA)?);
     let properties = WriterProperties::builder()
         .set_compression(Compression::SNAPPY)
         .set_created_by("mla-run".to_owned())
@@ -59,9 +57,6 @@ fn try_write(path: &Path, rows: &[Chosen]) -> Result<(), ParquetError> {
     for rows in rows.chunks(GROUP) {
         let mut group = file.next_row_group()?;
         write_group(&mut group, rows)?;
-        if flagged {
-            column::<BoolType>(&mut group, &rows.iter().map(|row| row.special_tokens).collect::<Vec<_>>())?;
-        }
         group.close()?;
     }
     file.close()?;
@@ -85,19 +80,23 @@ fn write_group(group: &mut SerializedRowGroupWriter<'_, File>, rows: &[Chosen]) 
     column::<Int64Type>(group, &rows.iter().map(|row| row.margin).collect::<Vec<_>>())?;
     column::<ByteArrayType>(group, &marks.iter().map(|m| ByteArray::from(m.as_str())).collect::<Vec<_>>())?;
     column::<ByteArrayType>(group, &text(|row| &row.split))?;
-    write_density(group, rows)?;
+    optional(group, rows, |row| row.density)?;
     let numbers = |of: fn(&Chosen) -> u32| rows.iter().map(|row| of(row) as i32).collect::<Vec<_>>();
     column::<Int32Type>(group, &numbers(|row| row.recalls))?;
     column::<Int32Type>(group, &numbers(|row| row.recall_typical))?;
-    column::<Int32Type>(group, &numbers(|row| row.recall_longest))
+    column::<Int32Type>(group, &numbers(|row| row.recall_longest))?;
+    optional(group, rows, |row| row.context_gain)?;
+    optional(group, rows, |row| row.context_gain_error)?;
+    column::<BoolType>(group, &rows.iter().map(|row| row.special_tokens).collect::<Vec<_>>())
 }
 
-fn write_density(
+fn optional(
     group: &mut SerializedRowGroupWriter<'_, File>,
     rows: &[Chosen],
+    of: fn(&Chosen) -> Option<i64>,
 ) -> Result<(), ParquetError> {
-    let values: Vec<i64> = rows.iter().filter_map(|row| row.density).collect();
-    let there: Vec<i16> = rows.iter().map(|row| i16::from(row.density.is_some())).collect();
+    let values: Vec<i64> = rows.iter().filter_map(of).collect();
+    let there: Vec<i16> = rows.iter().map(|row| i16::from(of(row).is_some())).collect();
     let mut column = group.next_column()?.expect("the schema has a column for each call");
     column.typed::<Int64Type>().write_batch(&values, Some(&there), None)?;
     column.close()
@@ -146,6 +145,8 @@ mod tests {
             recalls: i,
             recall_typical: 3 * i,
             recall_longest: 4 * i,
+            context_gain: i.is_multiple_of(5).then_some(i64::from(i) - 9),
+            context_gain_error: i.is_multiple_of(10).then_some(i64::from(i)),
             marks: if i == 1 { vec![Mark { start: 5, end: 6, stated: 0, choices: 2 }] } else { vec![] },
         }
     }
@@ -170,6 +171,8 @@ mod tests {
             assert_eq!(serde_json::from_str::<Vec<Mark>>(marks).unwrap(), expected.marks);
             assert_eq!(row.get_string(12).unwrap(), "calib_mixed_golden");
             assert_eq!(row.get_long(13).ok(), expected.density);
+            assert_eq!(row.get_long(17).ok(), expected.context_gain);
+            assert_eq!(row.get_long(18).ok(), expected.context_gain_error);
             let recalls = [14, 15, 16].map(|i| row.get_int(i).unwrap() as u32);
             assert_eq!(recalls, [expected.recalls, expected.recall_typical, expected.recall_longest]);
             let names: Vec<_> =
@@ -206,7 +209,7 @@ mod tests {
             .columns()
             .iter()
             .map(|c| {
-                let level = i16::from(c.name() == "density");
+                let level = i16::from(["density", "context_gain", "context_gain_error"].contains(&c.name()));
                 assert_eq!((c.max_def_level(), c.max_rep_level()), (level, 0), "{}", c.name());
                 (c.name(), c.physical_type().to_string(), c.converted_type().to_string())
             })
@@ -233,9 +236,19 @@ mod tests {
                 number("recalls", "INT32"),
                 number("recall_typical", "INT32"),
                 number("recall_longest", "INT32"),
+                number("context_gain", "INT64"),
+                number("context_gain_error", "INT64"),
+                number("special_tokens", "BOOLEAN"),
             ]
         );
-        let json = serde_json::to_value(Chosen { density: Some(0), ..chosen(1) }).unwrap();
+        let json = serde_json::to_value(Chosen {
+            density: Some(0),
+            context_gain: Some(0),
+            context_gain_error: Some(0),
+            special_tokens: true,
+            ..chosen(1)
+        })
+        .unwrap();
         let fields: Vec<_> = json.as_object().unwrap().keys().cloned().collect();
         let mut names: Vec<_> = columns.iter().map(|(name, ..)| (*name).to_owned()).collect();
         names.sort_unstable();
@@ -246,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn special_tokens_have_a_column_where_a_row_has_some() {
+    fn every_row_says_whether_it_holds_special_tokens() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("split.parquet");
         let rows = [chosen(1), Chosen { special_tokens: true, ..chosen(2) }];
@@ -256,7 +269,7 @@ mod tests {
             reader.metadata().file_metadata().schema_descr().columns().iter().map(|c| c.name().to_owned());
         assert_eq!(names.next_back().as_deref(), Some("special_tokens"));
         let found: Vec<_> =
-            reader.get_row_iter(None).unwrap().map(|row| row.unwrap().get_bool(17).unwrap()).collect();
+            reader.get_row_iter(None).unwrap().map(|row| row.unwrap().get_bool(19).unwrap()).collect();
         assert_eq!(found, [false, true]);
     }
 

@@ -49,6 +49,13 @@ pub struct Chosen {
     pub recall_typical: u32,
     /// The largest of these distances.
     pub recall_longest: u32,
+    /// By how much a model's loss falls when it sees all of the document instead of a window: millionths of a nat, a mean over some
+    /// tokens. Absent where it was not measured.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_gain: Option<i64>,
+    /// The standard error of that mean.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_gain_error: Option<i64>,
     /// Answers whose facts lie far back.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub marks: Vec<Mark>,

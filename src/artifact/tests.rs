@@ -58,6 +58,8 @@ fn chosen(id: &str) -> Chosen {
         recall_typical: 200,
         recall_longest: 300,
         special_tokens,
+        context_gain: Some(-4),
+        context_gain_error: None,
         marks,
     }
 }

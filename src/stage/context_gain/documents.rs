@@ -71,7 +71,7 @@ impl Plan {
         cx.progress.phase("tokenising", Some(texts.len() as u64), "docs");
         let document = |text: &Text| {
             cx.check_stop()?;
-            let mut ids = encoder.ids(&text.text).map_err(ContextGainError::from)?;
+            let mut ids = encoder.ids_of(&text.text, text.special_tokens).map_err(ContextGainError::from)?;
             let tokens = ids.len();
             ids.truncate(self.max_tokens);
             let enough = tokens >= self.min_tokens;

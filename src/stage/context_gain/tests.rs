@@ -45,7 +45,7 @@ fn text(ids: &[u32]) -> Text {
     let words: Vec<String> = ids.iter().map(|id| format!("t{id}")).collect();
     let text = words.join(" ");
     let id = blake3::hash(text.as_bytes()).to_hex().to_string();
-    Text { id, source: "a".into(), licence: String::new(), text, marks: vec![] }
+    Text { id, source: "a".into(), licence: String::new(), text, special_tokens: false, marks: vec![] }
 }
 
 /// Documents of these lengths, sorted by id.

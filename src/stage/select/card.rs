@@ -23,6 +23,9 @@ pub(super) struct Card {
     pub(super) scale: u32,
     /// Tokens beyond which a rare one that comes again is counted.
     pub(super) window: usize,
+    /// How long range was measured by a model; absent if it was not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) context_gain: Option<GainCounts>,
     /// Documents that repeat another one in meaning; absent if none were looked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) repeats: Option<usize>,
@@ -44,6 +47,22 @@ pub(super) struct CorpusCounts {
     pub(super) clusters: usize,
 }
 
+/// How context gains were measured, and what they decided.
+#[derive(Debug, Serialize)]
+pub(super) struct GainCounts {
+    pub(super) window: usize,
+    pub(super) samples: usize,
+    pub(super) max_tokens: usize,
+    /// Documents that have one.
+    pub(super) measured: usize,
+    /// What rows of the long split gain at least, in nats per token; absent if nothing was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) least: Option<f64>,
+    /// Long documents that gain less or have no figure.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) left_out: Option<usize>,
+}
+
 /// Counts over one split.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 pub(super) struct SplitCounts {
@@ -62,6 +81,9 @@ pub(super) struct SplitCounts {
     /// Rows whose text holds special tokens: rendered conversations.
     #[serde(skip_serializing_if = "is_zero")]
     conversations: usize,
+    /// The median context gain of the rows that have one, the lower of two, in millionths of a nat.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    context_gain: Option<i64>,
     /// Left out since they are like another row.
     similar: usize,
     /// Left out since they do not fit the budget.
@@ -106,6 +128,7 @@ impl SplitCounts {
             borderline,
             recalling: rows.iter().filter(|row| row.recalls > 0).count(),
             conversations: rows.iter().filter(|row| row.special_tokens).count(),
+            context_gain: median(rows.iter().filter_map(|row| row.context_gain).collect()),
             similar: left_out("similar"),
             over_budget: left_out("budget"),
             sources: tally(|row| group(&row.source)),
@@ -119,8 +142,11 @@ impl SplitCounts {
             (0, 0) => String::new(),
             (similar, over) => format!("; left out: {similar} similar, {over} over budget"),
         };
+        let gain = self.context_gain.map_or_else(String::new, |gain| {
+            format!("; median context gain {:.3} nats per token", gain as f64 / 1e6)
+        });
         format!(
-            "{}: {} documents of {} to {} tokens ({} near, {} outliers, {} mixed; {} borderline{left_out})",
+            "{}: {} documents of {} to {} tokens ({} near, {} outliers, {} mixed; {} borderline{left_out}){gain}",
             self.name,
             self.documents,
             self.shortest,
@@ -131,6 +157,12 @@ impl SplitCounts {
             self.borderline
         )
     }
+}
+
+/// The lower of two in the middle.
+fn median(mut values: Vec<i64>) -> Option<i64> {
+    values.sort_unstable();
+    values.get(values.len().saturating_sub(1) / 2).copied()
 }
 
 /// The card as Markdown.
@@ -161,7 +193,30 @@ mod tests {
             recall_typical: 0,
             recall_longest: 0,
             special_tokens: false,
+            context_gain: None,
+            context_gain_error: None,
             marks: vec![],
+        }
+    }
+
+    fn card(splits: Vec<SplitCounts>) -> Card {
+        let dropped = BTreeMap::from([("duplicate".to_owned(), 2), ("too-long".to_owned(), 1)]);
+        let tally = Tally { read: 6, kept: 3, dropped };
+        Card {
+            tokenizer: "`o200k_harmony`".into(),
+            swa_below: 2048,
+            full_above: 4096,
+            outlier_percent: 5,
+            neighbours: None,
+            radius: 8,
+            scale: 4000,
+            window: 128,
+            context_gain: None,
+            repeats: None,
+            original: false,
+            corpus: CorpusCounts { documents: 3, swa: 2, gap: 1, full: 0, clusters: 1 },
+            splits,
+            drops: Some(BTreeMap::from([("sources.0".to_owned(), tally)])),
         }
     }
 
@@ -173,23 +228,7 @@ mod tests {
             counts.line(),
             "calib_swa_golden: 3 documents of 10 to 30 tokens (1 near, 1 outliers, 1 mixed; 1 borderline)"
         );
-        let dropped = BTreeMap::from([("duplicate".to_owned(), 2), ("too-long".to_owned(), 1)]);
-        let tally = Tally { read: 6, kept: 3, dropped };
-        let card = Card {
-            tokenizer: "`o200k_harmony`".into(),
-            swa_below: 2048,
-            full_above: 4096,
-            outlier_percent: 5,
-            neighbours: None,
-            radius: 8,
-            scale: 4000,
-            window: 128,
-            repeats: None,
-            original: false,
-            corpus: CorpusCounts { documents: 3, swa: 2, gap: 1, full: 0, clusters: 1 },
-            splits: vec![counts],
-            drops: Some(BTreeMap::from([("sources.0".to_owned(), tally)])),
-        };
+        let card = card(vec![counts]);
         insta::assert_snapshot!(render(&card).unwrap());
         assert!(!render(&Card { drops: None, ..card }).unwrap().contains("left out of the corpus"));
     }
@@ -210,6 +249,34 @@ mod tests {
             Environment::new().render_str(template, context).unwrap().contains("`special_tokens`")
         };
         assert_eq!((said(vec![counts(&[]), with]), said(vec![without])), (true, false));
+    }
+
+    #[test]
+    fn the_card_shows_context_gains_where_they_were_measured() {
+        let gains = |gains: &[Option<i64>]| {
+            let rows: Vec<Chosen> =
+                gains.iter().map(|&context_gain| Chosen { context_gain, ..row("a", 10, "near") }).collect();
+            SplitCounts::new("x", String::new(), &rows, (0, &[]))
+        };
+        assert_eq!(gains(&[Some(3), None, Some(-5), Some(9)]).context_gain, Some(3));
+        assert_eq!((gains(&[Some(3), Some(9)]).context_gain, gains(&[None]).context_gain), (Some(3), None));
+        let line = gains(&[Some(123_456)]).line();
+        assert!(line.ends_with("; 0 borderline); median context gain 0.123 nats per token"), "{line}");
+
+        let measured =
+            GainCounts { window: 64, samples: 8, max_tokens: 900, measured: 2, least: None, left_out: None };
+        let card = Card {
+            context_gain: Some(measured),
+            splits: vec![gains(&[Some(123_456)]), gains(&[])],
+            ..card(vec![])
+        };
+        let text = render(&card).unwrap();
+        assert!(text.contains("| recalling | context gain | similar |"), "{text}");
+        assert!(text.contains("| 0 | 0.123 | 0 | 0 |") && text.contains("| 0 | – | 0 | 0 |"), "{text}");
+        assert!(text.contains("the last 64 tokens") && !text.contains("At least"), "{text}");
+        let asked = GainCounts { least: Some(0.05), left_out: Some(7), ..card.context_gain.unwrap() };
+        let text = render(&Card { context_gain: Some(asked), ..self::card(vec![]) }).unwrap();
+        assert!(text.contains("At least 0.05 was asked of `full`;\n  7 documents of that stratum"), "{text}");
     }
 
     #[test]

@@ -16,6 +16,8 @@ pub(super) struct Fact<'a> {
     pub(super) group: &'a str,
     pub(super) bucket: &'static str,
     pub(super) n_tokens: usize,
+    /// Whether it may be in the split of its own stratum.
+    pub(super) eligible: bool,
 }
 
 /// Where a document's vector lies.
@@ -96,7 +98,8 @@ fn candidates(kept: &[usize], facts: &[Fact<'_>], places: &[Place], bucket: &str
         let Place { cluster, score, margin, density } = places[index];
         Candidate { index, cluster, score, margin, depth: density.unwrap_or(score) }
     };
-    kept.iter().filter(|&&i| facts[i].bucket == bucket).map(candidate).collect()
+    let here = |&&i: &&usize| facts[i].bucket == bucket && facts[i].eligible;
+    kept.iter().filter(here).map(candidate).collect()
 }
 
 /// Quotas of every source and stratum. A row's margin is that of its cluster, since no score decided about it.
@@ -175,7 +178,7 @@ mod tests {
     }
 
     fn facts() -> Vec<Fact<'static>> {
-        IDS.map(|id| Fact { id, group: "g", bucket: "swa", n_tokens: 10 }).to_vec()
+        IDS.map(|id| Fact { id, group: "g", bucket: "swa", n_tokens: 10, eligible: true }).to_vec()
     }
 
     fn places() -> Vec<Place> {
@@ -197,6 +200,20 @@ mod tests {
         assert!(choice.splits[1].picks.is_empty());
         assert_eq!(choice.splits[2].picks.len(), 3, "at most half");
         assert!(choice.repeats.is_empty() && choice.splits.iter().all(|s| s.dropped.is_empty()));
+    }
+
+    #[test]
+    fn who_may_not_be_in_its_stratum_is_no_candidate_but_may_be_mixed() {
+        let mut facts = facts();
+        for i in [0, 5] {
+            facts[i].eligible = false;
+        }
+        let choice = choose(&rules(), &facts, &places(), None);
+        // Of 1 to 4, the nearest is 1, and half are outliers.
+        assert_eq!(indices(&choice.splits[0]), [1, 3, 4]);
+        assert!(choice.splits[0].decisions.iter().all(|d| ![0, 5].contains(&d.index)));
+        let all = choose(&rules(), &super::tests::facts(), &places(), None);
+        assert_eq!(indices(&choice.splits[2]), indices(&all.splits[2]));
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The documents as the choice sees them: texts joined with their clusters, vectors and lengths. Knows no rule of choice.
 
 use super::{
-    Select, SelectError,
+    FULL_STRATUM, Select, SelectError,
     choice::{Fact, Place},
     moved,
     recall::{Frequencies, Rare, Recalls},
@@ -11,6 +11,7 @@ use crate::{
     artifact::{
         clusters::{Clusters, Member},
         embeddings::Embeddings,
+        gains::Gains,
         texts::{Text, group},
     },
     engine::action::{Cx, Failure},
@@ -21,6 +22,8 @@ pub(super) struct Corpus {
     pub(super) texts: Vec<Text>,
     pub(super) places: Vec<Place>,
     pub(super) lengths: Vec<usize>,
+    /// What a model gains from context, where that was measured.
+    pub(super) gains: Option<Gains>,
     counter: Counter,
     rare: Rare,
 }
@@ -31,6 +34,11 @@ impl Corpus {
         let texts = select.texts.load(cx, "texts")?.0;
         let ids: Vec<&str> = members.iter().map(|member| member.id.as_str()).collect();
         same_ids(&texts, &ids, "cluster members")?;
+        let gains = select.context_gain.as_ref().map(|input| input.load(cx, "context-gain")).transpose()?;
+        if let Some(gains) = &gains {
+            let ids: Vec<&str> = gains.rows.iter().map(|row| row.id.as_str()).collect();
+            same_ids(&texts, &ids, "context gains")?;
+        }
         cx.progress.phase("counting tokens", Some(texts.len() as u64), "docs");
         let counter = select.counter(cx)?;
         let frequencies = Frequencies::default();
@@ -46,19 +54,25 @@ impl Corpus {
             margin,
             density,
         };
-        Ok(Self { places: members.iter().map(place).collect(), texts, lengths, counter, rare })
+        Ok(Self { places: members.iter().map(place).collect(), texts, lengths, gains, counter, rare })
     }
 
     /// What is known of each document without its vector.
-    pub(super) fn facts(&self, bucket: impl Fn(usize) -> &'static str) -> Vec<Fact<'_>> {
-        let rows = self.texts.iter().zip(&self.lengths);
-        rows.map(|(text, &n_tokens)| Fact {
-            id: &text.id,
-            group: group(&text.source),
-            bucket: bucket(n_tokens),
-            n_tokens,
+    pub(super) fn facts(&self, select: &Select) -> Vec<Fact<'_>> {
+        let least = select.min_gain.map(|nats| (nats.0 * 1e6).round() as i64);
+        let rows = self.texts.iter().zip(&self.lengths).enumerate();
+        rows.map(|(index, (text, &n_tokens))| {
+            let bucket = select.bucket(n_tokens);
+            let enough = least.is_none_or(|least| self.gain(index).is_some_and(|gain| gain >= least));
+            let eligible = bucket != FULL_STRATUM || enough;
+            Fact { id: &text.id, group: group(&text.source), bucket, n_tokens, eligible }
         })
         .collect()
+    }
+
+    /// What a model gains from context in a document, in millionths of a nat.
+    fn gain(&self, index: usize) -> Option<i64> {
+        self.gains.as_ref().and_then(|gains| gains.rows[index].gain)
     }
 
     /// Evidence of long range in these documents.

@@ -28,6 +28,7 @@ use crate::{
         drops::Drops,
         embeddings::Embeddings,
         files::{Any, FileSet},
+        gains::Gains,
         splits::Split,
         texts::Texts,
     },
@@ -93,6 +94,14 @@ pub struct Select {
     /// Tokens beyond which a rare token that comes again is evidence of long range. Default: 128, the window of GPT-OSS.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub window: Option<usize>,
+    /// The stage that measured what a model gains from context beyond a window (kind `context-gain`), on the same documents. Every
+    /// row then says its document's gain, and the card each split's median.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub context_gain: Option<Input<Gains>>,
+    /// With `context-gain`: documents that gain less than this, in nats per token, and those that were not measured, are left out
+    /// of `full` before the nearest and the outliers are looked for. Their gain is a sample's: its error stands beside it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min_gain: Option<Finite>,
     /// For the certificate: how far a vector may be off, as a share of its length. Default: what rounding to the grid alone may have
     /// done, half a unit in each coordinate: √dim / 2 of 4000 units, which is 0.0025 for 384 coordinates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -134,6 +143,8 @@ fn mixed() -> usize {
 const SWA: &str = "calib_swa_golden";
 const FULL: &str = "calib_full_golden";
 const MIXED: &str = "calib_mixed_golden";
+/// The stratum of [`FULL`].
+const FULL_STRATUM: &str = "full";
 /// Short, long and mixed: the order in which splits stand everywhere.
 const SPLITS: [&str; 3] = [SWA, FULL, MIXED];
 
@@ -187,6 +198,7 @@ impl Stage for Select {
         ports.extend(self.embeddings.as_ref().map(|input| input.port("embeddings")));
         ports.extend(self.tokenizer.as_ref().map(|input| input.port("tokenizer")));
         ports.extend(self.drops.as_ref().map(|input| input.port("drops")));
+        ports.extend(self.context_gain.as_ref().map(|input| input.port("context-gain")));
         ports
     }
 
@@ -212,6 +224,10 @@ impl Stage for Select {
             if share.is_some_and(|share| !(0.0..=1.0).contains(&share.0)) {
                 return Err(Invalid::new(name, format!("`{name}` is outside 0 to 1")));
             }
+        }
+        if self.min_gain.is_some() && self.context_gain.is_none() {
+            return Err(Invalid::new("min-gain", "`min-gain` needs `context-gain`")
+                .hint("name a stage of kind `context-gain` that measures these documents"));
         }
         let needs = [
             ("distinct", self.distinct.is_some()),
@@ -243,7 +259,7 @@ impl Select {
         if n_tokens < self.swa_below {
             "swa"
         } else if n_tokens > self.full_above {
-            "full"
+            FULL_STRATUM
         } else {
             "gap"
         }

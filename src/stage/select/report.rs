@@ -143,7 +143,7 @@ mod tests {
     const NAMES: [&str; 3] = ["s", "f", "m"];
 
     fn facts() -> Vec<Fact<'static>> {
-        let fact = |(id, group, n_tokens)| Fact { id, group, bucket: "swa", n_tokens };
+        let fact = |(id, group, n_tokens)| Fact { id, group, bucket: "swa", n_tokens, eligible: true };
         [("a", "x", 0), ("b", "x", 4), ("c", "y", 7), ("d", "x", 8)].map(fact).to_vec()
     }
 

@@ -2,7 +2,7 @@
 
 use super::{
     SPLITS, Select, SelectError,
-    card::{self, Card, CorpusCounts, SplitCounts},
+    card::{self, Card, CorpusCounts, GainCounts, SplitCounts},
     certificate::{Certificate, Overlap, borderline},
     choice::{self, Choice, Fact, Rules},
     corpus::Corpus,
@@ -19,6 +19,7 @@ use crate::{
         Artifact,
         clusters::{self, Clusters},
         embeddings::Embeddings,
+        gains::Gains,
         splits::{Chosen, Split},
         texts::{Text, write_jsonl},
     },
@@ -51,7 +52,7 @@ pub(super) fn run(select: &Select, cx: &Cx<'_>) -> Result<(), Failure> {
     let thresholds = [rules.semantic, rules.distinct];
     let job = Job {
         select,
-        facts: corpus.facts(|n_tokens| select.bucket(n_tokens)),
+        facts: corpus.facts(select),
         corpus: &corpus,
         embeddings: embeddings.as_ref(),
         bounds: Bounds::new(noise, (about.dim, about.scale), about.neighbours.is_some(), thresholds),
@@ -118,6 +119,7 @@ impl Job<'_> {
     fn row(&self, split: &str, pick: &Pick, recalls: Recalls) -> Chosen {
         let Text { id, source, licence, text, special_tokens, marks } = self.corpus.texts[pick.index].clone();
         let (fact, place) = (&self.facts[pick.index], &self.corpus.places[pick.index]);
+        let gain = self.corpus.gains.as_ref().map(|gains| &gains.rows[pick.index]);
         Chosen {
             id,
             text,
@@ -136,6 +138,8 @@ impl Job<'_> {
             recalls: recalls.count,
             recall_typical: recalls.typical,
             recall_longest: recalls.longest,
+            context_gain: gain.and_then(|gain| gain.gain),
+            context_gain_error: gain.and_then(|gain| gain.error),
             marks,
         }
     }
@@ -182,6 +186,18 @@ impl Job<'_> {
         dataset::save_texts(&dir, &files).map_err(Failure::stage)
     }
 
+    fn gain_counts(&self, Gains { about, rows }: &Gains) -> GainCounts {
+        let out = self.facts.iter().filter(|fact| !fact.eligible).count();
+        GainCounts {
+            window: about.window,
+            samples: about.samples,
+            max_tokens: about.max_tokens,
+            measured: rows.iter().filter(|row| row.gain.is_some()).count(),
+            least: self.select.min_gain.map(|nats| nats.0),
+            left_out: self.select.min_gain.map(|_| out),
+        }
+    }
+
     fn write_card(&self, cx: &Cx<'_>, choice: &Choice, splits: Vec<SplitCounts>) -> Result<(), Failure> {
         let of = |bucket: &str| self.facts.iter().filter(|fact| fact.bucket == bucket).count();
         let drops = self.select.drops.as_ref().map(|input| input.load(cx, "drops")).transpose()?;
@@ -197,6 +213,7 @@ impl Job<'_> {
             radius: self.bounds.radius,
             scale: self.bounds.scale,
             window: self.select.window(),
+            context_gain: self.corpus.gains.as_ref().map(|gains| self.gain_counts(gains)),
             repeats: self.rules.semantic.map(|_| choice.repeats.len()),
             original: self.select.compat.is_some(),
             corpus: CorpusCounts {

@@ -2,6 +2,7 @@
 //! toolkit got wrong.
 
 mod defects;
+mod gain;
 mod vectors;
 
 use std::collections::BTreeSet;

@@ -42,7 +42,7 @@ fn answers_gain_from_their_own_past_and_not_from_anothers() {
     let documents: Vec<(Vec<u32>, Vec<usize>)> = documents()
         .iter()
         .map(|text| {
-            let encoded = encoder.with_offsets(&text.text).unwrap();
+            let encoded = encoder.with_offsets(&text.text, text.special_tokens).unwrap();
             (encoded.ids, answers(&encoded.offsets, &text.marks))
         })
         .collect();

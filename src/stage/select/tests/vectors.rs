@@ -142,7 +142,13 @@ fn what_is_not_listed_does_not_change() {
     let facts: Vec<_> = (0..24).map(|i| ["a", "b", "c"][i % 3]).collect();
     let ids: Vec<String> = (0..24).map(|i| format!("{i:02}")).collect();
     let ids: Vec<&str> = ids.iter().map(String::as_str).collect();
-    let fact = |i: usize| Fact { id: ids[i], group: facts[i], bucket: "swa", n_tokens: lengths[i] + 7 * i };
+    let fact = |i: usize| Fact {
+        id: ids[i],
+        group: facts[i],
+        bucket: "swa",
+        n_tokens: lengths[i] + 7 * i,
+        eligible: i % 11 != 7,
+    };
     let facts: Vec<_> = (0..24).map(fact).collect();
     let picks = |choice: &Choice| -> Vec<Vec<(usize, &str)>> {
         choice.splits.iter().map(|s| s.picks.iter().map(|p| (p.index, p.reason)).collect()).collect()
