@@ -41,6 +41,8 @@ use crate::{
 
 /// Gathers documents from files, rows of JSONL or Parquet, on this machine or on the hub, or from a generator. Text becomes UTF-8, NFC, with line feeds; its BLAKE3 is its id.
 /// Exact duplicates leave one row; what is dropped is counted by reason in the `drops` output.
+/// With `format = "chat"` the rows of a source are conversations, which become texts in GPT-OSS's Harmony format:
+/// `{ jsonl = "chats/*.jsonl", format = "chat", chat = { messages = "conversations", reasoning-effort = "high" } }`.
 #[derive(Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Corpus {
