@@ -56,6 +56,13 @@ pub fn add(sum: &mut [i64], row: &[i16]) {
     }
 }
 
+/// Takes a grid vector out of an exact sum again.
+pub fn subtract(sum: &mut [i64], row: &[i16]) {
+    for (s, &q) in sum.iter_mut().zip(row) {
+        *s -= i64::from(q);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::{collection::vec, prop_assert, prop_assert_eq, proptest};

@@ -47,9 +47,10 @@ pub(super) fn cluster<E: From<ClusterError>>(
     };
     let mut assigned = assign(&centroids)?;
     let mut similarity = vec![total(&assigned)];
+    let mut sums = Sums::new(points, centroids.len() / points.dim);
     for _ in 0..max_iterations {
         each()?;
-        let next = points.update(&assigned, &centroids);
+        let next = sums.update(&assigned, &centroids);
         if next == centroids {
             return Ok(Found { nearest: assigned, centroids, similarity, stable: true });
         }
@@ -68,29 +69,54 @@ impl Points<'_> {
     pub(super) fn row(&self, i: usize) -> &[i16] {
         &self.data[i * self.dim..][..self.dim]
     }
+}
+
+/// The sum of each cluster's points. They are integers, so taking out what left and adding what came gives what adding all would.
+struct Sums<'a> {
+    points: Points<'a>,
+    /// The cluster of each point; [`NONE`] before the first update.
+    cluster: Vec<usize>,
+    /// Row-major, `k × dim`.
+    exact: Vec<i64>,
+}
+
+const NONE: usize = usize::MAX;
+
+impl<'a> Sums<'a> {
+    fn new(points: Points<'a>, k: usize) -> Self {
+        Self { points, cluster: vec![NONE; points.data.len() / points.dim], exact: vec![0; k * points.dim] }
+    }
 
     /// The mean direction of each centroid's points. A centroid without points takes the farthest point of a larger cluster; one
     /// whose points cancel out stays where it is.
-    fn update(&self, assigned: &[Nearest], centroids: &[i16]) -> Vec<i16> {
-        let k = centroids.len() / self.dim;
+    fn update(&mut self, assigned: &[Nearest], centroids: &[i16]) -> Vec<i16> {
+        let Points { dim, .. } = self.points;
+        let k = centroids.len() / dim;
         let mut cluster: Vec<usize> = assigned.iter().map(|n| n.index as usize).collect();
         fill_empty(&mut cluster, assigned, k);
-        let members = Members::of(&cluster, k);
+        let moved = || (0..cluster.len()).filter(|&i| cluster[i] != self.cluster[i]);
+        let came = Members::of(moved().map(|i| (cluster[i], i)), k);
+        let left = Members::of(moved().map(|i| (self.cluster[i], i)).filter(|(c, _)| *c != NONE), k);
         let mut next = centroids.to_vec();
-        next.par_chunks_exact_mut(self.dim).enumerate().for_each(|(c, centroid)| {
-            let mut sum = vec![0_i64; self.dim];
-            for &i in members.of_cluster(c) {
-                grid::add(&mut sum, self.row(i));
+        let rows = self.exact.par_chunks_exact_mut(dim).zip(next.par_chunks_exact_mut(dim));
+        rows.enumerate().for_each(|(c, (sum, centroid))| {
+            let (came, left) = (came.of_cluster(c), left.of_cluster(c));
+            for &i in came {
+                grid::add(sum, self.points.row(i));
             }
-            if sum.iter().any(|&s| s != 0) {
-                grid::quantise(&sum, centroid);
+            for &i in left {
+                grid::subtract(sum, self.points.row(i));
+            }
+            if came.len() + left.len() > 0 && sum.iter().any(|&s| s != 0) {
+                grid::quantise(sum, centroid);
             }
         });
+        self.cluster = cluster;
         next
     }
 }
 
-/// The points of each cluster, so that clusters can be worked on by different threads.
+/// Points by cluster, so that clusters can be worked on by different threads.
 struct Members {
     points: Vec<usize>,
     /// Where each cluster begins among them, and the end.
@@ -98,16 +124,18 @@ struct Members {
 }
 
 impl Members {
-    fn of(cluster: &[usize], k: usize) -> Self {
+    /// Of pairs of a cluster and a point.
+    fn of(pairs: impl Iterator<Item = (usize, usize)>, k: usize) -> Self {
+        let pairs: Vec<(usize, usize)> = pairs.collect();
         let mut starts = vec![0; k + 1];
-        for &c in cluster {
+        for &(c, _) in &pairs {
             starts[c + 1] += 1;
         }
         for c in 0..k {
             starts[c + 1] += starts[c];
         }
-        let (mut free, mut points) = (starts.clone(), vec![0; cluster.len()]);
-        for (i, &c) in cluster.iter().enumerate() {
+        let (mut free, mut points) = (starts.clone(), vec![0; pairs.len()]);
+        for (c, i) in pairs {
             points[free[c]] = i;
             free[c] += 1;
         }
@@ -210,7 +238,7 @@ mod tests {
 
     #[test]
     fn every_point_is_a_member_of_its_cluster_once() {
-        let members = Members::of(&[2, 0, 2, 3, 2, 0], 5);
+        let members = Members::of([2, 0, 2, 3, 2, 0].into_iter().zip(0..), 5);
         let all: Vec<&[usize]> = (0..5).map(|c| members.of_cluster(c)).collect();
         assert_eq!(all, [&[1, 5][..], &[], &[0, 2, 4], &[3], &[]]);
     }
@@ -225,15 +253,34 @@ mod tests {
         }
         let points = Points { dim: 3, data: &data, device: Device::Cpu };
         let centroids = first(points, 7);
-        let rows = |data| Rows::new(3, data).unwrap();
-        let assigned = definition(rows(&data), rows(&centroids));
-        let mut want = centroids.clone();
-        for (c, centroid) in want.chunks_exact_mut(3).enumerate() {
-            let of_it = |i: &usize| assigned[*i].index as usize == c;
-            let sum = |d: usize| (0..500).filter(of_it).map(|i| i64::from(points.row(i)[d])).sum();
-            grid::quantise(&[sum(0), sum(1), sum(2)], centroid);
+        let of =
+            |centroids: &[i16]| definition(Rows::new(3, &data).unwrap(), Rows::new(3, centroids).unwrap());
+        let means = |assigned: &[Nearest], centroids: &[i16]| {
+            let mut means = centroids.to_vec();
+            for (c, centroid) in means.chunks_exact_mut(3).enumerate() {
+                let of_it = |i: &usize| assigned[*i].index as usize == c;
+                let sum = |d: usize| (0..500).filter(of_it).map(|i| i64::from(points.row(i)[d])).sum();
+                grid::quantise(&[sum(0), sum(1), sum(2)], centroid);
+            }
+            means
+        };
+        // The first update adds all points, the later ones only what moved.
+        let (mut want, mut at) = (Vec::new(), centroids.clone());
+        for _ in 0..6 {
+            at = means(&of(&at), &at);
+            want.push(at.clone());
         }
-        assert_eq!(on_threads(|| points.update(&assigned, &centroids)), [(); 3].map(|()| want.clone()));
+        let found = on_threads(|| {
+            let (mut sums, mut at) = (Sums::new(points, 7), centroids.clone());
+            let mut found = Vec::new();
+            for _ in 0..6 {
+                at = sums.update(&of(&at), &at);
+                found.push(at.clone());
+            }
+            found
+        });
+        assert!(found.iter().all(|found| *found == want));
+        assert!(want.windows(2).any(|pair| pair[0] != pair[1]), "they must move");
     }
 
     #[test]
