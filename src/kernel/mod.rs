@@ -31,6 +31,7 @@ pub mod sink;
 pub mod swiglu;
 #[cfg(test)]
 pub(crate) mod testing;
+mod whole;
 
 /// The contiguous `f32` elements that a custom op was given.
 pub(crate) fn f32s<'a>(storage: &'a CpuStorage, layout: &Layout, op: &str) -> Result<&'a [f32]> {

@@ -12,10 +12,7 @@ use rayon::prelude::*;
 
 use crate::{
     device::Device,
-    kernel::{
-        arch::arch,
-        ordered::{Left, Packed, product_here},
-    },
+    kernel::{arch::arch, whole::Packed},
 };
 
 /// Norms stay below this, so that products stay below 2²⁴.
@@ -138,32 +135,12 @@ fn best(products: impl Iterator<Item = i32>) -> Nearest {
     best
 }
 
-/// The CPU form: blocks of points in parallel, products by an f32 matrix product. The centroids are packed once for all blocks.
+/// The CPU form: blocks of points in parallel. The centroids are packed once for all blocks.
 fn blocked(points: Rows<'_>, centroids: Rows<'_>) -> Vec<Nearest> {
-    let (dim, k) = (points.dim, centroids.len());
-    let right = Packed::of_weights(&reals(centroids.data), dim);
-    let block = |rows: &[i16]| {
-        let mut products = vec![0.0_f32; rows.len() / dim * k];
-        product_here(&mut products, Left { data: &reals(rows), stride: dim }, &right);
-        arch().dispatch(BestOf { products: &products, k })
-    };
-    points.data.par_chunks(BLOCK * dim).flat_map_iter(block).collect()
-}
-
-/// The same numbers as floats.
-pub(super) fn reals(rows: &[i16]) -> Vec<f32> {
-    arch().dispatch(Reals(rows))
-}
-
-struct Reals<'a>(&'a [i16]);
-
-impl WithSimd for Reals<'_> {
-    type Output = Vec<f32>;
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, _: S) -> Vec<f32> {
-        self.0.iter().map(|&q| f32::from(q)).collect()
-    }
+    let right = Packed::of(centroids);
+    let block =
+        |rows: &[i16]| arch().dispatch(BestOf { products: &right.products(rows), k: centroids.len() });
+    points.data.par_chunks(BLOCK * points.dim).flat_map_iter(block).collect()
 }
 
 /// [`best`] of each row of `k` products, which are whole numbers. Where there is none: negative infinity, the least i32.

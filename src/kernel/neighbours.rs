@@ -5,10 +5,7 @@
 
 use rayon::prelude::*;
 
-use super::{
-    nearest::{Rows, reals},
-    ordered::{Left, Packed, product_here},
-};
+use super::{nearest::Rows, whole::Packed};
 
 /// Points per block of rows, and of columns. Columns are packed once for each block of rows.
 const ROWS: usize = 384;
@@ -32,13 +29,10 @@ pub fn density<E: Send>(
 
 fn of_block(points: Rows<'_>, first: usize, rows: &[i16], k: usize) -> Vec<i64> {
     let (dim, n) = (points.dim, rows.len() / points.dim);
-    let left = reals(rows);
     let mut largest: Vec<Largest> = (0..n).map(|_| Largest::new(k)).collect();
     for (at, columns) in points.data.chunks(COLUMNS * dim).enumerate() {
         let width = columns.len() / dim;
-        let right = Packed::of_weights(&reals(columns), dim);
-        let mut products = vec![0.0_f32; n * width];
-        product_here(&mut products, Left { data: &left, stride: dim }, &right);
+        let products = Packed::of(Rows { dim, data: columns }).products(rows);
         for (i, (row, largest)) in products.chunks_exact(width).zip(&mut largest).enumerate() {
             for (j, &product) in row.iter().enumerate() {
                 if at * COLUMNS + j != first + i {
