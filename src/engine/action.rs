@@ -14,7 +14,7 @@ use std::{
     time::Instant,
 };
 
-pub use super::hub::{Hub, HubFailure, Pinned, Repo, RepoFile, RepoKind};
+pub use super::hub::{Repo, RepoKind};
 
 /// The files of one artifact: name inside the artifact → path of its immutable bytes.
 pub type Files = BTreeMap<String, PathBuf>;
@@ -82,12 +82,8 @@ impl Numerics {
 pub struct Cx<'a> {
     /// Input artifacts by port.
     pub inputs: BTreeMap<String, Files>,
-    /// Files of the user that the stage declared: logical name (`sources.0/a/b.md`) → path.
+    /// Files that the stage declared, of the user and of a hub: logical name (`sources.0/a/b.md`) → path.
     pub reads: Files,
-    /// The repositories that it declared, each at the commit that its key was made with.
-    pub repos: &'a [Pinned],
-    /// Who brings their files.
-    pub hub: &'a dyn Hub,
     /// The private folder for outputs: one sub-folder per output port, already made.
     pub out: PathBuf,
     /// A private folder for scratch files, gone after the run.
@@ -110,13 +106,6 @@ impl Cx<'_> {
     /// The files of an input port.
     pub fn input(&self, port: &str) -> Result<&Files, Failure> {
         self.inputs.get(port).ok_or_else(|| Failure::UndeclaredInput(port.to_owned()))
-    }
-
-    /// The files of a declared repository, by their paths in it. They are brought here if need be, and checked.
-    pub fn repo(&self, name: &str) -> Result<Files, Failure> {
-        let declared = self.repos.iter().find(|repo| repo.name == name);
-        let pinned = declared.ok_or_else(|| Failure::UndeclaredInput(name.to_owned()))?;
-        Ok(self.hub.fetch(pinned, self.progress, self.stop)?)
     }
 
     /// The folder that holds an output port's files.

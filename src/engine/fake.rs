@@ -161,12 +161,6 @@ impl Action for Fake {
                     text.extend([port, "/", name, ": ", &bytes, "\n"]);
                 }
             }
-            for repo in &self.repos {
-                for (name, path) in cx.repo(&repo.name)? {
-                    let bytes = fs::read_to_string(path).map_err(Failure::stage)?;
-                    text.extend([&*repo.name, "/", &name, ": ", &bytes, "\n"]);
-                }
-            }
             for (name, path) in &cx.reads {
                 let bytes = fs::read_to_string(path).map_err(Failure::stage)?;
                 text.extend([name, ": ", &bytes, "\n"]);

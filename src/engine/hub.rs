@@ -9,8 +9,8 @@ use super::action::{Class, Failure, Files, Progress, Stop};
 /// Files of a repository that a stage reads.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Repo {
-    /// The name by which the stage asks for them, such as `model`.
-    pub name: String,
+    /// What stands before their names among the stage's files, such as `sources.0/`; may be empty.
+    pub prefix: String,
     /// What the repository holds.
     pub kind: RepoKind,
     /// `owner/name`.
@@ -43,8 +43,8 @@ impl std::fmt::Display for RepoKind {
 /// The files of a [`Repo`] at one commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Pinned {
-    /// See [`Repo::name`].
-    pub name: String,
+    /// See [`Repo::prefix`].
+    pub prefix: String,
     /// What the repository holds.
     pub kind: RepoKind,
     /// `owner/name`.
@@ -71,7 +71,7 @@ pub struct RepoFile {
 impl Pinned {
     /// What enters a key: the files by the stage's name for them, with their object ids. Neither the repository nor the commit does.
     pub(crate) fn contents(&self) -> impl Iterator<Item = (String, String)> {
-        self.files.iter().map(|file| (format!("{}/{}", self.name, file.path), file.oid.clone()))
+        self.files.iter().map(|file| (self.prefix.clone() + &file.path, file.oid.clone()))
     }
 }
 

@@ -3,9 +3,10 @@
 use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use super::{
-    action::{HubFailure, Numerics, Pinned},
+    action::Numerics,
     executor::Engine,
     graph::NodeId,
+    hub::{HubFailure, Pinned},
     key::{self, Key},
     latest::Latest,
     options::Mode,

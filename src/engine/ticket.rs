@@ -15,10 +15,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use super::{
-    action::{Class, Numerics, Pinned, Stop},
+    action::{Class, Numerics, Stop},
     event::{Event, Journal, Reporter},
     executor::Engine,
     graph::{Graph, Node, NodeId},
+    hub::Pinned,
     key::Key,
     limits::{Limits, Resources, Retry},
     reason::{self, Reason, sentence},

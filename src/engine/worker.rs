@@ -184,7 +184,8 @@ impl Engine<'_> {
         let limited = stop.until(node.limits.timeout.map(|limit| Instant::now() + limit));
         let mut cx = self.context(node, miss, &work, (&progress, kept, &limited))?;
         cx.log.clone_from(&try_.log);
-        match (node.action.run(&cx), node.limits.timeout) {
+        let result = self.bring(miss, &mut cx).and_then(|()| node.action.run(&cx));
+        match (result, node.limits.timeout) {
             (Err(Failure::Stopped), Some(limit)) if !stop.is_raised() => {
                 return Err(AttemptError::Timeout(limit));
             }
@@ -242,14 +243,23 @@ impl Engine<'_> {
         lost
     }
 
+    /// Adds the files of a hub that the stage declared to what it reads.
+    fn bring(&self, miss: &Miss, cx: &mut Cx<'_>) -> Result<(), Failure> {
+        for repo in &miss.repos {
+            let files = self.options.hub.fetch(repo, cx.progress, cx.stop)?;
+            cx.reads.extend(files.into_iter().map(|(path, place)| (repo.prefix.clone() + &path, place)));
+        }
+        Ok(())
+    }
+
     fn has_checkpoint(&self, key: &Digest) -> bool {
         self.store.latest_checkpoint(key).is_ok_and(|c| c.is_some())
     }
 
     fn context<'a>(
-        &'a self,
+        &self,
         node: &Node,
-        miss: &'a Miss,
+        miss: &Miss,
         work: &Workdir,
         (progress, checkpoints, stop): (&'a StageProgress<'a>, &'a Kept<'a>, &'a Stop),
     ) -> Result<Cx<'a>, AttemptError> {
@@ -260,8 +270,6 @@ impl Engine<'_> {
         Ok(Cx {
             inputs,
             reads: miss.reads.iter().map(|r| (r.name.clone(), r.path.clone())).collect(),
-            repos: &miss.repos,
-            hub: &*self.options.hub,
             out: work.out.clone(),
             scratch: work.scratch.clone(),
             log: PathBuf::new(),

@@ -57,7 +57,6 @@ pub struct HuggingFace {
     cache: PathBuf,
     settings: Settings,
     link: Mutex<Option<Arc<Link>>>,
-    pinned: Mutex<BTreeMap<Repo, Pinned>>,
     commits: Mutex<BTreeMap<(RepoKind, String, String), String>>,
 }
 
@@ -83,7 +82,7 @@ impl HuggingFace {
     pub fn new(settings: Settings) -> Self {
         let cache = settings.cache.clone().unwrap_or_else(hf_hub::resolve_cache_dir);
         let link = Mutex::new(None);
-        Self { cache, settings, link, pinned: Mutex::default(), commits: Mutex::default() }
+        Self { cache, settings, link, commits: Mutex::default() }
     }
 
     fn link(&self) -> Result<Arc<Link>> {
@@ -188,18 +187,10 @@ fn is_commit(revision: &str) -> bool {
 
 impl Hub for HuggingFace {
     fn pin(&self, repo: &Repo) -> std::result::Result<Pinned, HubFailure> {
-        if let Some(pinned) = self.pinned.lock().expect("no thread panics while it holds this").get(repo) {
-            return Ok(pinned.clone());
-        }
         let commit = self.commit(repo)?;
         let files = self.list(repo, &commit)?;
-        let (name, id) = (repo.name.clone(), repo.id.clone());
-        let pinned = Pinned { name, kind: repo.kind, id, commit, files };
-        self.pinned
-            .lock()
-            .expect("no thread panics while it holds this")
-            .insert(repo.clone(), pinned.clone());
-        Ok(pinned)
+        let (prefix, id) = (repo.prefix.clone(), repo.id.clone());
+        Ok(Pinned { prefix, kind: repo.kind, id, commit, files })
     }
 
     fn fetch(

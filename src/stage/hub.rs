@@ -15,14 +15,14 @@ pub struct Address(pub String);
 /// The revision that counts when none is named.
 const MAIN: &str = "main";
 
-/// The files of a repository that a stage asks for by `name`.
+/// The files of a repository, under their own names behind `prefix` among what the stage reads.
 pub(crate) fn repo(
-    name: &str,
+    prefix: &str,
     (kind, id, revision): (RepoKind, &str, Option<&Address>),
     files: &[&str],
 ) -> Repo {
     Repo {
-        name: name.to_owned(),
+        prefix: prefix.to_owned(),
         kind,
         id: id.to_owned(),
         revision: revision.map_or(MAIN, |revision| &revision.0).to_owned(),
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn main_is_the_usual_revision() {
-        let repo = repo("model", (RepoKind::Model, "a/b", None), &["*.json"]);
+        let repo = repo("", (RepoKind::Model, "a/b", None), &["*.json"]);
         assert_eq!((&*repo.revision, &repo.files[..]), ("main", &["*.json".to_owned()][..]));
     }
 }

@@ -40,9 +40,6 @@ enum SourceError {
     Copy { file: String, source: std::io::Error },
 }
 
-/// The name by which the stage asks for the files of the hub.
-const REPO: &str = "model";
-
 /// What belongs to a model besides its weights and configuration, by the end of the file's name.
 const SIDE_FILES: &[&str] = &[".json", ".jinja", ".txt", ".model", "LICENSE"];
 
@@ -77,16 +74,15 @@ impl Stage for ModelSource {
         let side = SIDE_FILES.iter().map(|end| format!("*{end}"));
         let globs: Vec<String> = side.chain(["*.safetensors".to_owned()]).collect();
         let globs: Vec<&str> = globs.iter().map(String::as_str).collect();
-        let repo = |id: &Address| hub::repo(REPO, (RepoKind::Model, &id.0, self.revision.as_ref()), &globs);
+        let repo = |id: &Address| hub::repo("", (RepoKind::Model, &id.0, self.revision.as_ref()), &globs);
         self.hub.iter().map(repo).collect()
     }
 
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
-        let files = if self.hub.is_some() { cx.repo(REPO)? } else { cx.reads.clone() };
-        let checkpoint = Checkpoint::load(&files).map_err(Failure::stage)?;
+        let checkpoint = Checkpoint::load(&cx.reads).map_err(Failure::stage)?;
         validate(&checkpoint, cx)?;
         let out = cx.output("checkpoint");
-        for (file, path) in &files {
+        for (file, path) in &cx.reads {
             cx.check_stop()?;
             fs::copy(path, out.join(file))
                 .map_err(|source| Failure::stage(SourceError::Copy { file: file.clone(), source }))?;
@@ -145,10 +141,7 @@ fn validate(checkpoint: &Checkpoint, cx: &Cx<'_>) -> Result<(), Failure> {
 mod tests {
     use super::*;
     use crate::{
-        artifact::{
-            Files,
-            checkpoint::{Draft, Owned, files_in},
-        },
+        artifact::checkpoint::{Draft, Owned, files_in},
         stage::testing::Bench,
     };
 
@@ -242,8 +235,7 @@ mod tests {
             serde_json::json!({}),
             "object ids are in the key instead"
         );
-        let bench = Bench::new().repo(REPO, RepoKind::Model, Files::new());
-        assert!(bench.run(&stage).unwrap_err().to_string().contains("config.json"));
+        assert!(Bench::new().run(&stage).unwrap_err().to_string().contains("config.json"));
     }
 
     #[test]

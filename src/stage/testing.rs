@@ -6,10 +6,7 @@ use tempfile::TempDir;
 
 use crate::{
     artifact::{Artifact, Files},
-    engine::action::{
-        Checkpoints, Cx, Failure, Hub, HubFailure, NoCheckpoints, OutputPort, Pinned, Progress, Quiet, Repo,
-        RepoKind, Stop,
-    },
+    engine::action::{Checkpoints, Cx, Failure, NoCheckpoints, OutputPort, Progress, Quiet, Stop},
     stage::{
         Read, Stage,
         shards::{self, Shard, Sharded},
@@ -23,36 +20,13 @@ pub(crate) struct Bench {
     kept: Vec<TempDir>,
     inputs: BTreeMap<String, Files>,
     reads: Files,
-    repos: Vec<Pinned>,
-    hub: Brought,
     seed: u64,
-}
-
-/// A hub whose files are here already.
-#[derive(Clone, Default)]
-struct Brought(BTreeMap<String, Files>);
-
-impl Hub for Brought {
-    fn pin(&self, repo: &Repo) -> Result<Pinned, HubFailure> {
-        panic!("a stage does not pin `{}`", repo.id)
-    }
-    fn fetch(&self, pinned: &Pinned, _: &dyn Progress, _: &Stop) -> Result<Files, HubFailure> {
-        Ok(self.0[&pinned.name].clone())
-    }
 }
 
 impl Bench {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self {
-            dir,
-            kept: Vec::new(),
-            inputs: BTreeMap::new(),
-            reads: Files::new(),
-            repos: Vec::new(),
-            hub: Brought::default(),
-            seed: 0,
-        }
+        Self { dir, kept: Vec::new(), inputs: BTreeMap::new(), reads: Files::new(), seed: 0 }
     }
 
     /// Gives the artifact at an input port.
@@ -67,14 +41,6 @@ impl Bench {
     /// Gives the files that the stage declared.
     pub(crate) fn reads(mut self, reads: Vec<Read>) -> Self {
         self.reads = reads.into_iter().map(|read| (read.name, read.path)).collect();
-        self
-    }
-
-    /// Gives the files of a repository that the stage declared.
-    pub(crate) fn repo(mut self, name: &str, kind: RepoKind, files: Files) -> Self {
-        let (name, id, commit) = (name.to_owned(), "owner/name".to_owned(), "0".repeat(40));
-        self.hub.0.insert(name.clone(), files);
-        self.repos.push(Pinned { name, kind, id, commit, files: Vec::new() });
         self
     }
 
@@ -118,7 +84,6 @@ impl Bench {
         for index in 0..of {
             let mut bench = Self::new().seed(self.seed);
             (bench.inputs, bench.reads) = (self.inputs.clone(), self.reads.clone());
-            (bench.repos, bench.hub) = (self.repos.clone(), self.hub.clone());
             if let Some(split) = S::SPLIT {
                 bench.inputs.insert(split.port.to_owned(), self.files(shards::ports(of)[index].name));
             }
@@ -146,8 +111,6 @@ impl Bench {
         run(&Cx {
             inputs: self.inputs.clone(),
             reads: self.reads.clone(),
-            repos: &self.repos,
-            hub: &self.hub,
             out: self.out(),
             scratch,
             log: self.dir.path().join("log"),

@@ -6,10 +6,7 @@ use std::{collections::BTreeMap, fs, path::Path};
 
 use mla_run::{
     artifact::{Artifact, Files, scores::Scores},
-    engine::{
-        action::{Cx, NoCheckpoints, Quiet, Stop},
-        hub::NoHub,
-    },
+    engine::action::{Cx, NoCheckpoints, Quiet, Stop},
     stage::{Stage, export::Export},
 };
 use serde_json::json;
@@ -59,8 +56,6 @@ fn write_bundle(name: &str, golden: &Golden) {
     let cx = Cx {
         inputs: inputs.map(|(port, files)| (port.to_owned(), files)).into(),
         reads: BTreeMap::new(),
-        repos: &[],
-        hub: &NoHub,
         out: folder("out"),
         scratch: folder("scratch"),
         log: folder("scratch").join("log"),

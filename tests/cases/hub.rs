@@ -4,7 +4,10 @@
 use std::{fs, process::Command, time::Duration};
 
 use mla_run::{
-    engine::action::{Hub, HubFailure, Quiet, Repo, RepoKind, Stop},
+    engine::{
+        action::{Quiet, Stop},
+        hub::{Hub, HubFailure, Repo, RepoKind},
+    },
     hub::{HuggingFace, Settings},
 };
 
@@ -266,7 +269,7 @@ fn a_hub_that_falls_silent_is_left() {
         ..Settings::default()
     });
     let repo = Repo {
-        name: "web".into(),
+        prefix: "web/".into(),
         kind: RepoKind::Dataset,
         id: "corpora/rows".into(),
         revision: "main".into(),

@@ -11,7 +11,8 @@ use std::{
 
 use super::*;
 use crate::engine::{
-    action::{Class, Files, Hub, HubFailure, Pinned, Progress, Repo, RepoFile, RepoKind},
+    action::{Class, Files, Progress},
+    hub::{Hub, HubFailure, Pinned, Repo, RepoFile, RepoKind},
     limits::Retry,
     ticket::{Ticket, Worked},
 };
@@ -21,16 +22,24 @@ use crate::engine::{
 struct OneFile {
     path: PathBuf,
     text: Arc<Mutex<String>>,
-    asked: Log2,
+    asked: Asked,
     gone: Arc<AtomicBool>,
+    /// The next fetch fails.
+    breaks: Arc<AtomicBool>,
 }
 
-type Log2 = Arc<Mutex<Vec<&'static str>>>;
+type Asked = Arc<Mutex<Vec<&'static str>>>;
 
 impl OneFile {
     fn new(space: &Space, text: &str) -> Self {
         let text = Arc::new(Mutex::new(text.to_owned()));
-        Self { path: space.dir.path().join("of-hub"), text, asked: Log2::default(), gone: Arc::default() }
+        Self {
+            path: space.dir.path().join("of-hub"),
+            text,
+            asked: Asked::default(),
+            gone: Arc::default(),
+            breaks: Arc::default(),
+        }
     }
 
     fn is(&self, text: &str) {
@@ -54,13 +63,13 @@ impl Hub for OneFile {
         }
         let oid = crate::store::Digest::of(self.text.lock().unwrap().as_bytes()).to_string();
         let file = RepoFile { path: "a.txt".into(), bytes: 1, oid, lfs: false };
-        let (name, id) = (repo.name.clone(), repo.id.clone());
-        Ok(Pinned { name, kind: repo.kind, id, commit: "0".repeat(40), files: vec![file] })
+        let (prefix, id) = (repo.prefix.clone(), repo.id.clone());
+        Ok(Pinned { prefix, kind: repo.kind, id, commit: "0".repeat(40), files: vec![file] })
     }
 
     fn fetch(&self, pinned: &Pinned, _: &dyn Progress, _: &Stop) -> Result<Files, HubFailure> {
         self.asked.lock().unwrap().push("fetch");
-        if self.gone.swap(false, Ordering::Relaxed) {
+        if self.breaks.swap(false, Ordering::Relaxed) {
             return Err(HubFailure::Passing("the hub is gone".into()));
         }
         fs::write(&self.path, &*self.text.lock().unwrap()).unwrap();
@@ -70,7 +79,7 @@ impl Hub for OneFile {
 
 fn repo(id: &str, revision: &str) -> Repo {
     let (id, revision) = (id.to_owned(), revision.to_owned());
-    Repo { name: "data".into(), kind: RepoKind::Dataset, id, revision, files: vec!["*".into()] }
+    Repo { prefix: "data/".into(), kind: RepoKind::Dataset, id, revision, files: vec!["*".into()] }
 }
 
 fn reader(space: &Space, id: &str, revision: &str) -> Vec<Node> {
@@ -118,13 +127,8 @@ fn a_hub_that_cannot_be_asked_fails_the_stage_alone() {
 fn a_fetch_that_failed_may_be_tried_again() {
     let space = Space::new();
     let hub = OneFile::new(&space, "one");
-    let failing = hub.clone();
-    let fake = space.fake("a").repo(repo("o/n", "main")).first(move |cx| {
-        if cx.repos.len() == 1 && failing.asked.lock().unwrap().len() == 1 {
-            failing.gone.store(true, Ordering::Relaxed);
-        }
-        Ok(())
-    });
+    hub.breaks.store(true, Ordering::Relaxed);
+    let fake = space.fake("a").repo(repo("o/n", "main"));
     let mut node = fake.node();
     node.limits.retry = Retry { times: 1, backoff: std::time::Duration::ZERO, on: [Class::Io].into() };
     let ran = space.run_with(vec![node], &hub.options());

@@ -10,7 +10,7 @@ use super::{
     rows::{Batch, Fields, Raw},
 };
 use crate::{
-    engine::action::{Cx, Failure, Files, Repo, RepoKind},
+    engine::action::{Cx, Failure, Repo, RepoKind},
     math::hash::{hash, mix},
     stage::{
         Invalid, Read, UserPath,
@@ -103,27 +103,18 @@ impl Decontaminate {
     pub(super) fn repo(&self) -> Option<Repo> {
         let id = self.hub.as_ref()?;
         let globs: Vec<&str> = self.globs().map(|(_, glob)| glob).collect();
-        Some(hub::repo(LABEL, (RepoKind::Dataset, &id.0, self.revision.as_ref()), &globs))
-    }
-
-    /// The evaluation files by their names. Those on the hub are brought here.
-    pub(super) fn gather(&self, cx: &Cx<'_>) -> Result<Files, Failure> {
-        if self.hub.is_some() {
-            return cx.repo(LABEL);
-        }
-        let prefix = format!("{LABEL}/");
-        let mine = cx.reads.range(prefix.clone()..).take_while(|read| read.0.starts_with(&prefix));
-        Ok(mine.map(|(name, path)| (name[prefix.len()..].to_owned(), path.clone())).collect())
+        Some(hub::repo(&format!("{LABEL}/"), (RepoKind::Dataset, &id.0, self.revision.as_ref()), &globs))
     }
 
     /// Reads the evaluation files.
-    pub(super) fn index(&self, files: &Files, cx: &Cx<'_>) -> Result<Index, Failure> {
+    pub(super) fn index(&self, cx: &Cx<'_>) -> Result<Index, Failure> {
         let (mut index, mut items) = (Index { rule: self.clone(), ..Index::default() }, 0);
         let mut short = 0;
-        for (name, path) in files {
+        let prefix = format!("{LABEL}/");
+        for (name, path) in files::below(&cx.reads, &prefix) {
             cx.check_stop()?;
             let file = index.files.len() as u32;
-            index.files.push(name.clone());
+            index.files.push(name[prefix.len()..].to_owned());
             self.texts(path, &mut |text| {
                 let before = index.runs.len();
                 let words = grams(text, self.ngram, &mut |gram| index.runs.push((gram, file)));

@@ -5,7 +5,10 @@ use std::path::{Path, PathBuf};
 use globset::{GlobBuilder, GlobMatcher};
 use walkdir::WalkDir;
 
-use crate::stage::{Invalid, Read};
+use crate::{
+    engine::action::Files,
+    stage::{Invalid, Read},
+};
 
 /// The files that `pattern` (relative to `base`) names. Their logical names are `prefix/` and the path below the pattern's
 /// fixed part, so they do not depend on where the folder lies.
@@ -40,6 +43,14 @@ pub(super) fn matching(base: &Path, pattern: &str, param: &str, prefix: &str) ->
     }
     reads.sort();
     Ok(reads)
+}
+
+/// Those of a stage's files whose names begin so, in the order of their names.
+pub(super) fn below<'a>(
+    reads: &'a Files,
+    prefix: &'a str,
+) -> impl Iterator<Item = (&'a String, &'a PathBuf)> {
+    reads.range(prefix.to_owned()..).take_while(move |read| read.0.starts_with(prefix))
 }
 
 fn glob(pattern: &str, param: &str) -> Result<GlobMatcher, Invalid> {

@@ -32,7 +32,7 @@ use crate::{
         drops::{Drops, Tally},
         texts::Texts,
     },
-    engine::action::{Cx, Failure, Files, Numerics, OutputPort, Repo},
+    engine::action::{Cx, Failure, Numerics, OutputPort, Repo},
     stage::{
         Base, Invalid, Read, Stage,
         code::{self, Code},
@@ -157,18 +157,12 @@ impl Stage for Corpus {
 impl Corpus {
     /// Runs the stage; the size of a batch changes nothing but the memory that it takes.
     fn run_in_batches(&self, cx: &Cx<'_>, limit: u64) -> Result<(), Failure> {
-        let gather = |(i, source): (usize, &Source)| source.gather(i, cx);
-        let files = self.sources.iter().enumerate().map(gather).collect::<Result<Vec<Files>, _>>()?;
-        let evaluation =
-            self.decontaminate.as_ref().map(|rule| Ok::<_, Failure>((rule, rule.gather(cx)?))).transpose()?;
-        let total =
-            files.iter().chain(evaluation.as_ref().map(|(_, files)| files)).map(Files::len).sum::<usize>();
-        cx.progress.phase("reading", Some(total as u64), "files");
-        let evaluation = evaluation.map(|(rule, files)| rule.index(&files, cx)).transpose()?;
+        cx.progress.phase("reading", Some(cx.reads.len() as u64), "files");
+        let evaluation = self.decontaminate.as_ref().map(|rule| rule.index(cx)).transpose()?;
         let rules = Rules { near: self.near_duplicates.as_ref(), evaluation: evaluation.as_ref() };
         let mut spool = Spool::create(&cx.scratch)?;
-        for (i, (source, files)) in self.sources.iter().zip(&files).enumerate() {
-            source.read(files, cx, limit, &mut |batch| {
+        for (i, source) in self.sources.iter().enumerate() {
+            source.read(i, cx, limit, &mut |batch| {
                 cx.check_stop()?;
                 Ok(spool.add(source.judge(i, batch, rules)?)?)
             })?;

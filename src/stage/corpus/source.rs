@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     chat::{self, Chat, Format},
-    decontaminate, language,
+    decontaminate, files, language,
     near::NearDuplicates,
     quality::Quality,
     rows::{Batch, Fields, Raw, Sink},
@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     artifact::{drops::Drop, texts::Text},
-    engine::action::{Cx, Failure, Files, Repo, RepoKind},
+    engine::action::{Cx, Failure, Repo, RepoKind},
     stage::{
         Invalid, UserPath,
         hub::{self, Address},
@@ -111,18 +111,7 @@ impl Source {
     pub(super) fn repo(&self, i: usize) -> Option<Repo> {
         let id = self.hub.as_ref()?;
         let globs: Vec<&str> = self.all_globs().map(|(_, glob)| glob).collect();
-        Some(hub::repo(&self.label(i), (RepoKind::Dataset, &id.0, self.revision.as_ref()), &globs))
-    }
-
-    /// Its files, by their names with its own before them. Those on the hub are brought here.
-    pub(super) fn gather(&self, i: usize, cx: &Cx<'_>) -> Result<Files, Failure> {
-        let prefix = self.label(i) + "/";
-        if self.hub.is_some() {
-            let files = cx.repo(&self.label(i))?;
-            return Ok(files.into_iter().map(|(name, path)| (prefix.clone() + &name, path)).collect());
-        }
-        let mine = cx.reads.range(prefix.clone()..).take_while(|read| read.0.starts_with(&prefix));
-        Ok(mine.map(|(name, path)| (name.clone(), path.clone())).collect())
+        Some(hub::repo(&(self.label(i) + "/"), (RepoKind::Dataset, &id.0, self.revision.as_ref()), &globs))
     }
 
     fn all_globs(&self) -> impl Iterator<Item = (&'static str, &str)> {
@@ -219,7 +208,7 @@ impl Source {
     /// Hands on all documents of this source, in batches of about `limit` bytes. Files come in the order of their names.
     pub(super) fn read(
         &self,
-        files: &Files,
+        i: usize,
         cx: &Cx<'_>,
         limit: u64,
         sink: &mut Sink<'_, Failure>,
@@ -231,7 +220,7 @@ impl Source {
                 batch.push(&text.source.as_str().into(), Raw::Made(text), bytes)?;
             }
         }
-        for (name, path) in files {
+        for (name, path) in files::below(&cx.reads, &(self.label(i) + "/")) {
             cx.check_stop()?;
             let name: Arc<str> = name.as_str().into();
             if self.jsonl.is_some() {

@@ -107,9 +107,6 @@ fn yes() -> bool {
     true
 }
 
-/// The name by which the stage asks for the files of the hub.
-const REPO: &str = "model";
-
 impl Stage for Embed {
     const KIND: &'static str = "embed";
     const CODE: Code = code::of("embed");
@@ -129,7 +126,7 @@ impl Stage for Embed {
             return Vec::new();
         }
         let repo = (RepoKind::Model, &*self.model, self.revision.as_ref());
-        vec![hub::repo(REPO, repo, &files::GLOBS)]
+        vec![hub::repo("", repo, &files::GLOBS)]
     }
 
     fn check(&self) -> Result<(), Invalid> {
@@ -232,9 +229,8 @@ impl Embed {
 
     /// One vector per document, each from its own text only.
     fn embed(&self, cx: &Cx<'_>) -> Result<Embeddings, Failure> {
-        let files = if self.is_on_hub() { cx.repo(REPO)? } else { cx.reads.clone() };
         // Read before the texts: what is wrong with the model shows at once.
-        let transformer = self.is_transformer().then(|| Transformer::load(self, &files)).transpose()?;
+        let transformer = self.is_transformer().then(|| Transformer::load(self, &cx.reads)).transpose()?;
         let texts = self.texts.load(cx, "texts")?.0;
         let (dim, vectors, windows) = match transformer {
             Some(transformer) => transformer.embed(&texts, cx)?,

@@ -1,10 +1,7 @@
 //! The embed stage: rows, shards, what enters keys, and what is refused.
 
 use super::*;
-use crate::{
-    artifact::{Files, texts::Text},
-    stage::testing::Bench,
-};
+use crate::{artifact::texts::Text, stage::testing::Bench};
 
 fn texts(n: usize) -> Texts {
     let text = |i: usize| Text {
@@ -44,7 +41,7 @@ fn a_name_without_a_folder_is_a_model_of_the_hub() {
     assert_eq!(hub.check(), Ok(()));
     let repos = hub.repos();
     assert_eq!((&*repos[0].id, &*repos[0].revision), ("Alibaba-NLP/gte-large-en-v1.5", "v1"));
-    let bench = Bench::new().input("texts", &texts(1)).repo(REPO, RepoKind::Model, Files::new());
+    let bench = Bench::new().input("texts", &texts(1));
     assert!(bench.run(&hub).unwrap_err().to_string().contains("config.json"));
     for toml in ["", "path = 'm'", "path = 'm'\nmodel = 'a name'"] {
         assert_eq!((stage(toml).check(), stage(toml).repos()), (Ok(()), vec![]), "{toml}");

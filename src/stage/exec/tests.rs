@@ -65,8 +65,6 @@ fn run_with(toml: &str, checkpoints: &dyn Checkpoints, stop: &Stop) -> Ran {
     let result = stage.run(&Cx {
         inputs: BTreeMap::from([("inputs.texts".to_owned(), artifact)]),
         reads: reads.into_iter().map(|read| (read.name, read.path)).collect(),
-        repos: &[],
-        hub: &crate::engine::hub::NoHub,
         out: dir.path().join("out"),
         scratch: dir.path().join("scratch"),
         log: dir.path().join("log"),
