@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::{
     Artifact, ArtifactError, Files,
-    texts::{Mark, is_false, read_jsonl, write_jsonl},
+    texts::{Mark, read_jsonl, write_jsonl},
 };
 
 /// One chosen document.
@@ -18,7 +18,7 @@ pub struct Chosen {
     /// The normalised text.
     pub text: String,
     /// As in [`super::texts::Text::special_tokens`].
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub special_tokens: bool,
     /// Where it came from.
     pub source: String,

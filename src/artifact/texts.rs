@@ -24,17 +24,11 @@ pub struct Text {
     pub text: String,
     /// Whether the names of special tokens in the text are those tokens, as in a conversation that the corpus rendered. In any other
     /// text such a name is text.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub special_tokens: bool,
     /// Answers whose facts lie far back; only the synthetic corpus knows them.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub marks: Vec<Mark>,
-}
-
-/// For what is written only where it holds, so that files from before it have the same bytes.
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
-pub(super) fn is_false(flag: &bool) -> bool {
-    !flag
 }
 
 /// An answer that can only be given by recalling something stated earlier. Offsets are bytes of the text.

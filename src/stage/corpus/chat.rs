@@ -24,14 +24,6 @@ pub enum Format {
     Chat,
 }
 
-impl Format {
-    /// Keys that were made before there were formats stay as they are.
-    #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
-    pub(super) fn is_text(&self) -> bool {
-        *self == Self::Text
-    }
-}
-
 /// How a conversation becomes a text: as the chat template published with GPT-OSS renders it without a generation prompt. The
 /// thinking of a turn stays only where no answer follows, and an answer at the end closes with `<|return|>`.
 ///

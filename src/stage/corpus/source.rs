@@ -47,7 +47,7 @@ pub struct Source {
     #[serde(default, skip_serializing)]
     pub revision: Option<Address>,
     /// With `jsonl` or `parquet`: what a row holds, `text` or `chat`. Default: `text`.
-    #[serde(default, skip_serializing_if = "Format::is_text")]
+    #[serde(default, skip_serializing_if = "crate::stage::is_default")]
     pub format: Format,
     /// With `format = "chat"`: where the messages are and how they are rendered, as `chat = { messages = "conversations" }`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -201,7 +201,7 @@ impl Source {
             text: self.text.as_deref().unwrap_or("text"),
             licence: self.licence_field.as_deref(),
             source: self.source_field.as_deref(),
-            chat: (!self.format.is_text()).then(|| self.chat.as_ref().unwrap_or(&chat::DEFAULT)),
+            chat: (self.format == Format::Chat).then(|| self.chat.as_ref().unwrap_or(&chat::DEFAULT)),
         }
     }
 

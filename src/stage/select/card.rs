@@ -79,7 +79,7 @@ pub(super) struct SplitCounts {
     /// Rows in which a rare token comes again beyond the window.
     recalling: usize,
     /// Rows whose text holds special tokens: rendered conversations.
-    #[serde(skip_serializing_if = "is_zero")]
+    #[serde(skip_serializing_if = "crate::stage::is_default")]
     conversations: usize,
     /// The median context gain of the rows that have one, the lower of two, in millionths of a nat.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -90,11 +90,6 @@ pub(super) struct SplitCounts {
     over_budget: usize,
     sources: BTreeMap<String, usize>,
     licences: BTreeMap<String, usize>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde hands a reference")]
-fn is_zero(n: &usize) -> bool {
-    *n == 0
 }
 
 impl SplitCounts {
