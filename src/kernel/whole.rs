@@ -31,9 +31,8 @@ enum Form {
 impl Packed {
     pub(super) fn of(vectors: Rows<'_>) -> Self {
         #[cfg(target_arch = "x86_64")]
-        if pairs::usable() {
-            let form = Form::Pairs(pairs::Packed::of(vectors));
-            return Self { count: vectors.len(), dim: vectors.dim, form };
+        if let Some(pairs) = pairs::Packed::of(vectors) {
+            return Self { count: vectors.len(), dim: vectors.dim, form: Form::Pairs(pairs) };
         }
         Self::of_reals(vectors)
     }
@@ -90,11 +89,6 @@ mod pairs {
     /// Rows of a tile, which is two panels wide: 24 sums of 32 registers.
     const ROWS: usize = 12;
 
-    /// Whether the machine has the instructions.
-    pub(super) fn usable() -> bool {
-        matches!(arch(), Arch::V4(_)) && std::is_x86_feature_detected!("avx512vnni")
-    }
-
     /// Panels of sixteen vectors; the last one is filled up with zeros, and so is an odd coordinate at the end.
     pub(super) struct Packed {
         dim: usize,
@@ -102,10 +96,14 @@ mod pairs {
     }
 
     impl Packed {
-        pub(super) fn of(vectors: Rows<'_>) -> Self {
-            assert!(usable(), "these panels are for AVX-512 VNNI");
+        /// `None` where the machine has not the instructions.
+        pub(super) fn of(vectors: Rows<'_>) -> Option<Self> {
+            if !matches!(arch(), Arch::V4(_)) || !std::is_x86_feature_detected!("avx512vnni") {
+                return None;
+            }
             let dim = vectors.dim;
-            Self { dim, panels: vectors.data.chunks(PANEL * dim).map(|part| transposed(part, dim)).collect() }
+            let panels = vectors.data.chunks(PANEL * dim).map(|part| transposed(part, dim)).collect();
+            Some(Self { dim, panels })
         }
 
         pub(super) fn products(&self, out: &mut [f32], left: &[i16], count: usize) {
