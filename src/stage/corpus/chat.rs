@@ -2,6 +2,7 @@
 
 mod conversation;
 mod harmony;
+mod parts;
 mod python;
 mod special;
 mod tools;
@@ -10,7 +11,7 @@ use minijinja::Value;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::conversation::Conversation;
+use self::{conversation::Conversation, parts::field};
 use crate::stage::Invalid;
 
 /// What a row holds.
@@ -118,11 +119,10 @@ impl Chat {
 
     /// The conversation of a row, which is an object.
     pub(super) fn render(&self, row: &Value) -> Result<Rendered, Fault> {
-        let field = |name: &str| row.get_attr(name).ok().filter(|value| !value.is_undefined());
         let missing = |name: &str| Fault::Malformed(missing(row, name));
-        let messages = field(self.messages()).ok_or_else(|| missing(self.messages()))?;
+        let messages = field(row, self.messages()).ok_or_else(|| missing(self.messages()))?;
         let (name, needed) = self.tools();
-        let tools = field(name);
+        let tools = field(row, name);
         if needed && tools.is_none() {
             return Err(missing(name));
         }

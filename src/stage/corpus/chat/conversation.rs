@@ -1,11 +1,12 @@
 //! A conversation out of a row: the shapes that data sets have, brought into one. Knows no format of the text.
 
-use minijinja::{
-    Value,
-    value::{DynObject, ValueKind},
-};
+use minijinja::{Value, value::ValueKind};
 
-use super::{Fault, python};
+use super::{
+    Fault,
+    parts::{elements, field, fields},
+    python,
+};
 use crate::stage::corpus::normalise::canonical_text;
 
 /// What is said, in its order.
@@ -178,10 +179,7 @@ impl Row {
 }
 
 fn get(value: &Value, name: &str) -> Option<Value> {
-    if value.kind() != ValueKind::Map {
-        return None;
-    }
-    value.get_attr(name).ok().filter(|value| !value.is_undefined() && !value.is_none())
+    field(value, name).filter(|value| !value.is_none())
 }
 
 /// The elements of a field that holds a list, or one as JSON in a string.
@@ -192,10 +190,6 @@ fn list((name, value): (&str, Value)) -> Result<Vec<Value>, Fault> {
         None => value,
     };
     elements(&value).ok_or_else(|| wrong("is not a list"))
-}
-
-fn elements(value: &Value) -> Option<Vec<Value>> {
-    (value.kind() == ValueKind::Seq).then(|| value.try_iter().into_iter().flatten().collect())
 }
 
 fn json(string: &str) -> Result<Value, String> {
@@ -213,8 +207,7 @@ fn canonical(value: &Value) -> Value {
         ValueKind::String => value.as_str().map_or_else(Value::default, |string| text(string).into()),
         ValueKind::Seq => elements(value).unwrap_or_default().iter().map(canonical).collect(),
         ValueKind::Map => {
-            let pairs = value.as_object().and_then(DynObject::try_iter_pairs);
-            let pairs = pairs.into_iter().flatten();
+            let pairs = fields(value).into_iter().flatten();
             Value::from_pairs(pairs.map(|(key, value)| (canonical(&key), canonical(&value))))
         }
         _ => value.clone(),

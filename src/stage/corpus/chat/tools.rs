@@ -3,12 +3,13 @@
 //! The layout is the published template's with all its oddities, such as the line break before the type of a nested property and the
 //! comma behind a default: the model is served with it.
 
-use minijinja::{
-    Value,
-    value::{DynObject, ValueKind},
-};
+use minijinja::Value;
 
-use super::{Fault, python};
+use super::{
+    Fault,
+    parts::{elements, field, fields},
+    python,
+};
 
 /// What the template cannot render: it stops with an error there.
 const REFUSED: Fault = Fault::Unfit("tool-schema");
@@ -20,8 +21,8 @@ const LONGEST: usize = 50;
 pub(super) fn namespace(name: &str, tools: &[Value]) -> Result<String, Fault> {
     let mut parts = vec![format!("## {name}\n\nnamespace {name} {{\n\n")];
     for tool in tools {
-        let tool = part(tool, "function").filter(Value::is_true).unwrap_or_else(|| tool.clone());
-        let parameters = part(&tool, "parameters").unwrap_or_default();
+        let tool = field(tool, "function").filter(Value::is_true).unwrap_or_else(|| tool.clone());
+        let parameters = field(&tool, "parameters").unwrap_or_default();
         parts.push(format!("// {}\ntype {} = ", string(&tool, "description")?, string(&tool, "name")?));
         let Some(properties) = properties(&parameters)? else {
             parts.push("() => any;\n\n".to_owned());
@@ -38,10 +39,10 @@ pub(super) fn namespace(name: &str, tools: &[Value]) -> Result<String, Fault> {
 }
 
 fn parameter(name: &str, spec: &Value, required: bool) -> Result<String, Fault> {
-    let is = |name| part(spec, name).is_some_and(|value| value.is_true());
+    let is = |name| field(spec, name).is_some_and(|value| value.is_true());
     let description =
         if is("description") { format!("// {}\n", string(spec, "description")?) } else { String::new() };
-    let default = match part(spec, "default") {
+    let default = match field(spec, "default") {
         None => String::new(),
         Some(_) if is("enum") => format!(", // default: {}", string(spec, "default")?),
         Some(_) if is("oneOf") => format!("// default: {}", string(spec, "default")?),
@@ -53,20 +54,21 @@ fn parameter(name: &str, spec: &Value, required: bool) -> Result<String, Fault> 
 
 /// The type of a schema.
 fn kind(spec: &Value) -> Result<String, Fault> {
-    let null = if part(spec, "nullable").is_some_and(|nullable| nullable.is_true()) { " | null" } else { "" };
-    let given = part(spec, "type").unwrap_or_default();
+    let null =
+        if field(spec, "nullable").is_some_and(|nullable| nullable.is_true()) { " | null" } else { "" };
+    let given = field(spec, "type").unwrap_or_default();
     if given.as_str() == Some("array") {
         return Ok(array(spec)? + null);
     }
-    if let Some(kinds) = list(&given).filter(|kinds| !kinds.is_empty()) {
+    if let Some(kinds) = elements(&given).filter(|kinds| !kinds.is_empty()) {
         return joined(&kinds, " | ");
     }
-    if let Some(variants) = part(spec, "oneOf").filter(Value::is_true) {
-        return union(&list(&variants).ok_or(REFUSED)?);
+    if let Some(variants) = field(spec, "oneOf").filter(Value::is_true) {
+        return union(&elements(&variants).ok_or(REFUSED)?);
     }
     match given.as_str() {
-        Some("string") => match part(spec, "enum").filter(Value::is_true) {
-            Some(names) => Ok(format!("\"{}\"", joined(&list(&names).ok_or(REFUSED)?, "\" | \"")?)),
+        Some("string") => match field(spec, "enum").filter(Value::is_true) {
+            Some(names) => Ok(format!("\"{}\"", joined(&elements(&names).ok_or(REFUSED)?, "\" | \"")?)),
             None => Ok(format!("string{null}")),
         },
         Some("number" | "integer") => Ok("number".to_owned()),
@@ -77,9 +79,9 @@ fn kind(spec: &Value) -> Result<String, Fault> {
 }
 
 fn array(spec: &Value) -> Result<String, Fault> {
-    let Some(items) = part(spec, "items").filter(Value::is_true) else { return Ok("any[]".to_owned()) };
+    let Some(items) = field(spec, "items").filter(Value::is_true) else { return Ok("any[]".to_owned()) };
     // A simple type has no other form here: not its names, and not `null`.
-    let inner = match part(&items, "type").unwrap_or_default().as_str() {
+    let inner = match field(&items, "type").unwrap_or_default().as_str() {
         Some("string") => "string".to_owned(),
         Some("number" | "integer") => "number".to_owned(),
         Some("boolean") => "boolean".to_owned(),
@@ -91,11 +93,11 @@ fn array(spec: &Value) -> Result<String, Fault> {
 
 fn union(variants: &[Value]) -> Result<String, Fault> {
     let one = |variant: &Value| {
-        let description = match part(variant, "description").filter(Value::is_true) {
+        let description = match field(variant, "description").filter(Value::is_true) {
             Some(_) => format!("// {}", string(variant, "description")?),
             None => String::new(),
         };
-        let default = part(variant, "default");
+        let default = field(variant, "default");
         let default = default.map(|default| format!("{:20}// default: {}", "", python::json(&default)));
         Ok(kind(variant)? + &description + &default.unwrap_or_default())
     };
@@ -114,31 +116,18 @@ fn object(spec: &Value) -> Result<String, Fault> {
 
 /// The properties in their order; `None` where there are none.
 fn properties(spec: &Value) -> Result<Option<Vec<(String, Value)>>, Fault> {
-    let Some(properties) = part(spec, "properties").filter(Value::is_true) else { return Ok(None) };
-    let pairs = properties.as_object().filter(|_| properties.kind() == ValueKind::Map);
-    let pairs = pairs.and_then(DynObject::try_iter_pairs).ok_or(REFUSED)?;
+    let Some(properties) = field(spec, "properties").filter(Value::is_true) else { return Ok(None) };
+    let pairs = fields(&properties).ok_or(REFUSED)?;
     Ok(Some(pairs.map(|(name, value)| (name.to_string(), value)).collect()))
 }
 
 fn required(spec: &Value, name: &str) -> Result<bool, Fault> {
-    let Some(names) = part(spec, "required").filter(Value::is_true) else { return Ok(false) };
-    Ok(list(&names).ok_or(REFUSED)?.iter().any(|other| other.as_str() == Some(name)))
-}
-
-/// A part that is there, if only as `null`.
-fn part(spec: &Value, name: &str) -> Option<Value> {
-    if spec.kind() != ValueKind::Map {
-        return None;
-    }
-    spec.get_attr(name).ok().filter(|value| !value.is_undefined())
+    let Some(names) = field(spec, "required").filter(Value::is_true) else { return Ok(false) };
+    Ok(elements(&names).ok_or(REFUSED)?.iter().any(|other| other.as_str() == Some(name)))
 }
 
 fn string(spec: &Value, name: &str) -> Result<String, Fault> {
-    part(spec, name).and_then(|value| value.as_str().map(str::to_owned)).ok_or(REFUSED)
-}
-
-fn list(value: &Value) -> Option<Vec<Value>> {
-    (value.kind() == ValueKind::Seq).then(|| value.try_iter().into_iter().flatten().collect())
+    field(spec, name).and_then(|value| value.as_str().map(str::to_owned)).ok_or(REFUSED)
 }
 
 fn joined(values: &[Value], between: &str) -> Result<String, Fault> {
