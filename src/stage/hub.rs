@@ -30,7 +30,30 @@ pub(crate) fn repo(
     }
 }
 
-/// Checks `owner/name` and a revision. `at` is where they stand in the manifest: `sources.0.`.
+/// The same of a data set; `None` where none is named.
+pub(crate) fn dataset(
+    prefix: &str,
+    at: (Option<&Address>, Option<&Address>),
+    files: &[&str],
+) -> Option<Repo> {
+    let (id, revision) = at;
+    Some(repo(prefix, (RepoKind::Dataset, &id?.0, revision), files))
+}
+
+/// Checks the parameters `hub` and `revision`, of which either may be missing. `at` is where they stand in the manifest: `sources.0.`.
+pub(crate) fn check_dataset(
+    id: Option<&Address>,
+    revision: Option<&Address>,
+    at: &str,
+) -> Result<(), Invalid> {
+    match (id, revision) {
+        (Some(id), revision) => check(("hub", &id.0), revision, at),
+        (None, Some(_)) => Err(Invalid::new(format!("{at}revision"), "`revision` goes with `hub`")),
+        (None, None) => Ok(()),
+    }
+}
+
+/// Checks `owner/name` and a revision.
 pub(crate) fn check(id: (&str, &str), revision: Option<&Address>, at: &str) -> Result<(), Invalid> {
     let plain = |part: &str| {
         !part.is_empty()
@@ -79,6 +102,24 @@ mod tests {
         for revision in ["", "../x", "a/../b", "/a", "a/", "a b"] {
             assert_eq!(fault("a/b", Some(revision)).as_deref(), Some("sources.0.revision"), "{revision}");
         }
+    }
+
+    #[test]
+    fn a_dataset_needs_a_name_for_its_revision() {
+        let [id, revision] = ["a/b", "v1"].map(|text| Address(text.to_owned()));
+        let check = |id, revision| check_dataset(id, revision, "x.").err().map(|error| error.param);
+        assert_eq!(
+            (check(None, None), check(Some(&id), None), check(Some(&id), Some(&revision))),
+            (None, None, None)
+        );
+        assert_eq!(check(None, Some(&revision)).as_deref(), Some("x.revision"));
+        assert_eq!(check(Some(&revision), None).as_deref(), Some("x.hub"));
+        assert_eq!(dataset("", (None, Some(&revision)), &[]), None);
+        let found = dataset("x/", (Some(&id), Some(&revision)), &["*"]).unwrap();
+        assert_eq!(
+            (found.kind, &*found.id, &*found.revision, &*found.prefix),
+            (RepoKind::Dataset, "a/b", "v1", "x/")
+        );
     }
 
     #[test]

@@ -10,7 +10,7 @@ use super::{
     rows::{Batch, Fields, Raw},
 };
 use crate::{
-    engine::action::{Cx, Failure, Repo, RepoKind},
+    engine::action::{Cx, Failure, Repo},
     math::hash::{hash, mix},
     stage::{
         Invalid, Read, UserPath,
@@ -70,11 +70,7 @@ impl Decontaminate {
         if self.globs().count() != 1 {
             return invalid("", "needs exactly one of `files`, `jsonl` and `parquet`");
         }
-        match (&self.hub, &self.revision) {
-            (Some(id), revision) => hub::check(("hub", &id.0), revision.as_ref(), &format!("{LABEL}."))?,
-            (None, Some(_)) => return invalid(".revision", "`revision` goes with `hub`"),
-            (None, None) => {}
-        }
+        hub::check_dataset(self.hub.as_ref(), self.revision.as_ref(), &format!("{LABEL}."))?;
         match &self.fields {
             Some(_) if self.files.is_some() => {
                 return invalid(".fields", "`fields` names fields of rows, and a text file has none");
@@ -101,9 +97,8 @@ impl Decontaminate {
 
     /// What it reads on the hub.
     pub(super) fn repo(&self) -> Option<Repo> {
-        let id = self.hub.as_ref()?;
         let globs: Vec<&str> = self.globs().map(|(_, glob)| glob).collect();
-        Some(hub::repo(&format!("{LABEL}/"), (RepoKind::Dataset, &id.0, self.revision.as_ref()), &globs))
+        hub::dataset(&format!("{LABEL}/"), (self.hub.as_ref(), self.revision.as_ref()), &globs)
     }
 
     /// Reads the evaluation files.

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     artifact::{drops::Drop, texts::Text},
-    engine::action::{Cx, Failure, Repo, RepoKind},
+    engine::action::{Cx, Failure, Repo},
     stage::{
         Invalid, UserPath,
         hub::{self, Address},
@@ -109,9 +109,8 @@ impl Source {
 
     /// What it reads on the hub.
     pub(super) fn repo(&self, i: usize) -> Option<Repo> {
-        let id = self.hub.as_ref()?;
         let globs: Vec<&str> = self.all_globs().map(|(_, glob)| glob).collect();
-        Some(hub::repo(&(self.label(i) + "/"), (RepoKind::Dataset, &id.0, self.revision.as_ref()), &globs))
+        hub::dataset(&(self.label(i) + "/"), (self.hub.as_ref(), self.revision.as_ref()), &globs)
     }
 
     fn all_globs(&self) -> impl Iterator<Item = (&'static str, &str)> {
@@ -124,14 +123,10 @@ impl Source {
         if self.all_globs().count() + usize::from(self.synthetic.is_some()) != 1 {
             return invalid("", "a source needs exactly one of `files`, `jsonl`, `parquet` and `synthetic`");
         }
-        match (&self.hub, &self.revision) {
-            (None, Some(_)) => return invalid(".revision", "`revision` goes with `hub`"),
-            (Some(_), _) if self.synthetic.is_some() => {
-                return invalid(".hub", "a synthetic source reads nothing from the hub");
-            }
-            (Some(id), revision) => hub::check(("hub", &id.0), revision.as_ref(), &format!("sources.{i}."))?,
-            (None, None) => {}
+        if self.hub.is_some() && self.synthetic.is_some() {
+            return invalid(".hub", "a synthetic source reads nothing from the hub");
         }
+        hub::check_dataset(self.hub.as_ref(), self.revision.as_ref(), &format!("sources.{i}."))?;
         if let Some(synthetic) = &self.synthetic {
             synthetic.check(&format!("sources.{i}.synthetic"))?;
             if self.name.is_some() {
