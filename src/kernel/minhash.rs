@@ -61,7 +61,7 @@ pub fn definition(set: &[u64], count: usize) -> Vec<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::arch::testing::on_all;
+    use crate::kernel::{arch::testing::on_all, testing::fastest};
 
     fn set(n: u64) -> Vec<u64> {
         (0..n).map(|i| mix(i * i)).collect()
@@ -105,14 +105,7 @@ mod tests {
     #[ignore = "a measurement"]
     fn speed() {
         let set = set(100_000);
-        let time = |run: &dyn Fn() -> Vec<u64>| {
-            let once = |_| {
-                let start = std::time::Instant::now();
-                std::hint::black_box(run());
-                start.elapsed().as_secs_f64()
-            };
-            (0..10).map(once).fold(f64::INFINITY, f64::min) * 1e9 / (set.len() * 112) as f64
-        };
+        let time = |run: &dyn Fn() -> Vec<u64>| fastest(10, run) * 1e9 / (set.len() * 112) as f64;
         let (fast, plain) = (time(&|| smallest(&set, 112)), time(&|| definition(&set, 112)));
         println!("{fast:.3} ns a hash, one function after the other {plain:.3}, ratio {:.1}", plain / fast);
     }

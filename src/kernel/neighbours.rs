@@ -94,22 +94,14 @@ mod tests {
         sync::atomic::{AtomicUsize, Ordering},
     };
 
-    use rand_chacha::ChaCha8Rng;
-    use rand_core::{Rng, SeedableRng};
-
     use super::*;
-    use crate::{kernel::testing::on_threads, math::grid};
+    use crate::{
+        kernel::testing::{grid_vectors, on_threads},
+        math::grid,
+    };
 
     fn vectors(n: usize, dim: usize, coarse: bool) -> Vec<i16> {
-        let mut rng = ChaCha8Rng::seed_from_u64(n as u64);
-        let mut out = vec![0; n * dim];
-        for row in out.chunks_exact_mut(dim) {
-            let wide = if coarse { 3 } else { 2001 };
-            let x: Vec<i64> =
-                (0..dim).map(|_| i64::from(rng.next_u32() % wide) - i64::from(wide / 2)).collect();
-            grid::quantise(&x, row);
-        }
-        out
+        grid_vectors(n, dim, if coarse { 3 } else { 2001 }, n as u64)
     }
 
     fn dense(data: &[i16], dim: usize, k: usize) -> Vec<i64> {

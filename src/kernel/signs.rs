@@ -71,7 +71,7 @@ pub fn definition(features: &[(u64, i32)], sum: &mut [i32]) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::arch::testing::on_all;
+    use crate::kernel::{arch::testing::on_all, testing::fastest};
 
     fn features(n: u64) -> Vec<(u64, i32)> {
         (0..n).map(|i| (mix(i), 64 + (mix(i + 1000) % 5000) as i32)).collect()
@@ -118,13 +118,12 @@ mod tests {
     fn speed() {
         let features = features(4096);
         let time = |run: &dyn Fn(&mut [i32])| {
-            let once = |_| {
-                let mut sum = vec![0; 256];
-                let start = std::time::Instant::now();
+            let mut sum = vec![0; 256];
+            let once = || {
+                sum.fill(0);
                 run(std::hint::black_box(&mut sum));
-                start.elapsed().as_secs_f64()
             };
-            (0..20).map(once).fold(f64::INFINITY, f64::min) * 1e9 / (features.len() * 256) as f64
+            fastest(20, once) * 1e9 / (features.len() * 256) as f64
         };
         let (fast, plain) = (time(&|sum| add(&features, sum)), time(&|sum| definition(&features, sum)));
         println!("{fast:.3} ns a coordinate, by the definition {plain:.3}, ratio {:.1}", plain / fast);

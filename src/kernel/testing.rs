@@ -1,6 +1,10 @@
-//! Seeded data and finite differences for kernel tests.
+//! Seeded data, finite differences and stopwatches for kernel tests.
 
 use candle_core::{Device, Result, Tensor, Var};
+use rand_chacha::ChaCha8Rng;
+use rand_core::{Rng, SeedableRng};
+
+use crate::math::grid;
 
 /// Reproducible values, roughly uniform in `[-scale, scale]`.
 pub(crate) fn noise(seed: u64, n: usize, scale: f32) -> Vec<f32> {
@@ -12,6 +16,28 @@ pub(crate) fn noise(seed: u64, n: usize, scale: f32) -> Vec<f32> {
         ((state >> 40) as f32 / (1u64 << 23) as f32 - 1.0) * scale
     };
     (0..n).map(step).collect()
+}
+
+/// `n` grid vectors of random directions; before they are brought onto the grid, a coordinate has one of `values` values around 0.
+pub(crate) fn grid_vectors(n: usize, dim: usize, values: u32, seed: u64) -> Vec<i16> {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let mut out = vec![0; n * dim];
+    for row in out.chunks_exact_mut(dim) {
+        let x: Vec<i64> =
+            (0..dim).map(|_| i64::from(rng.next_u32() % values) - i64::from(values / 2)).collect();
+        grid::quantise(&x, row);
+    }
+    out
+}
+
+/// Seconds of the fastest of `n` runs.
+pub(crate) fn fastest<T>(n: usize, mut run: impl FnMut() -> T) -> f64 {
+    let once = |_| {
+        let start = std::time::Instant::now();
+        std::hint::black_box(run());
+        start.elapsed().as_secs_f64()
+    };
+    (0..n).map(once).fold(f64::INFINITY, f64::min)
 }
 
 /// A tracked tensor of noise.

@@ -163,20 +163,17 @@ mod pairs {
 
 #[cfg(test)]
 mod tests {
-    use rand_chacha::ChaCha8Rng;
-    use rand_core::{Rng, SeedableRng};
-
     use super::*;
-    use crate::{kernel::arch::testing::on_all, math::grid};
+    use crate::{
+        kernel::{
+            arch::testing::on_all,
+            testing::{fastest, grid_vectors},
+        },
+        math::grid,
+    };
 
     fn vectors(n: usize, dim: usize, seed: u64) -> Vec<i16> {
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
-        let mut out = vec![0; n * dim];
-        for row in out.chunks_exact_mut(dim) {
-            let x: Vec<i64> = (0..dim).map(|_| i64::from(rng.next_u32() % 2001) - 1000).collect();
-            grid::quantise(&x, row);
-        }
-        out
+        grid_vectors(n, dim, 2001, seed)
     }
 
     fn definition(a: &[i16], b: &[i16], dim: usize) -> Vec<f32> {
@@ -220,12 +217,9 @@ mod tests {
             let (a, b) = (vectors(960, dim, 1), vectors(count, dim, 2));
             let b = Rows::new(dim, &b).unwrap();
             let time = |packed: &Packed| {
-                let once = |_| {
-                    let start = std::time::Instant::now();
+                fastest(40, || {
                     a.chunks(96 * dim).for_each(|a| drop(std::hint::black_box(packed.products(a))));
-                    start.elapsed().as_secs_f64()
-                };
-                (0..40).map(once).fold(f64::INFINITY, f64::min)
+                })
             };
             let (whole, reals) = (time(&Packed::of(b)), time(&Packed::of_reals(b)));
             let rate = 2.0 * (960 * count * dim) as f64 / whole / 1e9;

@@ -6,21 +6,24 @@ use rand_core::{Rng, SeedableRng};
 
 use super::*;
 use crate::{
-    kernel::{arch::testing::on_all, testing::on_threads},
+    kernel::{
+        arch::testing::on_all,
+        testing::{grid_vectors, on_threads},
+    },
     math::grid,
 };
 
 /// Grid vectors of random directions; `spiky` ones have nearly all their length in one coordinate, `coarse` ones have few
 /// distinct values, so that products tie.
 fn rows(n: usize, dim: usize, shape: &str, seed: u64) -> Vec<i16> {
+    let mut out = grid_vectors(n, dim, 2001, seed);
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
-    let mut out = vec![0; n * dim];
     for row in out.chunks_exact_mut(dim) {
-        let mut x: Vec<i64> = (0..dim).map(|_| i64::from(rng.next_u32() % 2001) - 1000).collect();
+        let mut x: Vec<i64> = row.iter().map(|&q| i64::from(q)).collect();
         match shape {
             "spiky" => x[rng.next_u32() as usize % dim] = 10_000_000,
             "coarse" => x.iter_mut().for_each(|v| *v = v.signum() * i64::from(rng.next_u32() % 4 == 0)),
-            _ => {}
+            _ => continue,
         }
         grid::quantise(&x, row);
     }

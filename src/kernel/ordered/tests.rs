@@ -4,7 +4,7 @@ use super::*;
 use crate::kernel::{
     arch::testing::on_all,
     gemm::{Mat, Threads, Write, gemm},
-    testing::noise,
+    testing::{fastest, noise},
 };
 
 /// The definition, element by element.
@@ -154,17 +154,9 @@ fn speed() {
         let packed = Packed::of_weights(&w, inner);
         let mut out = vec![0.0; rows * cols];
         let flops = 2.0 * (rows * cols * inner) as f64;
-        let best = |run: &mut dyn FnMut()| {
-            let time = |_| {
-                let start = std::time::Instant::now();
-                run();
-                start.elapsed().as_secs_f64()
-            };
-            (0..20).map(time).fold(f64::INFINITY, f64::min)
-        };
         let ours =
-            best(&mut || biased_product(&mut out, &bias(cols), Left { data: &a, stride: inner }, &packed));
-        let theirs = best(&mut || {
+            fastest(20, || biased_product(&mut out, &bias(cols), Left { data: &a, stride: inner }, &packed));
+        let theirs = fastest(20, || {
             gemm(
                 (&mut out, cols),
                 Write::Set,

@@ -172,12 +172,12 @@ fn fill_empty(cluster: &mut [usize], assigned: &[Nearest], k: usize) {
 
 #[cfg(test)]
 mod tests {
-    use rand_chacha::ChaCha8Rng;
-    use rand_core::{Rng, SeedableRng};
-
     use super::*;
     use crate::{
-        kernel::{nearest::definition, testing::on_threads},
+        kernel::{
+            nearest::definition,
+            testing::{grid_vectors, on_threads},
+        },
         stage::cluster::start::first,
     };
 
@@ -245,12 +245,7 @@ mod tests {
 
     #[test]
     fn new_centroids_are_those_of_the_definition_on_any_number_of_threads() {
-        let mut rng = ChaCha8Rng::seed_from_u64(5);
-        let mut data = vec![0; 500 * 3];
-        for row in data.chunks_exact_mut(3) {
-            let x: Vec<i64> = (0..3).map(|_| i64::from(rng.next_u32() % 2001) - 1000).collect();
-            grid::quantise(&x, row);
-        }
+        let data = grid_vectors(500, 3, 2001, 5);
         let points = Points { dim: 3, data: &data, device: Device::Cpu };
         let centroids = first(points, 7);
         let of =
