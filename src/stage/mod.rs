@@ -19,6 +19,7 @@ pub mod init;
 pub mod model;
 pub mod select;
 pub mod shards;
+pub(crate) mod streamed;
 pub mod svd;
 pub mod table;
 #[cfg(test)]

@@ -12,7 +12,8 @@ use crate::{
     engine::action::{Cx, Failure},
     kernel::host,
     math::softmax::log_sum_exp,
-    model::{Config, Layer, ModelError, Shell, probe::NoProbe},
+    model::{Config, ModelError, Shell},
+    stage::streamed,
 };
 
 /// Rows of logits in memory at one time.
@@ -42,21 +43,11 @@ impl<'a> Forward<'a> {
 
     /// For each task the loss, in nats, of each token that it asks for.
     pub(super) fn losses(&self, tasks: &[Task], documents: &[Document]) -> Result<Vec<Vec<f64>>, Failure> {
-        let embed = |task: &Task| self.shell.embed(&task.batch.ids).map_err(ContextGainError::from);
-        let mut hidden = tasks.iter().map(embed).collect::<Result<Vec<_>, _>>()?;
-        for index in 0..self.layers() {
-            if tasks.is_empty() {
-                break;
-            }
-            let layer = Layer::load(self.checkpoint, &self.config, index).map_err(ContextGainError::from)?;
-            for (x, task) in hidden.iter_mut().zip(tasks) {
-                self.cx.check_stop()?;
-                *x = layer.forward(x, &task.batch, &mut NoProbe).map_err(ContextGainError::from)?;
-                self.cx.progress.advance(task.tokens() as u64);
-            }
-        }
+        let batches = tasks.iter().map(|task| &task.batch);
+        let model = (self.checkpoint, &self.config, &self.shell);
+        let residuals = streamed::residuals(self.cx, model, &batches, |e| ContextGainError::from(e).into())?;
         let mut losses = Vec::new();
-        for (x, task) in hidden.iter().zip(tasks) {
+        for (x, task) in residuals.iter().zip(tasks) {
             let mut all = Vec::new();
             for asks in task.asks.chunks(ROWS) {
                 self.cx.check_stop()?;

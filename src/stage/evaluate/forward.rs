@@ -10,7 +10,8 @@ use crate::{
     artifact::checkpoint::Checkpoint,
     engine::action::{Cx, Failure},
     kernel::host,
-    model::{Batch, Config, Layer, ModelError, Shell, probe::NoProbe},
+    model::{Batch, Config, ModelError, Shell},
+    stage::streamed,
 };
 
 use super::{
@@ -55,18 +56,9 @@ impl States {
     ) -> Result<Self, Failure> {
         let failed = |source| Failure::stage(EvaluateError::Model { name, source });
         let shell = Shell::load(checkpoint, config).map_err(failed)?;
-        let embed = |batch: &Batch| shell.embed(&batch.ids).map_err(failed);
-        let mut hidden = batches.iter().map(embed).collect::<Result<Vec<_>, _>>()?;
-        for index in 0..config.layers.len() {
-            let layer = Layer::load(checkpoint, config, index).map_err(failed)?;
-            for (x, batch) in hidden.iter_mut().zip(batches) {
-                cx.check_stop()?;
-                *x = layer.forward(x, batch, &mut NoProbe).map_err(failed)?;
-                cx.progress.advance(batch.len() as u64);
-            }
-        }
+        let residuals = streamed::residuals(cx, (checkpoint, config, &shell), &batches.iter(), failed)?;
         let normed = |x: &Tensor| shell.normed(x).map_err(failed);
-        let hidden = hidden.iter().map(normed).collect::<Result<_, _>>()?;
+        let hidden = residuals.iter().map(normed).collect::<Result<_, _>>()?;
         Ok(Self { name, shell, hidden })
     }
 
