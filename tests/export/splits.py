@@ -5,7 +5,7 @@
 FOLDER is what `mla-run checkout select FOLDER` makes. Checks, for each of the three splits:
  1. `load_dataset(FOLDER/dataset, SPLIT)` follows the card and finds as many rows as the JSONL, with the columns below;
  2. without a name it loads `calib_swa_golden`, as the card says, and the card names these three splits and no other;
- 3. every value of every row is that of `FOLDER/SPLIT/split.jsonl`; `marks` is JSON text there, and `density` may be absent;
+ 3. every value of every row is that of `FOLDER/SPLIT/split.jsonl`; `marks` is JSON text there, figures that were not asked for are absent;
  4. pandas and pyarrow read the Parquet file alone to the same rows;
  5. the JSONL beside the Parquet has the same texts in the same order.
 """
@@ -24,7 +24,9 @@ COLUMNS = {
     "id": "string", "text": "string", "source": "string", "licence": "string", "n_tokens": "int64", "bucket": "string", "cluster": "int32",
     "reason": "string", "rank": "int32", "score": "int64", "margin": "int64", "marks": "string", "split": "string", "density": "int64",
     "recalls": "int32", "recall_typical": "int32", "recall_longest": "int32",
+    "context_gain": "int64", "context_gain_error": "int64", "special_tokens": "bool",
 }  # fmt: skip
+OPTIONAL = ["density", "context_gain", "context_gain_error"]
 
 
 def expect(what: str, ok: bool, detail: object = "") -> bool:
@@ -39,13 +41,14 @@ def jsonl(path: pathlib.Path) -> list[dict]:
 
 def whole(row: dict) -> dict:
     """A row of the JSONL with every column that Parquet has."""
-    return {"density": None, **row, "marks": row.get("marks", [])}
+    return {**dict.fromkeys(OPTIONAL), "special_tokens": False, **row, "marks": row.get("marks", [])}
 
 
 def plain(row: dict) -> dict:
     """A row of Parquet as JSON has it."""
-    absent = row["density"] is None or row["density"] != row["density"]
-    return {**row, "marks": json.loads(row["marks"]), "density": None if absent else int(row["density"])}
+    # pandas has no integer that may be absent and gives a float that may be NaN.
+    optional = {name: None if row[name] is None or row[name] != row[name] else int(row[name]) for name in OPTIONAL}
+    return {**row, **optional, "marks": json.loads(row["marks"])}
 
 
 def difference(found: list[dict], wanted: list[dict]) -> str:

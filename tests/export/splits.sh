@@ -3,8 +3,8 @@
 #
 #   tests/export/splits.sh [FOLDER…]      FOLDER: what `mla-run checkout select FOLDER` made
 #
-# Default: the splits of pipelines/full.toml, and those with neighbours as outliers and with the rows of the original toolkit, made in
-# target/tmp by MLA_RUN (default target/release/mla-run). Nothing is downloaded at run time. Needs Python 3.10 or newer:
+# Default: the splits of pipelines/full.toml, those with neighbours as outliers and with the rows of the original toolkit, and those of
+# pipelines/smoke.toml, which have context gains; made by MLA_RUN (default target/release/mla-run). Nothing is downloaded at run time. Needs Python 3.10 or newer:
 #
 #   python3 -m venv venv
 #   venv/bin/pip install datasets==5.2.0 pandas==3.1.1 pyarrow==26.0.1
@@ -18,16 +18,17 @@ scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 if [ $# = 0 ]; then
   run=(--cache "$scratch/cache" --no-lock)
-  for settings in '' 'cluster.outliers="knn"' 'original'; do
+  for settings in '' 'cluster.outliers="knn"' 'original' 'gains'; do
     to="$scratch/splits-$#"
-    set=()
+    set=() pipeline=pipelines/full.toml
     case $settings in
       '') ;;
+      gains) pipeline=pipelines/smoke.toml ;;
       original) set=(--set 'select.compat="original"' --set 'select.embeddings="embed"') ;;
       *) set=(--set "$settings") ;;
     esac
-    "$program" run pipelines/full.toml --until select "${run[@]}" "${set[@]}" >/dev/null
-    "$program" checkout select "$to" pipelines/full.toml --cache "$scratch/cache" "${set[@]}" >/dev/null
+    "$program" run $pipeline --until select "${run[@]}" "${set[@]}" >/dev/null
+    "$program" checkout select "$to" $pipeline --cache "$scratch/cache" "${set[@]}" >/dev/null
     set -- "$@" "$to"
   done
 fi
