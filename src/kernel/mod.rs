@@ -27,6 +27,7 @@ pub mod rms_norm;
 pub mod rope;
 pub mod route;
 pub mod signs;
+pub mod silu_mul;
 pub mod sink;
 pub mod swiglu;
 #[cfg(test)]

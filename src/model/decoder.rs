@@ -1,4 +1,5 @@
-//! GPT-OSS and its latent-attention form as layers over shared blocks. Names the tensors; the maths is in `block`.
+//! Decoders as layers over shared blocks, whatever their architecture and with latent attention or without. Names the tensors; the
+//! maths is in `block`, and which parts there are is in the configuration.
 
 use std::collections::BTreeMap;
 
@@ -11,11 +12,12 @@ use super::{
     block::{
         RmsNorm,
         attention::{Common, GroupedQuery},
+        gated::GatedMlp,
         latent::LatentAttention,
         linear::Linear,
         moe::Moe,
     },
-    config::{Config, Latent, LayerKind},
+    config::{Config, Experts, Latent, LayerKind},
     params::{ModelError, Param, Params},
     probe::Probe,
 };
@@ -46,8 +48,16 @@ pub struct Layer {
     input_layernorm: RmsNorm,
     attention: Attention,
     post_attention_layernorm: RmsNorm,
+    /// What follows attention.
+    pub mlp: Mlp,
+}
+
+/// The second half of a layer.
+pub enum Mlp {
+    /// One for all tokens.
+    Dense(GatedMlp),
     /// Router and experts.
-    pub moe: Moe,
+    Experts(Moe),
 }
 
 enum Attention {
@@ -96,10 +106,16 @@ impl Shell {
 
     fn read(params: &Params<'_>, config: &Config) -> Self {
         let (hidden, vocab) = (config.hidden_size, config.vocab_size);
+        let embed_tokens = params.get("model.embed_tokens.weight", &[vocab, hidden]);
+        let head = if config.tie_word_embeddings {
+            embed_tokens.clone()
+        } else {
+            params.get("lm_head.weight", &[vocab, hidden])
+        };
         Self {
-            embed_tokens: params.get("model.embed_tokens.weight", &[vocab, hidden]),
+            embed_tokens,
             norm: RmsNorm { weight: params.get("model.norm.weight", &[hidden]), eps: config.rms_norm_eps },
-            lm_head: Linear { weight: params.get("lm_head.weight", &[vocab, hidden]), bias: None },
+            lm_head: Linear { weight: head, bias: None },
         }
     }
 
@@ -139,8 +155,17 @@ impl Layer {
             input_layernorm: norm("input_layernorm.weight"),
             attention: Attention::read(params, config, index),
             post_attention_layernorm: norm("post_attention_layernorm.weight"),
-            moe: read_moe(params, config, index),
+            mlp: Mlp::read(params, config, index),
         }
+    }
+
+    /// The sink logit of each query head; −∞ where the architecture has none.
+    pub fn sinks(&self) -> Result<Vec<f32>, ModelError> {
+        let common = match &self.attention {
+            Attention::Grouped(attention) => &attention.common,
+            Attention::Latent(attention) => &attention.common,
+        };
+        Ok(common.sinks.tensor.to_vec1()?)
     }
 
     /// The residual stream `x` [t, hidden] through the whole layer.
@@ -158,17 +183,21 @@ impl Layer {
         })
     }
 
-    /// The rest of the layer: adds `attended` to `x`, then the experts.
+    /// The rest of the layer: adds `attended` to `x`, then the MLP.
     pub fn finish(&self, x: &Tensor, attended: &Tensor, probe: &mut dyn Probe) -> Result<Tensor, ModelError> {
         let x = (x + attended)?;
-        let y = self.moe.forward(&self.post_attention_layernorm.forward(&x)?, probe)?;
+        let normed = self.post_attention_layernorm.forward(&x)?;
+        let y = match &self.mlp {
+            Mlp::Dense(mlp) => mlp.forward(&normed)?,
+            Mlp::Experts(moe) => moe.forward(&normed, probe)?,
+        };
         let x = (&x + y)?;
         probe.layer(self.index, &x)?;
         Ok(x)
     }
 }
 
-/// Reads linear maps of one layer's attention.
+/// Reads linear maps of one part of a layer.
 struct Maps<'a> {
     params: &'a Params<'a>,
     prefix: String,
@@ -180,13 +209,18 @@ impl Maps<'_> {
         let bias = bias.then(|| self.params.get(&format!("{at}.bias"), &shape[..1]));
         Linear { weight: self.params.get(&format!("{at}.weight"), &shape), bias }
     }
+
+    fn norm(&self, name: &str, width: usize, config: &Config) -> RmsNorm {
+        let weight = self.params.get(&format!("{}.{name}.weight", self.prefix), &[width]);
+        RmsNorm { weight, eps: config.rms_norm_eps }
+    }
 }
 
 impl Attention {
     fn read(params: &Params<'_>, config: &Config, index: usize) -> Self {
         let maps = Maps { params, prefix: format!("model.layers.{index}.self_attn") };
         let (hidden, d) = (config.hidden_size, config.head_dim);
-        let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
+        let (heads, kv_heads, parts) = (config.num_attention_heads, config.num_key_value_heads, config.parts);
         let mut inv_freq = config.rope.inv_freq(d);
         let kind = &config.layers[index];
         if let LayerKind::Latent(latent) = kind {
@@ -200,16 +234,23 @@ impl Attention {
             window: (*kind == LayerKind::Sliding).then_some(config.sliding_window),
             inv_freq,
             concentration: config.rope.concentration,
-            sinks: params.get(&format!("{}.sinks", maps.prefix), &[heads]),
-            o_proj: maps.linear("o_proj", [hidden, heads * d], true),
+            sinks: if parts.sinks {
+                params.get(&format!("{}.sinks", maps.prefix), &[heads])
+            } else {
+                Param::constant(f32::NEG_INFINITY, heads)
+            },
+            o_proj: maps.linear("o_proj", [hidden, heads * d], parts.o_bias),
         };
-        let q_proj = maps.linear("q_proj", [heads * d, hidden], true);
+        // A conversion may put a bias where there was none.
+        let bias = parts.qkv_bias || matches!(kind, LayerKind::Latent(_));
+        let q_proj = maps.linear("q_proj", [heads * d, hidden], bias);
         match kind {
             LayerKind::Sliding | LayerKind::Full => Self::Grouped(GroupedQuery {
                 common,
                 q_proj,
-                k_proj: maps.linear("k_proj", [kv_heads * d, hidden], true),
-                v_proj: maps.linear("v_proj", [kv_heads * d, hidden], true),
+                k_proj: maps.linear("k_proj", [kv_heads * d, hidden], bias),
+                v_proj: maps.linear("v_proj", [kv_heads * d, hidden], bias),
+                qk_norm: parts.qk_norm.then(|| ["q_norm", "k_norm"].map(|name| maps.norm(name, d, config))),
             }),
             LayerKind::Latent(Latent { kv_lora_rank, rope_pairs }) => {
                 let rope = 2 * rope_pairs.len();
@@ -229,19 +270,31 @@ impl Attention {
     }
 }
 
-fn read_moe(params: &Params<'_>, config: &Config, index: usize) -> Moe {
-    let name = |part: &str| format!("model.layers.{index}.mlp.{part}");
-    let (hidden, inner, experts) = (config.hidden_size, config.intermediate_size, config.num_local_experts);
+impl Mlp {
+    fn read(params: &Params<'_>, config: &Config, index: usize) -> Self {
+        let maps = Maps { params, prefix: format!("model.layers.{index}.mlp") };
+        let (hidden, inner, bias) = (config.hidden_size, config.intermediate_size, config.parts.mlp_bias);
+        match config.experts {
+            None => Self::Dense(GatedMlp {
+                gate_proj: maps.linear("gate_proj", [inner, hidden], bias),
+                up_proj: maps.linear("up_proj", [inner, hidden], bias),
+                down_proj: maps.linear("down_proj", [hidden, inner], bias),
+            }),
+            Some(experts) => Self::Experts(read_moe(&maps, [hidden, inner], experts, index)),
+        }
+    }
+}
+
+fn read_moe(maps: &Maps<'_>, [hidden, inner]: [usize; 2], config: Experts, index: usize) -> Moe {
+    let (params, experts) = (maps.params, config.num_local_experts);
+    let name = |part: &str| format!("{}.experts.{part}", maps.prefix);
     Moe {
         layer: index,
-        router: Linear {
-            weight: params.get(&name("router.weight"), &[experts, hidden]),
-            bias: Some(params.get(&name("router.bias"), &[experts])),
-        },
-        gate_up: params.experts(&name("experts.gate_up_proj"), [experts, 2 * inner, hidden]),
-        gate_up_bias: params.get(&name("experts.gate_up_proj_bias"), &[experts, 2 * inner]),
-        down: params.experts(&name("experts.down_proj"), [experts, hidden, inner]),
-        down_bias: params.get(&name("experts.down_proj_bias"), &[experts, hidden]),
+        router: maps.linear("router", [experts, hidden], true),
+        gate_up: params.experts(&name("gate_up_proj"), [experts, 2 * inner, hidden]),
+        gate_up_bias: params.get(&name("gate_up_proj_bias"), &[experts, 2 * inner]),
+        down: params.experts(&name("down_proj"), [experts, hidden, inner]),
+        down_bias: params.get(&name("down_proj_bias"), &[experts, hidden]),
         per_token: config.num_experts_per_tok,
         alpha: config.swiglu_alpha,
         limit: config.swiglu_limit,

@@ -3,19 +3,21 @@
 //! A layer is loaded, all sequences are pushed through it, it is dropped: the memory needed is one layer plus the hidden states.
 //! Small models may keep all their layers ([`Model`]). Knows no stage, no text and no loss.
 
+mod arch;
 pub mod batch;
 pub mod block;
 pub mod config;
 pub mod decoder;
 pub mod params;
 pub mod probe;
+pub mod rope;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod text_encoder;
 
 pub use batch::Batch;
 pub use config::Config;
-pub use decoder::{Layer, Model, Shell};
+pub use decoder::{Layer, Mlp, Model, Shell};
 pub use params::{ModelError, Params};
 pub use probe::Probe;
 

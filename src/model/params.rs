@@ -22,6 +22,17 @@ pub struct Param {
     pub train: bool,
 }
 
+impl Param {
+    /// A frozen vector of `n` equal values.
+    pub fn constant(value: f32, n: usize) -> Self {
+        Self {
+            tensor: Tensor::from_vec(vec![value; n], n, &Device::Cpu)
+                .expect("as many values as the shape says"),
+            train: false,
+        }
+    }
+}
+
 /// Why a model could not be loaded or run.
 #[derive(Debug, thiserror::Error)]
 pub enum ModelError {

@@ -184,7 +184,10 @@ fn what_is_frozen_gets_no_gradient() {
     let grad = grads.get(model.vars.values().next().unwrap().as_tensor()).expect("the one that trains");
     assert!(flat(grad).iter().any(|g| g.abs() > 1e-6));
     assert!(grads.get(&model.shell.lm_head.weight.tensor).is_none());
-    assert!(model.layers.iter().all(|layer| grads.get(&layer.moe.gate_up.tensor).is_none()));
+    assert!(model.layers.iter().all(|layer| match &layer.mlp {
+        Mlp::Experts(moe) => grads.get(&moe.gate_up.tensor).is_none(),
+        Mlp::Dense(_) => false,
+    }));
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! A grouped-query layer's attention weights in f64, biases as a last column. Knows names, no use of them.
+//! A grouped-query layer's attention weights in f64, biases (zero where there are none) as a last column. Knows names, no use of them.
 
 use faer::Mat;
 
@@ -33,7 +33,11 @@ impl Projections {
         let with_bias = |name: &str, heads: usize| {
             let rows = heads * d;
             let weight = values(&format!("{name}.weight"), &[rows, hidden])?;
-            let bias = values(&format!("{name}.bias"), &[rows])?;
+            let bias = if config.parts.qkv_bias {
+                values(&format!("{name}.bias"), &[rows])?
+            } else {
+                vec![0.0; rows]
+            };
             let at = |i: usize, j: usize| if j < hidden { weight[i * hidden + j] } else { bias[i] };
             Ok::<_, ModelError>(Mat::from_fn(rows, hidden + 1, |i, j| f64::from(at(i, j))))
         };

@@ -12,6 +12,7 @@ mod history;
 mod hub;
 mod lock;
 mod parity;
+mod parity_dense;
 mod pipelines;
 mod rerun;
 mod run;

@@ -13,7 +13,10 @@ use mla_run::{
 };
 use serde_json::json;
 
-use crate::harness::golden::Golden;
+use crate::harness::{
+    golden::Golden,
+    parity::{assert_close, largest_difference, rows},
+};
 
 const DENSE: &str = "gptoss-dense";
 const MXFP4: &str = "gptoss-mxfp4";
@@ -226,22 +229,4 @@ impl Probe for Seen {
         self.hidden.push(self.pick(&rows(hidden)));
         Ok(())
     }
-}
-
-fn rows(tensor: &Tensor) -> Vec<Vec<f32>> {
-    tensor.to_vec2().unwrap()
-}
-
-fn assert_close(what: &str, got: &[Vec<f32>], want: &[Vec<f32>], tolerance: f32) {
-    let difference = largest_difference(got, want);
-    assert!(difference <= tolerance, "{what}: largest difference {difference}, allowed {tolerance}");
-}
-
-fn largest_difference(got: &[Vec<f32>], want: &[Vec<f32>]) -> f32 {
-    assert_eq!(got.len(), want.len());
-    let differences = got.iter().zip(want).flat_map(|(got, want)| {
-        assert_eq!(got.len(), want.len());
-        got.iter().zip(want).map(|(a, b)| (a - b).abs())
-    });
-    differences.fold(0.0, |most: f32, x| if x.is_nan() { f32::INFINITY } else { most.max(x) })
 }

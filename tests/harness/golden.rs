@@ -1,4 +1,4 @@
-//! The golden fixtures of `tests/golden/make.py`: a checkpoint that a test may spoil, and what transformers computed for it.
+//! The golden fixtures of `tests/golden/make.py` and `dense.py`: a checkpoint that a test may spoil, and what transformers computed for it.
 
 use std::{collections::BTreeMap, fs, path::Path};
 
@@ -30,9 +30,9 @@ pub(crate) struct Expected {
     pub(crate) logits: Vec<Vec<f32>>,
     /// `[layers][positions][hidden]`: the residual stream after each layer.
     pub(crate) hidden: Vec<Vec<Vec<f32>>>,
-    /// `[layers][heads][positions]`: the share of attention that the sink takes.
+    /// `[layers][heads][positions]`: the share of attention that the sink takes; empty where there are none.
     pub(crate) sink_mass: Vec<Vec<Vec<f32>>>,
-    /// `[layers][positions][top_k]`: the chosen experts, best first.
+    /// `[layers][positions][top_k]`: the chosen experts, best first; empty where there are none.
     pub(crate) experts: Vec<Vec<Vec<u32>>>,
 }
 
@@ -96,6 +96,14 @@ impl Golden {
         }
     }
 
+    /// Exchanges the tensors whose names end so.
+    pub(crate) fn swap(&mut self, one: &str, other: &str) {
+        let name = |suffix: &str| self.weights.keys().find(|name| name.ends_with(suffix)).unwrap().clone();
+        let (one, other) = (name(one), name(other));
+        let (a, b) = (self.weights[&one].clone(), self.weights[&other].clone());
+        self.weights.extend([(one, b), (other, a)]);
+    }
+
     /// Changes every byte of the U8 tensors whose names end in `suffix`; at least one must.
     pub(crate) fn edit_bytes(&mut self, suffix: &str, change: impl Fn(u8) -> u8) {
         for t in self.matching(suffix) {
@@ -141,8 +149,8 @@ impl Expected {
         Self {
             logits: chunks(&tensors["logits"].floats(), tensors["logits"].shape[1]),
             hidden: rows("hidden"),
-            sink_mass: rows("sink_mass"),
-            experts: nested(&tensors["experts"].ints(), &tensors["experts"].shape),
+            sink_mass: if tensors.contains_key("sink_mass") { rows("sink_mass") } else { Vec::new() },
+            experts: tensors.get("experts").map_or_else(Vec::new, |t| nested(&t.ints(), &t.shape)),
             positions: positions.iter().map(|&p| p as usize).collect(),
         }
     }

@@ -15,7 +15,7 @@ use crate::{
     },
 };
 
-use super::linear::Linear;
+use super::{RmsNorm, linear::Linear};
 
 /// What all attention blocks share: the sizes, the sinks, the way out.
 pub struct Common {
@@ -33,7 +33,7 @@ pub struct Common {
     pub inv_freq: Vec<f64>,
     /// Factor on cosines and sines.
     pub concentration: f64,
-    /// Sink logits `[heads]`.
+    /// Sink logits `[heads]`; −∞ where the architecture has none.
     pub sinks: Param,
     /// [hidden, heads · dv].
     pub o_proj: Linear,
@@ -73,6 +73,8 @@ pub struct GroupedQuery {
     pub k_proj: Linear,
     /// [kv heads · d, hidden].
     pub v_proj: Linear,
+    /// Norms of a query and of a key `[d]`, before they are rotated.
+    pub qk_norm: Option<[RmsNorm; 2]>,
 }
 
 impl GroupedQuery {
@@ -80,8 +82,11 @@ impl GroupedQuery {
     pub fn forward(&self, x: &Tensor, batch: &Batch, probe: &mut dyn Probe) -> Result<Tensor> {
         let common = &self.common;
         let table = common.rotations(batch);
-        let q = rope(&self.q_proj.heads(x, common.heads)?, &table)?;
-        let k = rope(&self.k_proj.heads(x, common.kv_heads)?, &table)?;
+        let (mut q, mut k) = (self.q_proj.heads(x, common.heads)?, self.k_proj.heads(x, common.kv_heads)?);
+        if let Some([q_norm, k_norm]) = &self.qk_norm {
+            (q, k) = (q_norm.of_heads(&q)?, k_norm.of_heads(&k)?);
+        }
+        let (q, k) = (rope(&q, &table)?, rope(&k, &table)?);
         let v = self.v_proj.heads(x, common.kv_heads)?;
         common.attend(x, (&q, &k, &v), batch, probe)
     }

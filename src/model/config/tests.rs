@@ -40,7 +40,7 @@ fn truncation_is_on_unless_the_file_says_otherwise() {
     let mut json = published();
     json["rope_scaling"].as_object_mut().unwrap().remove("truncate");
     let config = Config::parse(&json).unwrap();
-    assert!(config.rope.truncate);
+    assert!(matches!(config.rope.scaling, Scaling::Yarn { truncate: true, .. }));
     assert!((config.rope.inv_freq(64)[9] / 150_000f64.powf(-18.0 / 64.0) - 0.90555).abs() > 1e-3);
 }
 
@@ -63,7 +63,7 @@ fn latent_layers() {
 fn what_cannot_be_honoured_is_refused() {
     for (key, value, text) in [
         ("model_type", json!("mamba"), "model_type `mamba` is not supported"),
-        ("rope_scaling", json!({"rope_type": "llama3"}), "rope_type `llama3` is not supported"),
+        ("rope_scaling", json!({"rope_type": "dynamic"}), "rope_type `dynamic` is not supported"),
         ("num_key_value_heads", json!(7), "multiple of num_key_value_heads"),
         ("num_key_value_heads", json!(0), "multiple of num_key_value_heads"),
         ("hidden_size", json!("wide"), "invalid type"),
@@ -145,8 +145,9 @@ fn what_the_file_does_not_say_is_as_in_transformers() {
         map.remove(key);
     }
     let config = Config::parse(&json).unwrap();
-    assert_eq!((config.swiglu_limit, config.swiglu_alpha, config.sliding_window), (7.0, 1.702, 128));
-    assert_eq!((config.rope.factor, config.rope.concentration), (1.0, 1.0));
+    let experts = config.experts.unwrap();
+    assert_eq!((experts.swiglu_limit, experts.swiglu_alpha, config.sliding_window), (7.0, 1.702, 128));
+    assert_eq!((config.rope.scaling, config.rope.concentration), (Scaling::Plain, 1.0));
     let plain: Vec<f64> = (0..32).map(|i| 150_000f64.powf(-f64::from(i) / 32.0)).collect();
     for (got, want) in config.rope.inv_freq(64).iter().zip(plain) {
         assert!((got / want - 1.0).abs() < 1e-12);
@@ -164,11 +165,8 @@ fn the_yarn_table_is_the_formula_of_turns() {
         for factor in [1.0, 2.0, 8.0, 32.0, 40.0] {
             let rope = Rope {
                 theta,
-                factor,
-                beta_fast: 32.0,
-                beta_slow: 1.0,
+                scaling: Scaling::Yarn { factor, beta_fast: 32.0, beta_slow: 1.0, truncate: false },
                 original_context: context,
-                truncate: false,
                 concentration: 1.0,
             };
             for (i, got) in rope.inv_freq(d).into_iter().enumerate() {
@@ -187,11 +185,8 @@ fn rounded_ends_keep_the_fast_pairs_and_divide_the_slow_ones() {
     for factor in [4.0, 32.0] {
         let rope = Rope {
             theta: 150_000.0,
-            factor,
-            beta_fast: 32.0,
-            beta_slow: 1.0,
+            scaling: Scaling::Yarn { factor, beta_fast: 32.0, beta_slow: 1.0, truncate: true },
             original_context: 4096.0,
-            truncate: true,
             concentration: 1.0,
         };
         let frequencies = rope.inv_freq(64);

@@ -23,7 +23,7 @@ use crate::{
     artifact::{
         Artifact,
         analysis::{Analysis, Figures, Layer as LayerFigures, Protocol},
-        checkpoint::{Checkpoint, Raw},
+        checkpoint::Checkpoint,
         moments::{About, LayerMoments, Moments},
         splits::Split,
         texts::Texts,
@@ -206,11 +206,11 @@ impl Pass<'_> {
     ) -> Result<(Option<LayerFigures>, Option<LayerMoments>), Failure> {
         let config = self.config;
         let layer = Layer::load(self.checkpoint, config, index).map_err(Failure::stage)?;
-        let full = watched && config.layers[index] == LayerKind::Full;
+        // Keys that are normalised are no linear map of the input, and what they are has no use for the conversion.
+        let full = watched && config.layers[index] == LayerKind::Full && !config.parts.qk_norm;
         let read = || Projections::read(self.checkpoint, config, index);
         let projections = full.then(read).transpose().map_err(Failure::stage)?;
-        let sinks = format!("model.layers.{index}.self_attn.sinks");
-        let sinks = self.checkpoint.raw(&sinks).and_then(Raw::to_f32).expect("the layer was loaded");
+        let sinks = layer.sinks().map_err(Failure::stage)?;
         let mut observer = Observer::new(config, index, sinks, projections.as_ref());
         for (batch, x) in batches.iter().zip(streams) {
             self.cx.check_stop()?;

@@ -93,7 +93,10 @@ impl<'a> Observer<'a> {
                 query_pairs: vec![0.0; d / 2],
                 key_pairs: vec![0.0; d / 2],
             },
-            routing: RoutingSums { chosen: vec![0; config.num_local_experts], ..RoutingSums::default() },
+            routing: RoutingSums {
+                chosen: vec![0; config.experts.map_or(0, |of| of.num_local_experts)],
+                ..RoutingSums::default()
+            },
             tokens: 0,
             batch: Batch::new([]),
         }
@@ -311,8 +314,8 @@ impl Probe for Observer<'_> {
     }
 
     fn router(&mut self, _layer: usize, logits: &Tensor) -> Result<()> {
-        let (experts, k) = (self.config.num_local_experts, self.config.num_experts_per_tok);
-        let logits = host(logits)?;
+        let (logits, experts) = (host(logits)?, logits.dim(1)?);
+        let k = self.config.experts.map_or(0, |of| of.num_experts_per_tok);
         for expert in Choice::new(&logits, experts, k).experts {
             self.routing.chosen[expert as usize] += 1;
         }

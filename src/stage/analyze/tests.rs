@@ -219,7 +219,7 @@ fn sinks_experts_and_spectra_equal_a_direct_computation() {
     let words = |text: &str| text.split(' ').map(|word| word[1..].parse().unwrap()).collect::<Vec<u32>>();
     let documents: Vec<Vec<u32>> = texts(&[70, 50]).0.iter().map(|text| words(&text.text)).collect();
     let model = Model::frozen(&checkpoint).unwrap();
-    assert_eq!(model.config.num_experts_per_tok, 2);
+    assert_eq!(model.config.experts.unwrap().num_experts_per_tok, 2);
     let sinks = |i| {
         let raw = checkpoint.raw(&format!("model.layers.{i}.self_attn.sinks")).unwrap();
         raw.to_f32().unwrap()

@@ -86,7 +86,10 @@ fn kl(student: &Model, teacher: &Model, batch: &Batch) -> Result<(f32, Tensor), 
 }
 
 fn next_token(student: &Model, batch: &Batch, balance: f32) -> Result<(f32, Tensor), ModelError> {
-    let mut routers = Routers { per_token: student.config.num_experts_per_tok, layers: BTreeMap::new() };
+    let mut routers = Routers {
+        per_token: student.config.experts.map_or(0, |experts| experts.num_experts_per_tok),
+        layers: BTreeMap::new(),
+    };
     let logits = student.logits(batch, &mut routers)?;
     let (targets, weights) = batch.next_tokens();
     let norm = weights.iter().sum();

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     artifact::{Artifact, checkpoint::Checkpoint, texts},
     engine::action::{Cx, Failure},
-    model::Model,
+    model::{Mlp, Model},
 };
 
 use super::{
@@ -95,7 +95,11 @@ impl Run<'_> {
         step: u32,
     ) -> Result<Point, Failure> {
         let rounding = f64::from(step) >= self.settings.round_experts_from.0 * f64::from(phase.steps);
-        self.student.layers.iter_mut().for_each(|layer| layer.moe.round_experts = rounding);
+        for layer in &mut self.student.layers {
+            if let Mlp::Experts(moe) = &mut layer.mlp {
+                moe.round_experts = rounding;
+            }
+        }
         let batch = feed.next();
         let (loss, total) = objective.loss(&self.student, self.teacher.as_ref(), &batch)?;
         if !loss.is_finite() {

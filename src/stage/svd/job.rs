@@ -163,7 +163,8 @@ impl Job<'_> {
             latents[source.layer] = json!({"kv_lora_rank": rank, "rope_pairs": rotated});
         }
         let mut config = self.checkpoint.config.clone();
-        config["model_type"] = "gpt_oss_mla".into();
+        let base = config["model_type"].as_str().unwrap_or_default();
+        config["model_type"] = format!("{}_mla", base.trim_end_matches("_mla")).into();
         config["layer_types"] = types.into();
         config["mla"] = latents.into();
         config
