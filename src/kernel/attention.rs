@@ -2,8 +2,10 @@
 //!
 //! Rows of `q`, `k`, `v` are the tokens of several sequences one after the other; a token sees only its own sequence, at or
 //! before itself and, with a window `w`, only the last `w` tokens including itself. Nothing of size tokens² is kept: a block of
-//! query rows is scored at a time, and the backward pass recomputes the probabilities from the log-sum-exp. Attention sinks are
+//! query rows is scored at a time, a tile of keys at a time, and the backward pass recomputes the probabilities from the log-sum-exp. Attention sinks are
 //! applied afterwards from that log-sum-exp (`sink.rs`), so gradients of it are part of the backward pass.
+
+mod forward;
 
 use std::{ops::Range, sync::Arc};
 
@@ -11,7 +13,7 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{
-    exp::{exp_in_place, max},
+    exp::exp_in_place,
     f32s,
     gemm::{Mat, Threads, Write, gemm},
     host, tensor,
@@ -116,16 +118,7 @@ impl CustomOp3 for Attention {
         let dims = Dims::new(ql.shape(), kl.shape(), vl.shape(), &self.pattern)?;
         let (q, k, v) = (f32s(q, ql, "attention")?, f32s(k, kl, "attention")?, f32s(v, vl, "attention")?);
         let t = ql.shape().dims3()?.0;
-        let width = dims.hq * (dims.dv + 1);
-        let mut out = vec![0f32; t * width];
-        let mut rest = out.as_mut_slice();
-        let mut work = Vec::new();
-        for block in self.pattern.sequences().flat_map(|s| self.pattern.blocks(s)) {
-            let (rows, tail) = rest.split_at_mut(block.rows.len() * width);
-            rest = tail;
-            work.push((block, rows));
-        }
-        work.into_par_iter().for_each(|(block, out)| self.forward_block(dims, &block, (q, k, v), out));
+        let out = forward::forward(&self.pattern, dims, (q, k, v));
         Ok((CpuStorage::F32(out), (t, dims.hq, dims.dv + 1).into()))
     }
 
@@ -196,31 +189,6 @@ struct Part {
 }
 
 impl Attention {
-    fn forward_block(&self, dims: Dims, block: &Block, (q, k, v): (&[f32], &[f32], &[f32]), out: &mut [f32]) {
-        let Dims { hq, hk, dk, dv } = dims;
-        let (rows, keys) = (block.rows.len(), block.keys.len());
-        let mut p = vec![0f32; rows * keys];
-        for h in 0..hq {
-            let g = h / (hq / hk);
-            let (qh, kh) =
-                (head(q, block.rows.clone(), (h, hq, dk)), head(k, block.keys.clone(), (g, hk, dk)));
-            gemm((&mut p, keys), Write::Set, self.pattern.scale, (qh, kh.t()), Threads::One);
-            for (i, p) in p.chunks_exact_mut(keys).enumerate() {
-                let seen = self.pattern.seen(block.rows.start + i, block);
-                out[(i * hq + h) * (dv + 1) + dv] = softmax(p, seen);
-            }
-            let from = h * (dv + 1);
-            let vh = head(v, block.keys.clone(), (g, hk, dv));
-            gemm(
-                (&mut out[from..], hq * (dv + 1)),
-                Write::Set,
-                1.0,
-                (Mat::dense(&p, rows, keys), vh),
-                Threads::One,
-            );
-        }
-    }
-
     fn backward_group(&self, dims: Dims, sequence: Range<usize>, g: usize, saved: &Saved<'_>) -> Part {
         let Dims { hq, hk, dk, dv } = dims;
         let (n, per) = (sequence.len(), hq / hk);
@@ -260,20 +228,6 @@ impl Attention {
         }
         part
     }
-}
-
-/// Turns a row of scores into probabilities over `seen`, zero elsewhere; returns the log-sum-exp.
-fn softmax(row: &mut [f32], seen: Range<usize>) -> f32 {
-    row[..seen.start].fill(0.0);
-    row[seen.end..].fill(0.0);
-    let row = &mut row[seen];
-    let top = max(row);
-    let sum = exp_in_place(row, top);
-    let share = 1.0 / sum;
-    for x in row {
-        *x *= share;
-    }
-    top + sum.ln()
 }
 
 /// `p` holds scores and becomes probabilities; `ds` holds `dO · Vᵀ` and becomes the gradient of the scores.

@@ -3,11 +3,12 @@
 //! Needed because a plain `matmul` of candle 0.11 computes and keeps the gradient of a frozen operand too.
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
+use rayon::prelude::*;
 
 use super::{
-    f32s,
-    gemm::{Mat, Threads, Write, gemm},
-    host, tensor,
+    f32s, host,
+    ordered::{Left, Right, product},
+    tensor,
 };
 
 /// `x` [n, in] · `weight` [out, in]ᵀ + `bias` `[out]` → [n, out], all `f32`. Gradients of weight and bias exist only when `train`.
@@ -41,13 +42,7 @@ impl Linear {
         if let Some(bias) = bias {
             y.chunks_exact_mut(out).for_each(|row| row.copy_from_slice(bias));
         }
-        gemm(
-            (&mut y, out),
-            Write::Add,
-            1.0,
-            (Mat::dense(x, n, inner), Mat::dense(w, out, inner).t()),
-            Threads::All,
-        );
+        product(&mut y, Left { data: x, stride: inner }, Right::Columns(w), [inner, out]);
         Ok((CpuStorage::F32(y), (n, out).into()))
     }
 
@@ -57,32 +52,39 @@ impl Linear {
         let g = host(&grad)?;
         let dx = if x.track_op() {
             let mut dx = vec![0f32; n * inner];
-            gemm(
-                (&mut dx, inner),
-                Write::Set,
-                1.0,
-                (Mat::dense(&g, n, out), Mat::dense(&host(w)?, out, inner)),
-                Threads::All,
-            );
+            product(&mut dx, Left { data: &g, stride: out }, Right::Rows(&host(w)?), [out, inner]);
             Some(tensor(dx, (n, inner))?)
         } else {
             None
         };
         let dw = if self.train {
             let mut dw = vec![0f32; out * inner];
-            gemm(
-                (&mut dw, inner),
-                Write::Set,
-                1.0,
-                (Mat::dense(&g, n, out).t(), Mat::dense(&host(x)?, n, inner)),
-                Threads::All,
-            );
+            let columns = transposed(&g, out);
+            product(&mut dw, Left { data: &columns, stride: n }, Right::Rows(&host(x)?), [n, inner]);
             Some(tensor(dw, (out, inner))?)
         } else {
             None
         };
         Ok((dx, dw))
     }
+}
+
+/// The transpose of a row-major matrix with `cols` columns.
+pub(super) fn transposed(x: &[f32], cols: usize) -> Vec<f32> {
+    /// Rows and columns of a tile whose lines stay in the cache.
+    const TILE: usize = 16;
+    let rows = x.len() / cols.max(1);
+    let mut out = vec![0f32; x.len()];
+    out.par_chunks_mut((TILE * rows).max(1)).enumerate().for_each(|(tile, out)| {
+        for from in (0..rows).step_by(TILE) {
+            for (j, to) in out.chunks_exact_mut(rows).enumerate() {
+                for (i, to) in to[from..].iter_mut().enumerate().take(TILE) {
+                    *to = x[(from + i) * cols + tile * TILE + j];
+                }
+            }
+        }
+    });
+    out
 }
 
 /// The sum of each column of `x` [n, d], rows in order: `[d]`.

@@ -20,6 +20,7 @@ pub mod linear;
 pub mod linear_kl;
 pub mod minhash;
 pub mod mxfp4;
+pub mod mxfp4_linear;
 pub mod nearest;
 pub mod neighbours;
 pub mod ordered;

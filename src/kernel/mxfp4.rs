@@ -29,14 +29,31 @@ pub fn dequantize(blocks: &[u8], scales: &[u8], out: &mut [f32]) -> Result<(), N
         if scale == 255 {
             return Err(NanScale { index });
         }
-        let factor = exp2(i32::from(scale) - 127);
-        for (byte, pair) in bytes.iter().zip(out.chunks_exact_mut(2)) {
-            pair[0] = decode(byte & 15) * factor;
-            pair[1] = decode(byte >> 4) * factor;
-        }
+        let bytes = bytes.first_chunk().expect("a block has 16 bytes");
+        out.copy_from_slice(&decode_block(bytes, scale));
     }
     Ok(())
 }
+
+/// The values of one block whose scale is not the NaN one.
+pub(super) fn decode_block(bytes: &[u8; BLOCK / 2], scale: u8) -> [f32; BLOCK] {
+    let factor = exp2(i32::from(scale) - 127);
+    let mut out = [0f32; BLOCK];
+    for (byte, pair) in bytes.iter().zip(out.as_chunks_mut::<2>().0) {
+        *pair = PAIRS[usize::from(*byte)].map(|value| value * factor);
+    }
+    out
+}
+
+/// The two values of every byte.
+static PAIRS: [[f32; 2]; 256] = {
+    let (mut pairs, mut byte) = ([[0.0; 2]; 256], 0);
+    while byte < 256 {
+        pairs[byte] = [decode(byte as u8 & 15), decode(byte as u8 >> 4)];
+        byte += 1;
+    }
+    pairs
+};
 
 /// Packs finite values: the scale is the smallest power of two that clips nothing (2^⌈log2(max/6)⌉), magnitudes round half away from zero.
 ///
@@ -64,8 +81,8 @@ pub fn round_trip(values: &mut [f32]) {
     dequantize(&blocks, &scales, values).expect("finite values never get the NaN scale");
 }
 
-fn decode(code: u8) -> f32 {
-    let magnitude = MAGNITUDES[usize::from(code & 7)];
+const fn decode(code: u8) -> f32 {
+    let magnitude = MAGNITUDES[(code & 7) as usize];
     if code & 8 == 0 { magnitude } else { -magnitude }
 }
 

@@ -9,78 +9,23 @@
     reason = "it becomes part of the loops that are compiled for several instruction sets"
 )]
 
+mod packed;
+
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
+pub use self::packed::{Packed, Part};
 use super::arch::arch;
 
 /// Columns of a panel: the lanes of the widest vectors.
-const PANEL: usize = 16;
+pub(super) const PANEL: usize = 16;
 /// Rows of a tile with the widest vectors.
 const ROWS: usize = 12;
 /// Rows that one task works on, and the part of the inner dimension that stays in its cache.
 const BLOCK: usize = 8 * ROWS;
 const DEPTH: usize = 768;
-
-/// The right-hand matrix of a product, `inner` × `cols`, stored in panels of sixteen columns.
-#[derive(Debug, Clone, Default)]
-pub struct Packed {
-    inner: usize,
-    cols: usize,
-    data: Vec<f32>,
-}
-
-impl Packed {
-    /// Packs the weights of a linear layer, row-major `cols` × `inner` as checkpoints hold them.
-    pub fn of_weights(weights: &[f32], inner: usize) -> Self {
-        let cols = weights.len().checked_div(inner).unwrap_or(0);
-        Self::of_columns(Left { data: weights, stride: inner }, inner, cols)
-    }
-
-    /// Packs a matrix whose columns lie in memory as rows: column `j` is `data[j * stride..][..inner]`.
-    pub fn of_columns(columns: Left<'_>, inner: usize, cols: usize) -> Self {
-        let mut packed = Self::empty(inner, cols);
-        for (panel, rows) in packed.data.chunks_exact_mut((inner * PANEL).max(1)).enumerate() {
-            let rows = rows.as_chunks_mut::<PANEL>().0;
-            for lane in 0..PANEL.min(cols - panel * PANEL) {
-                let column = &columns.data[(panel * PANEL + lane) * columns.stride..][..inner];
-                for (row, x) in rows.iter_mut().zip(column) {
-                    row[lane] = *x;
-                }
-            }
-        }
-        packed
-    }
-
-    /// Packs a matrix whose rows lie in memory as rows: row `k` is `data[k * stride..][..cols]`.
-    pub fn of_rows(rows: Left<'_>, inner: usize, cols: usize) -> Self {
-        let mut packed = Self::empty(inner, cols);
-        for (panel, to) in packed.data.chunks_exact_mut((inner * PANEL).max(1)).enumerate() {
-            let width = PANEL.min(cols - panel * PANEL);
-            for (k, to) in to.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
-                let from = &rows.data[k * rows.stride + panel * PANEL..][..width];
-                match from.first_chunk() {
-                    Some(whole) => *to = *whole,
-                    None => to[..width].copy_from_slice(from),
-                }
-            }
-        }
-        packed
-    }
-
-    fn empty(inner: usize, cols: usize) -> Self {
-        Self { inner, cols, data: vec![0_f32; cols.div_ceil(PANEL) * inner * PANEL] }
-    }
-
-    /// Length of the sums.
-    pub fn inner(&self) -> usize {
-        self.inner
-    }
-
-    fn panel(&self, panel: usize) -> &[f32] {
-        &self.data[panel * self.inner * PANEL..][..self.inner * PANEL]
-    }
-}
+/// Columns of the right-hand matrix that are packed at one time.
+const PART: usize = 64 * PANEL;
 
 /// Rows of the left-hand matrix: row `i` is `data[i * stride..][..inner]`.
 #[derive(Debug, Clone, Copy)]
@@ -100,28 +45,76 @@ pub fn biased_product(out: &mut [f32], bias: &[f32], a: Left<'_>, b: &Packed) {
         for row in out.chunks_exact_mut(b.cols) {
             row.copy_from_slice(bias);
         }
-        arch.dispatch(Task::of(block, out, a, b));
+        arch.dispatch(Task::of(block, Out { rows: out, stride: b.cols, from: 0 }, a, b.whole()));
     });
 }
 
 /// `out += a · b` by the caller's thread alone.
-pub fn product_here(out: &mut [f32], a: Left<'_>, b: &Packed) {
+pub fn product_here(out: &mut [f32], a: Left<'_>, b: Part<'_>) {
     let arch = arch();
     for (block, out) in out.chunks_mut((BLOCK * b.cols).max(1)).enumerate() {
-        arch.dispatch(Task::of(block, out, a, b));
+        arch.dispatch(Task::of(block, Out { rows: out, stride: b.cols, from: 0 }, a, b));
     }
+}
+
+/// The same into the columns from `from` on of rows that are `stride` wide.
+pub(super) fn product_columns_here(
+    (out, stride, from): (&mut [f32], usize, usize),
+    a: Left<'_>,
+    b: Part<'_>,
+) {
+    let arch = arch();
+    for (block, rows) in out.chunks_mut((BLOCK * stride).max(1)).enumerate() {
+        arch.dispatch(Task::of(block, Out { rows, stride, from }, a, b));
+    }
+}
+
+/// A right-hand matrix as it lies in memory.
+#[derive(Debug, Clone, Copy)]
+pub enum Right<'a> {
+    /// Column `j` is `data[j * inner..][..inner]`: the weights of a linear layer.
+    Columns(&'a [f32]),
+    /// Row `k` is `data[k * cols..][..cols]`.
+    Rows(&'a [f32]),
+}
+
+/// `out += a · b` with `inner` terms in a sum; `out` is row-major with `cols` columns. Rows are shared among threads. The right-hand matrix
+/// is packed a part at a time, so that no copy of it lies in memory.
+pub fn product(out: &mut [f32], a: Left<'_>, b: Right<'_>, [inner, cols]: [usize; 2]) {
+    let arch = arch();
+    for from in (0..cols).step_by(PART) {
+        let width = PART.min(cols - from);
+        let part = match b {
+            Right::Columns(data) => {
+                Packed::of_columns(Left { data: &data[from * inner..], stride: inner }, inner, width)
+            }
+            Right::Rows(data) => {
+                Packed::of_rows(Left { data: &data[from.min(data.len())..], stride: cols }, inner, width)
+            }
+        };
+        out.par_chunks_mut((BLOCK * cols).max(1)).enumerate().for_each(|(block, rows)| {
+            arch.dispatch(Task::of(block, Out { rows, stride: cols, from }, a, part.whole()));
+        });
+    }
+}
+
+/// Columns of an output, from `from` on, in whole rows.
+struct Out<'a> {
+    rows: &'a mut [f32],
+    stride: usize,
+    from: usize,
 }
 
 /// The product of at most [`BLOCK`] rows.
 struct Task<'a> {
-    out: &'a mut [f32],
+    out: Out<'a>,
     a: Left<'a>,
-    b: &'a Packed,
+    b: Part<'a>,
 }
 
 impl<'a> Task<'a> {
     /// The work on a block of the output.
-    fn of(block: usize, out: &'a mut [f32], a: Left<'a>, b: &'a Packed) -> Self {
+    fn of(block: usize, out: Out<'a>, a: Left<'a>, b: Part<'a>) -> Self {
         Self { out, a: Left { data: &a.data[block * BLOCK * a.stride..], ..a }, b }
     }
 }
@@ -202,7 +195,7 @@ impl Task<'_> {
     ) {
         let Task { out, a, b } = self;
         let (inner, cols) = (b.inner, b.cols);
-        let rows = out.len() / cols;
+        let rows = out.rows.len() / out.stride;
         let panels = cols.div_ceil(PANEL);
         let mut left = vec![[0_f32; R]; rows.div_ceil(R) * DEPTH.min(inner)];
         for start in (0..inner).step_by(DEPTH) {
@@ -216,9 +209,10 @@ impl Task<'_> {
                 });
                 for (tile, left) in left.chunks_exact(depth).enumerate().take(rows.div_ceil(R)) {
                     let height = R.min(rows - tile * R);
-                    let place = Place { first: tile * R, height, panel, cols };
-                    let sums = place.load::<S, R, P, C>(simd, out);
-                    place.store::<S, R, P, C>(chains(simd, left, right, sums), out);
+                    let place =
+                        Place { first: tile * R, height, panel, cols, stride: out.stride, from: out.from };
+                    let sums = place.load::<S, R, P, C>(simd, out.rows);
+                    place.store::<S, R, P, C>(chains(simd, left, right, sums), out.rows);
                 }
             }
         }
@@ -227,9 +221,9 @@ impl Task<'_> {
     /// One output after the other, as the definition says.
     fn run_scalar(self) {
         let Task { out, a, b } = self;
-        for (i, row) in out.chunks_exact_mut(b.cols).enumerate() {
+        for (i, row) in out.rows.chunks_exact_mut(out.stride).enumerate() {
             let left = &a.data[i * a.stride..][..b.inner];
-            for (j, x) in row.iter_mut().enumerate() {
+            for (j, x) in row[out.from..][..b.cols].iter_mut().enumerate() {
                 let panel = b.panel(j / PANEL);
                 let terms = left.iter().zip(panel.iter().skip(j % PANEL).step_by(PANEL));
                 *x = terms.fold(*x, |sum, (a, b)| a.mul_add(*b, sum));
@@ -245,6 +239,8 @@ struct Place {
     height: usize,
     panel: usize,
     cols: usize,
+    stride: usize,
+    from: usize,
 }
 
 /// Copies a part of the rows into tiles of `R` rows, inner dimension first, so that a tile is read in order.
@@ -316,7 +312,7 @@ impl Place {
     fn of(self, row: usize, panel: usize) -> (usize, usize) {
         let col = (self.panel + panel) * PANEL;
         let width = self.cols.saturating_sub(col).min(PANEL);
-        ((self.first + row) * self.cols + col.min(self.cols), width)
+        ((self.first + row) * self.stride + self.from + col.min(self.cols), width)
     }
 }
 

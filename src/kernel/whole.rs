@@ -47,7 +47,7 @@ impl Packed {
         let mut out = vec![0.0; left.len() / self.dim * self.count];
         match &self.form {
             Form::Reals(right) => {
-                ordered::product_here(&mut out, Left { data: &reals(left), stride: self.dim }, right);
+                ordered::product_here(&mut out, Left { data: &reals(left), stride: self.dim }, right.whole());
             }
             #[cfg(target_arch = "x86_64")]
             Form::Pairs(right) => right.products(&mut out, left, self.count),

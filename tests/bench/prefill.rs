@@ -2,7 +2,7 @@
 //!
 //! `cargo bench --bench prefill -- MODEL SEQUENCES LENGTH RUNS` prints one JSON object: seconds of each run and a sum over the last
 //! hidden states, so that both sides can be seen to compute the same.
-#![expect(clippy::unwrap_used, reason = "a measurement may panic")]
+#![expect(clippy::unwrap_used, clippy::print_stdout, reason = "a measurement may panic, and prints")]
 
 use std::{path::Path, time::Instant};
 
@@ -13,6 +13,9 @@ use mla_run::{
     },
     model::{Batch, Model, probe::NoProbe},
 };
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc; // as the program has
 
 fn main() {
     // Cargo adds `--bench`.

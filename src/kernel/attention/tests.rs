@@ -63,6 +63,12 @@ fn matches_the_definition() {
             check(&[0, t], window, 2, 1);
         }
     }
+    // Tiles of keys: a whole one, one begun, and windows that reach into the one before.
+    for t in [512, 530, 1100] {
+        for window in [None, Some(100), Some(600)] {
+            check(&[0, 40, 40 + t], window, 4, 2);
+        }
+    }
     // Sequences without a token.
     check(&[0, 0, 3, 3, 7, 7], Some(2), 2, 2);
 }

@@ -61,7 +61,7 @@ fn every_bit_is_that_of_the_definition() {
     for shape in SHAPES {
         let (got, want) = both(shape, shared);
         assert!(same(&got, &want), "{shape:?}");
-        let (here, _) = both(shape, product_here);
+        let (here, _) = both(shape, |out, a, b| product_here(out, a, b.whole()));
         assert!(same(&here, &want), "{shape:?} by one thread");
     }
 }
@@ -140,9 +140,40 @@ fn nothing_times_anything_is_nothing() {
     product_here(
         &mut out,
         Left { data: &[], stride: 0 },
-        &Packed::of_rows(Left { data: &[], stride: 1 }, 0, 1),
+        Packed::of_rows(Left { data: &[], stride: 1 }, 0, 1).whole(),
     );
     assert_eq!(out.map(f32::to_bits), [3.0_f32.to_bits()], "an empty sum adds nothing");
+}
+
+#[test]
+fn a_matrix_that_is_packed_in_parts_gives_the_same_bits() {
+    for [rows, cols, inner] in [
+        [1, 1, 1],
+        [5, PART + 1, 3],
+        [13, 2 * PART + 17, 7],
+        [BLOCK + 1, 40, DEPTH + 3],
+        [3, 5, 0],
+        [0, 4, 2],
+    ] {
+        let (a, w) = (noise(1, rows * inner, 1.0), noise(2, cols * inner, 1.0));
+        let mut want = noise(3, rows * cols, 1.0);
+        let start = want.clone();
+        if inner > 0 {
+            definition(&mut want, &a, &w, inner);
+        }
+        let left = Left { data: &a, stride: inner };
+        let as_rows: Vec<f32> = (0..w.len()).map(|i| w[i % cols * inner + i / cols]).collect();
+        for right in [Right::Columns(&w), Right::Rows(&as_rows)] {
+            let made = on_all(|| {
+                let mut out = start.clone();
+                product(&mut out, left, right, [inner, cols]);
+                out
+            });
+            for out in made {
+                assert!(same(&out, &want), "{rows} × {cols} × {inner}");
+            }
+        }
+    }
 }
 
 /// `cargo test --release ordered -- --ignored --nocapture`

@@ -56,7 +56,7 @@ fn one(qkv: &[f32], length: usize, head: usize, shape: Shape) -> Vec<f32> {
         let scores = &mut scores[..rows * length];
         scores.fill(0.0);
         let queries = &qkv[block * QUERIES * 3 * hidden + head * head_dim..];
-        product_here(scores, Left { data: queries, stride: 3 * hidden }, &keys);
+        product_here(scores, Left { data: queries, stride: 3 * hidden }, keys.whole());
         let sums: Vec<f32> = scores
             .chunks_exact_mut(length)
             .map(|row| {
@@ -67,7 +67,7 @@ fn one(qkv: &[f32], length: usize, head: usize, shape: Shape) -> Vec<f32> {
                 exp::exp_in_place(row, largest)
             })
             .collect();
-        product_here(out, Left { data: scores, stride: length }, &values);
+        product_here(out, Left { data: scores, stride: length }, values.whole());
         for (row, sum) in out.chunks_exact_mut(head_dim).zip(sums) {
             for x in row {
                 *x /= sum;
