@@ -7,6 +7,7 @@ use std::{
     path::Path,
 };
 
+use bytes::Bytes;
 use half::{bf16, f16};
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -19,7 +20,7 @@ pub struct Checkpoint {
     /// `config.json` as written.
     pub config: Value,
     files: Files,
-    maps: Vec<Mmap>,
+    maps: Vec<Bytes>,
     tensors: BTreeMap<String, Place>,
 }
 
@@ -61,6 +62,12 @@ impl Checkpoint {
         })
     }
 
+    /// The same bytes, which may outlive the checkpoint and are still those of the file.
+    pub fn shared(&self, name: &str) -> Option<Bytes> {
+        let place = self.tensors.get(name)?;
+        Some(self.maps[place.map].slice(place.bytes.clone()))
+    }
+
     /// The path of a file such as `tokenizer.json`.
     pub fn file(&self, name: &str) -> Result<&Path, ArtifactError> {
         file(Self::KIND, &self.files, name)
@@ -100,7 +107,7 @@ impl Checkpoint {
                 return Err(malformed(format!("tensor `{tensor}` is in another shard too")));
             }
         }
-        self.maps.push(map);
+        self.maps.push(Bytes::from_owner(map));
         Ok(())
     }
 }

@@ -18,7 +18,7 @@ pub mod text_encoder;
 pub use batch::Batch;
 pub use config::Config;
 pub use decoder::{Layer, Mlp, Model, Shell};
-pub use params::{ModelError, Params};
+pub use params::{ExpertWeights, ModelError, Params};
 pub use probe::Probe;
 
 #[cfg(test)]

@@ -4,11 +4,13 @@
 
 use std::{cell::RefCell, collections::BTreeMap};
 
+use bytes::Bytes;
 use candle_core::{Device, Tensor, Var};
+use safetensors::Dtype;
 
 use crate::{
     artifact::checkpoint::{Checkpoint, Raw},
-    kernel::mxfp4,
+    kernel::{mxfp4, mxfp4_linear::Mxfp4},
 };
 
 use super::config::ConfigError;
@@ -20,6 +22,22 @@ pub struct Param {
     pub tensor: Tensor,
     /// Whether gradients are wanted.
     pub train: bool,
+}
+
+/// The matrices of a layer's experts.
+#[derive(Debug, Clone)]
+pub enum ExpertWeights {
+    /// As floats [experts, out, in].
+    Dense(Param),
+    /// Frozen and as small as the checkpoint has them.
+    Packed(Mxfp4),
+}
+
+impl ExpertWeights {
+    /// Whether gradients are wanted.
+    pub fn trains(&self) -> bool {
+        matches!(self, Self::Dense(Param { train: true, .. }))
+    }
 }
 
 impl Param {
@@ -76,12 +94,16 @@ impl<'a> Params<'a> {
     }
 
     /// A stack of expert matrices [experts, out, in], from either form of the checkpoint: MXFP4 (`name_blocks`, `name_scales`,
-    /// [experts, out, in/32, ..]) or dense (`name` [experts, in, out], transposed).
-    pub fn experts(&self, name: &str, [experts, out, inner]: [usize; 3]) -> Param {
+    /// [experts, out, in/32, ..]), which stays packed where it does not train, or dense (`name` [experts, in, out], transposed).
+    pub fn experts(&self, name: &str, [experts, out, inner]: [usize; 3]) -> ExpertWeights {
         let shape = [experts, out, inner];
         let (blocks, scales) = (format!("{name}_blocks"), format!("{name}_scales"));
         let values = if self.checkpoint.raw(&blocks).is_some() {
-            self.mxfp4(&blocks, &scales, shape)
+            match self.mxfp4(&blocks, &scales, shape) {
+                Some(packed) if !(self.trainable)(name) => return ExpertWeights::Packed(packed),
+                Some(packed) => packed.dequantized(),
+                None => vec![0f32; experts * out * inner],
+            }
         } else {
             let dense = self.values(name, &[experts, inner, out]);
             let mut values = vec![0f32; dense.len()];
@@ -95,7 +117,7 @@ impl<'a> Params<'a> {
             }
             values
         };
-        self.param(name, &shape, values)
+        ExpertWeights::Dense(self.param(name, &shape, values))
     }
 
     /// The trainable variables by name, or all problems that were met.
@@ -124,23 +146,29 @@ impl<'a> Params<'a> {
         })
     }
 
-    fn mxfp4(&self, blocks: &str, scales: &str, [experts, out, inner]: [usize; 3]) -> Vec<f32> {
-        let mut values = vec![0f32; experts * out * inner];
+    fn mxfp4(&self, blocks: &str, scales: &str, shape: [usize; 3]) -> Option<Mxfp4> {
+        let [experts, out, inner] = shape;
         if !inner.is_multiple_of(mxfp4::BLOCK) {
             self.note(format!(
                 "`{blocks}`: MXFP4 needs an input width that is a multiple of 32, got {inner}"
             ));
-            return values;
+            return None;
         }
         let groups = inner / mxfp4::BLOCK;
-        let packed = self.found(blocks, &[experts, out, groups, 16]);
-        let exponents = self.found(scales, &[experts, out, groups]);
-        if let (Some(packed), Some(exponents)) = (packed, exponents)
-            && let Err(error) = mxfp4::dequantize(packed.bytes, exponents.bytes, &mut values)
-        {
-            self.note(format!("`{scales}`: {error}"));
+        let packed = self.bytes(blocks, &[experts, out, groups, mxfp4::BLOCK / 2]);
+        let exponents = self.bytes(scales, &[experts, out, groups]);
+        let packed = Mxfp4::new(packed?, exponents?, shape);
+        packed.map_err(|error| self.note(format!("`{scales}`: {error}"))).ok()
+    }
+
+    /// The bytes of a U8 tensor.
+    fn bytes(&self, name: &str, shape: &[usize]) -> Option<Bytes> {
+        let raw = self.found(name, shape)?;
+        if raw.dtype != Dtype::U8 {
+            self.note(format!("`{name}` has element type {:?}, expected U8", raw.dtype));
+            return None;
         }
-        values
+        self.checkpoint.shared(name)
     }
 
     fn found(&self, name: &str, shape: &[usize]) -> Option<Raw<'a>> {
@@ -207,7 +235,10 @@ mod tests {
         ]);
         let params = Params::new(&checkpoint, &|name| name == "dense");
         let shape = [experts, out, inner];
-        let flat = |p: &Param| p.tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap();
+        let flat = |weights: &ExpertWeights| match weights {
+            ExpertWeights::Dense(param) => param.tensor.flatten_all().unwrap().to_vec1::<f32>().unwrap(),
+            ExpertWeights::Packed(packed) => packed.dequantized(),
+        };
         assert_eq!(flat(&params.experts("packed", shape)), values);
         assert_eq!(flat(&params.experts("dense", shape)), values);
         assert_eq!(params.finish().unwrap().keys().collect::<Vec<_>>(), ["dense"]);
@@ -219,7 +250,7 @@ mod tests {
             let (_dir, checkpoint) = checkpoint(tensors);
             let params = Params::new(&checkpoint, &|_| false);
             let stand_in = params.experts("w", [2, 3, inner]);
-            assert_eq!(stand_in.tensor.dims(), [2, 3, inner]);
+            assert!(matches!(stand_in, ExpertWeights::Dense(param) if param.tensor.dims() == [2, 3, inner]));
             assert_eq!(params.finish().unwrap_err().to_string().lines().nth(1).unwrap().trim(), expected);
         };
         let blocks = || Owned::u8(&[2, 3, 1, 16], vec![0; 96]);

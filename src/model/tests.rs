@@ -185,7 +185,10 @@ fn what_is_frozen_gets_no_gradient() {
     assert!(flat(grad).iter().any(|g| g.abs() > 1e-6));
     assert!(grads.get(&model.shell.lm_head.weight.tensor).is_none());
     assert!(model.layers.iter().all(|layer| match &layer.mlp {
-        Mlp::Experts(moe) => grads.get(&moe.gate_up.tensor).is_none(),
+        Mlp::Experts(moe) => match &moe.gate_up {
+            ExpertWeights::Dense(weights) => grads.get(&weights.tensor).is_none(),
+            ExpertWeights::Packed(_) => false,
+        },
         Mlp::Dense(_) => false,
     }));
 }

@@ -8,10 +8,14 @@ use crate::{
     kernel::{
         fake_quant::fake_quant,
         grouped_linear::grouped_linear,
+        mxfp4_linear::mxfp4_linear,
         route::{Route, combine, gather},
         swiglu::swiglu,
     },
-    model::{params::Param, probe::Probe},
+    model::{
+        params::{ExpertWeights, Param},
+        probe::Probe,
+    },
 };
 
 use super::linear::Linear;
@@ -23,11 +27,11 @@ pub struct Moe {
     /// [experts, hidden].
     pub router: Linear,
     /// [experts, 2 · inner, hidden], gate and up rows interleaved.
-    pub gate_up: Param,
+    pub gate_up: ExpertWeights,
     /// [experts, 2 · inner].
     pub gate_up_bias: Param,
     /// [experts, hidden, inner].
-    pub down: Param,
+    pub down: ExpertWeights,
     /// [experts, hidden].
     pub down_bias: Param,
     /// Experts that a token uses.
@@ -85,20 +89,26 @@ impl Moe {
         let route = Route::new(&routing.order, self.per_token);
 
         let grouped = gather(x, &route)?;
-        let (gate_up, down) = (self.experts(&self.gate_up)?, self.experts(&self.down)?);
-        let train = self.gate_up.train;
-        let inner = grouped_linear(&grouped, &gate_up, &self.gate_up_bias.tensor, &routing.offsets, train)?;
+        let inner = self.experts(&grouped, &self.gate_up, &self.gate_up_bias, &routing.offsets)?;
         let inner = swiglu(&inner, self.alpha, self.limit)?;
-        let outer = grouped_linear(&inner, &down, &self.down_bias.tensor, &routing.offsets, train)?;
+        let outer = self.experts(&inner, &self.down, &self.down_bias, &routing.offsets)?;
         combine(&outer, &gates, &route)
     }
 
-    fn experts(&self, weights: &Param) -> Result<Tensor> {
-        if self.round_experts && weights.train {
-            fake_quant(&weights.tensor)
-        } else {
-            Ok(weights.tensor.clone())
-        }
+    fn experts(
+        &self,
+        x: &Tensor,
+        weights: &ExpertWeights,
+        bias: &Param,
+        offsets: &Arc<[usize]>,
+    ) -> Result<Tensor> {
+        let weights = match weights {
+            ExpertWeights::Packed(packed) => return mxfp4_linear(x, packed, &bias.tensor, offsets),
+            ExpertWeights::Dense(weights) => weights,
+        };
+        let rounded = self.round_experts && weights.train;
+        let values = if rounded { fake_quant(&weights.tensor)? } else { weights.tensor.clone() };
+        grouped_linear(x, &values, &bias.tensor, offsets, weights.train)
     }
 }
 
@@ -126,6 +136,11 @@ mod tests {
         assert_eq!(routing.offsets.as_ref(), [0, 1, 3, 4, 4]);
     }
 
+    fn dense(weights: &ExpertWeights) -> &Tensor {
+        let ExpertWeights::Dense(weights) = weights else { panic!("packed") };
+        &weights.tensor
+    }
+
     fn moe(train: bool) -> (Vec<candle_core::Var>, Moe) {
         let (r, router) = param(1, &[4, 6], train);
         let (a, gate_up) = param(2, &[4, 10, 6], train);
@@ -137,9 +152,9 @@ mod tests {
         let moe = Moe {
             layer: 0,
             router,
-            gate_up,
+            gate_up: ExpertWeights::Dense(gate_up),
             gate_up_bias,
-            down,
+            down: ExpertWeights::Dense(down),
             down_bias,
             per_token,
             alpha,
@@ -153,8 +168,8 @@ mod tests {
     fn reference(moe: &Moe, x: &[f32]) -> Vec<f64> {
         let flat = |t: &Tensor| t.flatten_all().unwrap().to_vec1::<f32>().unwrap();
         let router = flat(&moe.router.weight.tensor);
-        let (up, up_b) = (flat(&moe.gate_up.tensor), flat(&moe.gate_up_bias.tensor));
-        let (down, down_b) = (flat(&moe.down.tensor), flat(&moe.down_bias.tensor));
+        let (up, up_b) = (flat(dense(&moe.gate_up)), flat(&moe.gate_up_bias.tensor));
+        let (down, down_b) = (flat(dense(&moe.down)), flat(&moe.down_bias.tensor));
         let dot = |w: &[f32], x: &[f64]| w.iter().zip(x).map(|(w, x)| f64::from(*w) * x).sum::<f64>();
         let x: Vec<f64> = x.iter().map(|&x| f64::from(x)).collect();
         let mut ranked: Vec<(f64, usize)> = (0..4).map(|e| (dot(&router[e * 6..][..6], &x), e)).collect();
@@ -230,9 +245,9 @@ mod tests {
             let moe = Moe {
                 layer: 0,
                 router: Linear { weight: param(1, &[2, 32]), bias: None },
-                gate_up: param(2, &[2, 64, 32]),
+                gate_up: ExpertWeights::Dense(param(2, &[2, 64, 32])),
                 gate_up_bias: param(3, &[2, 64]),
-                down: param(4, &[2, 32, 32]),
+                down: ExpertWeights::Dense(param(4, &[2, 32, 32])),
                 down_bias: param(5, &[2, 32]),
                 per_token: 1,
                 alpha: 1.702,
