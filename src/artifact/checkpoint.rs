@@ -5,11 +5,12 @@ use std::{
     fs::{self, File},
     ops::Range,
     path::Path,
+    sync::Arc,
 };
 
 use bytes::Bytes;
 use half::{bf16, f16};
-use memmap2::Mmap;
+use memmap2::{Mmap, UncheckedAdvice};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde_json::Value;
 
@@ -20,8 +21,23 @@ pub struct Checkpoint {
     /// `config.json` as written.
     pub config: Value,
     files: Files,
-    maps: Vec<Bytes>,
+    maps: Vec<Map>,
     tensors: BTreeMap<String, Place>,
+}
+
+/// A file of weights, memory-mapped. Whoever holds some of its bytes keeps it.
+struct Map {
+    file: Arc<Mmap>,
+    bytes: Bytes,
+}
+
+/// Lets [`Bytes`] keep a map.
+struct Owner(Arc<Mmap>);
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// Where a tensor lies.
@@ -58,14 +74,32 @@ impl Checkpoint {
         Some(Raw {
             dtype: place.dtype,
             shape: &place.shape,
-            bytes: &self.maps[place.map][place.bytes.clone()],
+            bytes: &self.maps[place.map].bytes[place.bytes.clone()],
         })
     }
 
     /// The same bytes, which may outlive the checkpoint and are still those of the file.
     pub fn shared(&self, name: &str) -> Option<Bytes> {
         let place = self.tensors.get(name)?;
-        Some(self.maps[place.map].slice(place.bytes.clone()))
+        Some(self.maps[place.map].bytes.slice(place.bytes.clone()))
+    }
+
+    /// Gives the memory back in which tensors with this beginning of their names lie. They are read from the file again when they are
+    /// asked for. Without it a model that goes by layer after layer fills the memory with pages of its file.
+    pub fn release(&self, prefix: &str) {
+        let places = self.tensors.range(prefix.to_owned()..).take_while(|(name, _)| name.starts_with(prefix));
+        for (_, place) in places {
+            #[expect(unsafe_code, reason = "advice on a memory map")]
+            // SAFETY: the map is of a file and read-only, so pages that are taken away come back with the same bytes.
+            let advised = unsafe {
+                let (from, n) = (place.bytes.start, place.bytes.len());
+                self.maps[place.map].file.unchecked_advise_range(UncheckedAdvice::DontNeed, from, n)
+            };
+            // The bytes are right either way.
+            if let Err(error) = advised {
+                tracing::debug!(%error, "a part of the model stays in memory");
+            }
+        }
     }
 
     /// The path of a file such as `tokenizer.json`.
@@ -107,7 +141,8 @@ impl Checkpoint {
                 return Err(malformed(format!("tensor `{tensor}` is in another shard too")));
             }
         }
-        self.maps.push(Bytes::from_owner(map));
+        let file = Arc::new(map);
+        self.maps.push(Map { bytes: Bytes::from_owner(Owner(file.clone())), file });
         Ok(())
     }
 }
@@ -137,6 +172,18 @@ impl Artifact for Checkpoint {
 }
 
 impl Raw<'_> {
+    /// Row `i` of a matrix; `None` where there is none.
+    #[must_use]
+    pub fn row(&self, i: usize) -> Option<Self> {
+        let [rows, width] = self.shape else { return None };
+        let size = self.bytes.len() / (*rows).max(1);
+        (i < *rows).then(|| Self {
+            shape: std::slice::from_ref(width),
+            bytes: &self.bytes[i * size..][..size],
+            ..*self
+        })
+    }
+
     /// The values as `f32`; exact for F32, BF16 and F16, `None` for other element types.
     pub fn to_f32(self) -> Option<Vec<f32>> {
         let halves = || self.bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 use candle_core::{Device, Tensor, Var};
 
-use crate::artifact::checkpoint::Checkpoint;
+use crate::artifact::checkpoint::{Checkpoint, Raw};
 
 use super::{
     batch::Batch,
@@ -117,6 +117,22 @@ impl Shell {
             norm: RmsNorm { weight: params.get("model.norm.weight", &[hidden]), eps: config.rms_norm_eps },
             lm_head: Linear { weight: head, bias: None },
         }
+    }
+
+    /// Embedding rows [t, hidden] straight from the checkpoint: nothing of the vocabulary's size is made.
+    pub fn embed_from(checkpoint: &Checkpoint, config: &Config, ids: &[u32]) -> Result<Tensor, ModelError> {
+        let (name, vocab_size, hidden) = ("model.embed_tokens.weight", config.vocab_size, config.hidden_size);
+        let plain = checkpoint.raw(name).filter(|raw| raw.shape == [vocab_size, hidden]);
+        let Some(raw) = plain.filter(|raw| raw.row(0).and_then(Raw::to_f32).is_some()) else {
+            // Another form, or a fault, which this tells.
+            return Self::load(checkpoint, config)?.embed(ids);
+        };
+        let mut values = Vec::with_capacity(ids.len() * hidden);
+        for &id in ids {
+            let row = raw.row(id as usize).ok_or(ModelError::TokenId { id, vocab_size })?;
+            values.extend(row.to_f32().into_iter().flatten());
+        }
+        Ok(Tensor::from_vec(values, (ids.len(), hidden), &Device::Cpu)?)
     }
 
     /// Embedding rows [t, hidden].

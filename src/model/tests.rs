@@ -42,6 +42,23 @@ fn a_batch_is_its_documents_one_by_one_in_any_order() {
 }
 
 #[test]
+fn embedding_rows_are_the_same_from_the_file() {
+    let (_dir, checkpoint) = checkpoint(&draft(&[FULL]));
+    let config = Config::parse(&checkpoint.config).unwrap();
+    let ids = [3, 0, 30, 3];
+    let of = |embedded: Result<candle_core::Tensor, ModelError>| {
+        embedded.map(|x| flat(&x)).map_err(|e| e.to_string())
+    };
+    let shell = Shell::load(&checkpoint, &config).unwrap();
+    assert_eq!(of(Shell::embed_from(&checkpoint, &config, &ids)), of(shell.embed(&ids)));
+    let outside = of(Shell::embed_from(&checkpoint, &config, &[1, 31]));
+    assert_eq!(outside, of(shell.embed(&[1, 31])));
+    assert!(outside.unwrap_err().contains("token id 31"));
+    checkpoint.release("model.");
+    assert_eq!(of(Shell::embed_from(&checkpoint, &config, &ids)), of(shell.embed(&ids)), "pages come back");
+}
+
+#[test]
 fn a_later_token_changes_no_earlier_logit_and_an_earlier_one_changes_later_ones() {
     let model = model(&MIXED);
     let text: Vec<u32> = (0..12).map(|i| (i * 7 + 3) % VOCAB as u32).collect();

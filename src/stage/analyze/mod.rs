@@ -179,11 +179,11 @@ type Results = (Vec<LayerFigures>, BTreeMap<usize, LayerMoments>);
 
 impl Pass<'_> {
     fn run(&self, sequences: &Sequences, wanted: &[usize]) -> Result<Results, Failure> {
-        let shell = Shell::load(self.checkpoint, self.config).map_err(Failure::stage)?;
         let batches = sequences.batches();
-        let embedded = batches.iter().map(|batch| shell.embed(&batch.ids));
+        let embedded =
+            batches.iter().map(|batch| Shell::embed_from(self.checkpoint, self.config, &batch.ids));
         let mut streams: Vec<Tensor> = embedded.collect::<Result<_, _>>().map_err(Failure::stage)?;
-        drop(shell);
+        self.checkpoint.release("model.embed_tokens.");
         let last = wanted.iter().copied().max().expect("checked not to be empty");
         let tokens: usize = batches.iter().map(Batch::len).sum();
         self.cx.progress.phase("analysing", Some((tokens * (last + 1)) as u64), "tokens");
@@ -191,6 +191,7 @@ impl Pass<'_> {
         for index in 0..=last {
             let watched = wanted.contains(&index);
             let (layer, sums) = self.layer(index, watched, &batches, &mut streams)?;
+            self.checkpoint.release(&format!("model.layers.{index}."));
             figures.extend(layer);
             moments.extend(sums.map(|sums| (index, sums)));
         }
