@@ -1,10 +1,13 @@
 //! The model source: a checkpoint of the user's, checked before anything is computed with it. Knows no conversion.
 
+mod random;
+
 use std::{fs, path::Path};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use self::random::Random;
 use crate::{
     artifact::{Artifact, checkpoint::Checkpoint},
     engine::action::{Cx, Failure, Numerics, OutputPort, Repo, RepoKind},
@@ -31,6 +34,13 @@ pub struct ModelSource {
     /// With `hub`: a commit, which needs no network once the model is here, a tag or a branch. Default: `main`.
     #[serde(default, skip_serializing)]
     pub revision: Option<Address>,
+    /// In place of `path` and `hub`: random weights in the shape of a published model, made from the stage's seed. What a pipeline costs in
+    /// time and memory can be seen with it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub random: Option<Random>,
+    /// With `random`: the `tokenizer.json` to put beside the weights, relative to the manifest. Its vocabulary may be a smaller one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tokenizer: Option<UserPath>,
 }
 
 /// Why a model cannot be used.
@@ -51,10 +61,24 @@ impl Stage for ModelSource {
         &[OutputPort { name: "checkpoint", kind: <Checkpoint as Artifact>::KIND }];
 
     fn check(&self) -> Result<(), Invalid> {
+        if self.random.is_some() {
+            let others = [
+                ("path", self.path.is_some()),
+                ("hub", self.hub.is_some()),
+                ("revision", self.revision.is_some()),
+            ];
+            return others.into_iter().find(|other| other.1).map_or(Ok(()), |(name, _)| {
+                Err(Invalid::new(name, format!("`{name}` and `random` exclude each other")))
+            });
+        }
+        if self.tokenizer.is_some() {
+            return Err(Invalid::new("tokenizer", "`tokenizer` goes with `random`")
+                .hint("another model has its own in its folder"));
+        }
         match (&self.path, &self.hub) {
             (Some(_), Some(_)) => Err(Invalid::new("hub", "`hub` and `path` exclude each other")
                 .hint("keep `path` for a folder on this machine")),
-            (None, None) => Err(Invalid::new("path", "a model needs `path` or `hub`")
+            (None, None) => Err(Invalid::new("path", "a model needs `path`, `hub` or `random`")
                 .hint("`path` is a folder with config.json and *.safetensors")),
             (Some(_), None) if self.revision.is_some() => {
                 Err(Invalid::new("revision", "`revision` goes with `hub`")
@@ -66,6 +90,13 @@ impl Stage for ModelSource {
     }
 
     fn reads(&self, base: &Base<'_>) -> Result<Vec<Read>, Invalid> {
+        if let Some(tokenizer) = &self.tokenizer {
+            let path = base("tokenizer").join(&tokenizer.0);
+            if !path.is_file() {
+                return Err(Invalid::new("tokenizer", format!("there is no file `{}`", path.display())));
+            }
+            return Ok(vec![Read { name: "tokenizer.json".to_owned(), path }]);
+        }
         self.path.as_ref().map_or_else(|| Ok(Vec::new()), |path| model_files(&base("path").join(&path.0)))
     }
 
@@ -79,9 +110,12 @@ impl Stage for ModelSource {
     }
 
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
-        let checkpoint = Checkpoint::load(&cx.reads).map_err(Failure::stage)?;
-        validate(&checkpoint, cx)?;
         let out = cx.output("checkpoint");
+        if let Some(random) = self.random {
+            random.write(&out, cx)?;
+        } else {
+            validate(&Checkpoint::load(&cx.reads).map_err(Failure::stage)?, cx)?;
+        }
         for (file, path) in &cx.reads {
             cx.check_stop()?;
             fs::copy(path, out.join(file))
@@ -132,6 +166,8 @@ fn validate(checkpoint: &Checkpoint, cx: &Cx<'_>) -> Result<(), Failure> {
             Err(ModelError::Tensors(found)) => problems.extend(found),
             Err(error) => return Err(Failure::stage(error)),
         }
+        checkpoint
+            .release(&part.checked_sub(1).map_or_else(String::new, |index| format!("model.layers.{index}.")));
         cx.progress.advance(1);
     }
     if problems.is_empty() { Ok(()) } else { Err(Failure::stage(ModelError::Tensors(problems))) }
@@ -221,6 +257,29 @@ mod tests {
             assert_eq!(error.param, "path");
             assert!(error.message.starts_with(message), "{error}");
         }
+    }
+
+    #[test]
+    fn random_weights_come_alone_and_with_a_tokenizer_that_is_there() {
+        for (toml, param) in [
+            ("random = 'gpt-oss-20b'\npath = 'm'", "path"),
+            ("random = 'gpt-oss-20b'\nhub = 'a/b'", "hub"),
+            ("random = 'gpt-oss-20b'\nrevision = 'v1'", "revision"),
+            ("path = 'm'\ntokenizer = 't.json'", "tokenizer"),
+        ] {
+            assert_eq!(source(toml).check().unwrap_err().param, param, "{toml}");
+        }
+        let stage = source("random = 'gpt-oss-120b'\ntokenizer = 't.json'");
+        assert_eq!((stage.check(), stage.repos()), (Ok(()), vec![]));
+        let dir = tempfile::tempdir().unwrap();
+        let reads = || stage.reads(&|_| dir.path().to_owned());
+        assert_eq!(reads().unwrap_err().param, "tokenizer");
+        fs::write(dir.path().join("t.json"), "{}").unwrap();
+        assert_eq!(reads().unwrap()[0].name, "tokenizer.json");
+        assert_eq!(
+            serde_json::to_value(source("random = 'gpt-oss-20b'")).unwrap(),
+            serde_json::json!({"random": "gpt-oss-20b"})
+        );
     }
 
     #[test]
