@@ -23,6 +23,7 @@ pub mod mxfp4;
 pub mod mxfp4_linear;
 pub mod nearest;
 pub mod neighbours;
+pub mod nf4;
 pub mod ordered;
 pub mod rms_norm;
 pub mod rope;
