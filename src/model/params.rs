@@ -2,6 +2,8 @@
 //!
 //! Knows names and shapes, no architecture. Parameters whose name matches are trainable variables; the others are plain tensors.
 
+pub mod nf4;
+
 use std::{cell::RefCell, collections::BTreeMap};
 
 use bytes::Bytes;
@@ -87,7 +89,7 @@ impl<'a> Params<'a> {
         Self { checkpoint, trainable, vars: RefCell::default(), problems: RefCell::default() }
     }
 
-    /// The parameter `name` with the given shape, as `f32`. A problem is noted and zeros stand in until [`Self::finish`].
+    /// The parameter `name` with the given shape, as `f32`, unpacked if it is stored as NF4 ([`nf4`]). A problem is noted and zeros stand in until [`Self::finish`].
     pub fn get(&self, name: &str, shape: &[usize]) -> Param {
         let values = self.values(name, shape);
         self.param(name, shape, values)
@@ -139,6 +141,12 @@ impl<'a> Params<'a> {
 
     fn values(&self, name: &str, shape: &[usize]) -> Vec<f32> {
         let zeros = || vec![0f32; shape.iter().product()];
+        if let Some(unpacked) = nf4::read(self.checkpoint, name, shape) {
+            return unpacked.unwrap_or_else(|problems| {
+                self.problems.borrow_mut().extend(problems);
+                zeros()
+            });
+        }
         let Some(raw) = self.found(name, shape) else { return zeros() };
         raw.to_f32().unwrap_or_else(|| {
             self.note(format!("`{name}` has element type {:?}, expected F32, BF16 or F16", raw.dtype));
