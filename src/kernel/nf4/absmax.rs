@@ -1,6 +1,6 @@
 //! Double quantisation: the scales of NF4 as bytes, less their mean, in blocks of 256 under a scale of their own. Knows no NF4 codes.
 //!
-//! Scale = map[code] · nested absmax + offset, each operation rounded to `f32`. The map has a dynamic exponent: levels lie denser towards 0,
+//! Scale = `map[code]` · nested absmax + offset, each operation rounded to `f32`. The map has a dynamic exponent: levels lie denser towards 0,
 //! over seven decades (Dettmers, 8-bit approximations for parallelism in deep learning, 2015).
 
 use super::{NotFinite, finite, magnitude, nearest};

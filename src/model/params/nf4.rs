@@ -1,8 +1,8 @@
 //! NF4 weights of a checkpoint, read and written under the names that bitsandbytes gives them. Knows the tensors that belong to a
 //! weight and their sizes, no architecture.
 //!
-//! Beside `NAME`, the codes (U8 [⌈n/2⌉, 1]), stand `NAME.absmax` (F32 [blocks]; U8 with `NAME.nested_absmax` and
-//! `NAME.nested_quant_map` if doubly quantised), `NAME.quant_map` (F32 [16]) and `NAME.quant_state.bitsandbytes__nf4`, JSON in U8.
+//! Beside `NAME`, the codes (U8 [⌈n/2⌉, 1]), stand `NAME.absmax` (F32, one a block; U8 with `NAME.nested_absmax` and
+//! `NAME.nested_quant_map` if doubly quantised), `NAME.quant_map` (F32, 16) and `NAME.quant_state.bitsandbytes__nf4`, JSON in U8.
 
 mod read;
 
