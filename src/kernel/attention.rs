@@ -2,8 +2,9 @@
 //!
 //! Rows of `q`, `k`, `v` are the tokens of several sequences one after the other; a token sees only its own sequence, at or
 //! before itself and, with a window `w`, only the last `w` tokens including itself. Nothing of size tokens² is kept: a block of
-//! query rows is scored at a time, a tile of keys at a time, and the backward pass recomputes the probabilities from the log-sum-exp. Attention sinks are
-//! applied afterwards from that log-sum-exp (`sink.rs`), so gradients of it are part of the backward pass.
+//! query rows is scored at a time, a tile of keys at a time, and the backward pass recomputes the probabilities from the
+//! log-sum-exp. Attention sinks are applied afterwards from that log-sum-exp (`sink.rs`), so gradients of it are part of the
+//! backward pass.
 
 mod forward;
 

@@ -70,7 +70,7 @@ impl Linear {
 }
 
 /// The transpose of a row-major matrix with `cols` columns.
-pub(super) fn transposed(x: &[f32], cols: usize) -> Vec<f32> {
+fn transposed(x: &[f32], cols: usize) -> Vec<f32> {
     /// Rows and columns of a tile whose lines stay in the cache.
     const TILE: usize = 16;
     let rows = x.len() / cols.max(1);

@@ -51,10 +51,7 @@ pub fn biased_product(out: &mut [f32], bias: &[f32], a: Left<'_>, b: &Packed) {
 
 /// `out += a · b` by the caller's thread alone.
 pub fn product_here(out: &mut [f32], a: Left<'_>, b: Part<'_>) {
-    let arch = arch();
-    for (block, out) in out.chunks_mut((BLOCK * b.cols).max(1)).enumerate() {
-        arch.dispatch(Task::of(block, Out { rows: out, stride: b.cols, from: 0 }, a, b));
-    }
+    product_columns_here((out, b.cols, 0), a, b);
 }
 
 /// The same into the columns from `from` on of rows that are `stride` wide.

@@ -7,7 +7,7 @@ use rayon::prelude::*;
 use super::{Block, Dims, Pattern};
 use crate::kernel::{
     exp::{exp_in_place, max},
-    ordered::{Left, Packed, product_here},
+    ordered::{Left, PANEL, Packed, product_here},
 };
 
 /// Keys of a tile; a multiple of a panel's width.
@@ -81,9 +81,9 @@ impl Work<'_> {
                 top: vec![f32::NEG_INFINITY; rows],
                 sum: vec![0f32; rows],
             };
-            // Tiles are counted from the sequence's first token, so that they begin with a panel.
             let (first, last) = (self.block.keys.start - self.start, self.block.keys.end - self.start);
-            for from in (first / TILE * TILE..last).step_by(TILE) {
+            // A tile begins with a panel.
+            for from in (first / PANEL * PANEL..last).step_by(TILE) {
                 let tile = from..(from + TILE).min(last);
                 let scores = &mut scores[..rows * tile.len()];
                 scores.fill(0.0);

@@ -23,7 +23,7 @@ impl Packed {
 
     /// Packs a matrix whose columns lie in memory as rows: column `j` is `data[j * stride..][..inner]`.
     pub fn of_columns(columns: Left<'_>, inner: usize, cols: usize) -> Self {
-        let mut packed = Self::empty(inner, cols);
+        let mut packed = Self::zeros(inner, cols);
         packed.panels().for_each(|(panel, rows)| {
             let rows = rows.as_chunks_mut::<PANEL>().0;
             for lane in 0..PANEL.min(cols - panel * PANEL) {
@@ -38,7 +38,7 @@ impl Packed {
 
     /// Packs a matrix whose rows lie in memory as rows: row `k` is `data[k * stride..][..cols]`.
     pub fn of_rows(rows: Left<'_>, inner: usize, cols: usize) -> Self {
-        let mut packed = Self::empty(inner, cols);
+        let mut packed = Self::zeros(inner, cols);
         packed.panels().for_each(|(panel, to)| {
             let width = PANEL.min(cols - panel * PANEL);
             for (k, to) in to.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
@@ -52,17 +52,13 @@ impl Packed {
         packed
     }
 
-    /// A matrix of zeros, to be filled.
-    pub(in crate::kernel) fn zeros(inner: usize, cols: usize) -> Self {
-        Self::empty(inner, cols)
-    }
-
     /// Sixteen columns at a time, a row for each term.
     pub(in crate::kernel) fn panels_mut(&mut self) -> impl Iterator<Item = &mut [[f32; PANEL]]> {
         self.data.chunks_exact_mut((self.inner * PANEL).max(1)).map(|panel| panel.as_chunks_mut().0)
     }
 
-    fn empty(inner: usize, cols: usize) -> Self {
+    /// A matrix of zeros, to be filled.
+    pub(in crate::kernel) fn zeros(inner: usize, cols: usize) -> Self {
         Self { inner, cols, data: vec![0_f32; cols.div_ceil(PANEL) * inner * PANEL] }
     }
 
