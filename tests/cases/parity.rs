@@ -15,7 +15,7 @@ use serde_json::json;
 
 use crate::harness::{
     golden::Golden,
-    parity::{assert_close, largest_difference, rows},
+    parity::{Hidden, assert_close, largest_difference, rows},
 };
 
 const DENSE: &str = "gptoss-dense";
@@ -34,10 +34,8 @@ fn logits_hidden_states_sinks_and_routing_equal_transformers() {
         let (logits, seen) = run(&golden);
         let want = &golden.expected;
         assert_close(&format!("{case}: logits"), &logits, &want.logits, TOLERANCE);
-        assert_eq!(seen.hidden.len(), want.hidden.len());
-        for (layer, hidden) in want.hidden.iter().enumerate() {
-            let largest = hidden.iter().flatten().fold(10.0, |most: f32, x| most.max(x.abs()));
-            assert_close(&format!("{case}: layer {layer}"), &seen.hidden[layer], hidden, largest * 1e-5);
+        seen.hidden.assert_close(case, want);
+        for layer in 0..want.hidden.len() {
             let mass = format!("{case}: sinks of layer {layer}");
             assert_close(&mass, &seen.sink_mass[layer], &want.sink_mass[layer], 1e-5);
             assert_eq!(seen.experts[layer], want.experts[layer], "{case}: experts of layer {layer}");
@@ -183,25 +181,18 @@ fn run(golden: &Golden) -> (Vec<Vec<f32>>, Seen) {
     let model = Model::frozen(&checkpoint).unwrap();
     let layers = golden.expected.hidden.len();
     let sinks = (0..layers).map(|i| golden.bf16s(&format!("model.layers.{i}.self_attn.sinks"))).collect();
-    let mut seen = Seen { at: golden.expected.positions.clone(), sinks, ..Seen::default() };
+    let mut seen = Seen { hidden: Hidden::new(&golden.expected), sinks, ..Seen::default() };
     let logits = model.logits(&Batch::new([golden.tokens.as_slice()]), &mut seen).unwrap();
-    (seen.pick(&rows(&logits)), seen)
+    (seen.hidden.pick(&rows(&logits)), seen)
 }
 
 /// What passed by, at some positions; one entry per layer.
 #[derive(Default)]
 struct Seen {
-    at: Vec<usize>,
+    hidden: Hidden,
     sinks: Vec<Vec<f32>>,
-    hidden: Vec<Vec<Vec<f32>>>,
     sink_mass: Vec<Vec<Vec<f32>>>,
     experts: Vec<Vec<Vec<u32>>>,
-}
-
-impl Seen {
-    fn pick<T: Clone>(&self, rows: &[T]) -> Vec<T> {
-        self.at.iter().map(|&position| rows[position].clone()).collect()
-    }
 }
 
 impl Probe for Seen {
@@ -210,7 +201,7 @@ impl Probe for Seen {
         let mass =
             |(lse, sink): (&Vec<f32>, &f32)| lse.iter().map(|l| 1.0 / (1.0 + (l - sink).exp())).collect();
         let heads: Vec<Vec<f32>> = rows(&lse).iter().zip(&self.sinks[seen.layer]).map(mass).collect();
-        self.sink_mass.push(heads.iter().map(|head| self.pick(head)).collect());
+        self.sink_mass.push(heads.iter().map(|head| self.hidden.pick(head)).collect());
         Ok(())
     }
 
@@ -221,12 +212,11 @@ impl Probe for Seen {
             order.truncate(2);
             order
         };
-        self.experts.push(self.pick(&rows(logits)).iter().map(top2).collect());
+        self.experts.push(self.hidden.pick(&rows(logits)).iter().map(top2).collect());
         Ok(())
     }
 
-    fn layer(&mut self, _: usize, hidden: &Tensor) -> Result<()> {
-        self.hidden.push(self.pick(&rows(hidden)));
-        Ok(())
+    fn layer(&mut self, index: usize, hidden: &Tensor) -> Result<()> {
+        self.hidden.layer(index, hidden)
     }
 }

@@ -1,16 +1,15 @@
 //! Parity of the dense architectures with transformers: logits and the hidden states of every layer, in float32. Then each thing that
 //! converters get wrong is spoilt, and parity must be lost by far.
 
-use candle_core::{Result, Tensor};
 use mla_run::{
     artifact::{Artifact, checkpoint::Checkpoint},
-    model::{Batch, Model, probe::Probe},
+    model::{Batch, Model},
 };
 use serde_json::json;
 
 use crate::harness::{
     golden::Golden,
-    parity::{assert_close, largest_difference, rows},
+    parity::{Hidden, assert_close, largest_difference, rows},
 };
 
 const ALL: [&str; 5] = ["llama", "llama-tied", "mistral", "qwen2", "qwen3"];
@@ -21,28 +20,12 @@ const TOLERANCE: f32 = 1e-4;
 /// What every spoiled model's logits must differ by.
 const FAR: f32 = 1000.0 * TOLERANCE;
 
-/// The residual stream after each layer, at the expected positions.
-struct Hidden(Vec<usize>, Vec<Vec<Vec<f32>>>);
-
-impl Hidden {
-    fn pick(&self, rows: &[Vec<f32>]) -> Vec<Vec<f32>> {
-        self.0.iter().map(|&position| rows[position].clone()).collect()
-    }
-}
-
-impl Probe for Hidden {
-    fn layer(&mut self, _: usize, hidden: &Tensor) -> Result<()> {
-        self.1.push(self.pick(&rows(hidden)));
-        Ok(())
-    }
-}
-
-fn run(golden: &Golden) -> (Vec<Vec<f32>>, Vec<Vec<Vec<f32>>>) {
+fn run(golden: &Golden) -> (Vec<Vec<f32>>, Hidden) {
     let dir = tempfile::tempdir().unwrap();
     let model = Model::frozen(&Checkpoint::load(&golden.write(dir.path())).unwrap()).unwrap();
-    let mut seen = Hidden(golden.expected.positions.clone(), Vec::new());
+    let mut seen = Hidden::new(&golden.expected);
     let logits = model.logits(&Batch::new([golden.tokens.as_slice()]), &mut seen).unwrap();
-    (seen.pick(&rows(&logits)), seen.1)
+    (seen.pick(&rows(&logits)), seen)
 }
 
 #[test]
@@ -51,11 +34,7 @@ fn logits_and_hidden_states_equal_transformers() {
         let golden = Golden::load(case);
         let (logits, hidden) = run(&golden);
         assert_close(&format!("{case}: logits"), &logits, &golden.expected.logits, TOLERANCE);
-        assert_eq!(hidden.len(), golden.expected.hidden.len());
-        for (layer, (got, want)) in hidden.iter().zip(&golden.expected.hidden).enumerate() {
-            let largest = want.iter().flatten().fold(10.0, |most: f32, x| most.max(x.abs()));
-            assert_close(&format!("{case}: layer {layer}"), got, want, largest * 1e-5);
-        }
+        hidden.assert_close(case, &golden.expected);
     }
 }
 

@@ -1,6 +1,42 @@
 //! Comparing tensors with what transformers computed.
 
-use candle_core::Tensor;
+use candle_core::{Result, Tensor};
+use mla_run::model::probe::Probe;
+
+use super::golden::Expected;
+
+/// The residual stream after each layer, at some positions of the prompt.
+#[derive(Default)]
+pub(crate) struct Hidden {
+    pub(crate) at: Vec<usize>,
+    layers: Vec<Vec<Vec<f32>>>,
+}
+
+impl Hidden {
+    pub(crate) fn new(expected: &Expected) -> Self {
+        Self { at: expected.positions.clone(), layers: Vec::new() }
+    }
+
+    pub(crate) fn pick<T: Clone>(&self, rows: &[T]) -> Vec<T> {
+        self.at.iter().map(|&position| rows[position].clone()).collect()
+    }
+
+    /// Every layer is as near as its size lets float32 be.
+    pub(crate) fn assert_close(&self, case: &str, expected: &Expected) {
+        assert_eq!(self.layers.len(), expected.hidden.len());
+        for (layer, (got, want)) in self.layers.iter().zip(&expected.hidden).enumerate() {
+            let largest = want.iter().flatten().fold(10.0, |most: f32, x| most.max(x.abs()));
+            assert_close(&format!("{case}: layer {layer}"), got, want, largest * 1e-5);
+        }
+    }
+}
+
+impl Probe for Hidden {
+    fn layer(&mut self, _: usize, hidden: &Tensor) -> Result<()> {
+        self.layers.push(self.pick(&rows(hidden)));
+        Ok(())
+    }
+}
 
 pub(crate) fn rows(tensor: &Tensor) -> Vec<Vec<f32>> {
     tensor.to_vec2().unwrap()
