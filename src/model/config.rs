@@ -109,6 +109,11 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// The `model_type` that a converted model has, from the one that it had.
+    pub fn converted_type(model_type: &str) -> String {
+        arch::converted(model_type)
+    }
+
     /// Reads a `config.json`.
     pub fn parse(json: &Value) -> Result<Self, ConfigError> {
         let config = arch::read(json)?;

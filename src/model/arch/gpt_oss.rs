@@ -34,29 +34,23 @@ pub(super) fn read(json: &Value) -> Result<Config, ConfigError> {
         swiglu_alpha,
         sliding_window,
     } = serde_json::from_value(json)?;
-    let missing = |name: &str| ConfigError::Value(format!("missing field `{name}`"));
-    let needed = |name: &str, value: Option<usize>| value.ok_or_else(|| missing(name));
-    let eps = common.rms_norm_eps.ok_or_else(|| missing("rms_norm_eps"))?;
-    Ok(Config {
-        hidden_size: common.hidden_size,
-        vocab_size: common.vocab_size,
-        num_attention_heads: common.num_attention_heads,
-        num_key_value_heads: needed("num_key_value_heads", common.num_key_value_heads)?,
-        // It is not `hidden_size / num_attention_heads`.
-        head_dim: needed("head_dim", common.head_dim)?,
-        intermediate_size: common.intermediate_size,
-        rms_norm_eps: eps as f32,
-        sliding_window: sliding_window.unwrap_or(128),
-        rope: common.rope.rope(None)?,
-        layers: common
-            .layers(&|i| if i.is_multiple_of(2) { "sliding_attention" } else { "full_attention" })?,
-        tie_word_embeddings: common.tie_word_embeddings,
-        parts: Parts { qkv_bias: true, o_bias: true, mlp_bias: true, sinks: true, qk_norm: false },
-        experts: Some(Experts {
-            num_local_experts,
-            num_experts_per_tok,
-            swiglu_limit: swiglu_limit.unwrap_or(7.0) as f32,
-            swiglu_alpha: swiglu_alpha.unwrap_or(1.702) as f32,
-        }),
-    })
+    for (name, there) in [
+        ("num_key_value_heads", common.num_key_value_heads.is_some()),
+        ("head_dim", common.head_dim.is_some()),
+        ("rms_norm_eps", common.rms_norm_eps.is_some()),
+    ] {
+        if !there {
+            return Err(ConfigError::Value(format!("missing field `{name}`")));
+        }
+    }
+    let usual = |i: usize| if i.is_multiple_of(2) { "sliding_attention" } else { "full_attention" };
+    let parts = Parts { qkv_bias: true, o_bias: true, mlp_bias: true, sinks: true, qk_norm: false };
+    let experts = Experts {
+        num_local_experts,
+        num_experts_per_tok,
+        swiglu_limit: swiglu_limit.unwrap_or(7.0) as f32,
+        swiglu_alpha: swiglu_alpha.unwrap_or(1.702) as f32,
+    };
+    let config = common.config(sliding_window.unwrap_or(128), &usual, (None, parts))?;
+    Ok(Config { experts: Some(experts), ..config })
 }

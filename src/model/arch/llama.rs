@@ -1,23 +1,13 @@
 //! Llama 1 to 3.3 and what has their form, such as SmolLM2: full layers, biases only where the file asks for them.
 
-use serde::Deserialize;
 use serde_json::Value;
 
-use super::Common;
+use super::{Biases, Common};
 use crate::model::config::{Config, ConfigError, Parts};
 
-#[derive(Deserialize)]
-struct Written {
-    #[serde(flatten)]
-    common: Common,
-    #[serde(default)]
-    attention_bias: bool,
-    #[serde(default)]
-    mlp_bias: bool,
-}
-
 pub(super) fn read(json: &Value) -> Result<Config, ConfigError> {
-    let Written { common, attention_bias, mlp_bias } = serde_json::from_value(json.clone())?;
+    let common: Common = serde_json::from_value(json.clone())?;
+    let Biases { attention_bias, mlp_bias } = serde_json::from_value(json.clone())?;
     let parts = Parts { qkv_bias: attention_bias, o_bias: attention_bias, mlp_bias, ..Parts::default() };
     common.dense(0, &|_| false, parts)
 }

@@ -30,11 +30,19 @@ const ALL: [(&str, Read); 5] = [
 /// What is behind the `model_type` of a converted model.
 const CONVERTED: &str = "_mla";
 
+/// The `model_type` of a model that is converted, perhaps once more.
+pub(super) fn converted(kind: &str) -> String {
+    base(kind).to_owned() + CONVERTED
+}
+
+fn base(kind: &str) -> &str {
+    kind.strip_suffix(CONVERTED).unwrap_or(kind)
+}
+
 /// Reads a `config.json`.
 pub(super) fn read(json: &Value) -> Result<Config, ConfigError> {
     let kind = json.get("model_type").and_then(Value::as_str).unwrap_or_default();
-    let base = kind.strip_suffix(CONVERTED).unwrap_or(kind);
-    let Some((_, read)) = ALL.iter().find(|(name, _)| *name == base) else {
+    let Some((_, read)) = ALL.iter().find(|(name, _)| *name == base(kind)) else {
         let supported = ALL.map(|(name, _)| name).join(", ");
         return Err(ConfigError::Architecture { kind: kind.to_owned(), supported });
     };
@@ -75,6 +83,17 @@ impl Common {
         if let Some(act) = self.hidden_act.as_ref().filter(|act| *act != "silu") {
             return Err(ConfigError::Value(format!("hidden_act `{act}` is not supported; supported: silu")));
         }
+        let usual = |i: usize| if sliding(i) { "sliding_attention" } else { "full_attention" };
+        self.config(sliding_window, &usual, (Some(THETA), parts))
+    }
+
+    /// A model without experts; `theta` is the base of the frequencies where the file names none.
+    fn config(
+        &self,
+        sliding_window: usize,
+        usual: &dyn Fn(usize) -> &'static str,
+        (theta, parts): (Option<f64>, Parts),
+    ) -> Result<Config, ConfigError> {
         let heads = self.num_attention_heads;
         Ok(Config {
             hidden_size: self.hidden_size,
@@ -85,8 +104,8 @@ impl Common {
             intermediate_size: self.intermediate_size,
             rms_norm_eps: self.rms_norm_eps.unwrap_or(1e-6) as f32,
             sliding_window,
-            rope: self.rope.rope(Some(THETA))?,
-            layers: self.layers(&|i| if sliding(i) { "sliding_attention" } else { "full_attention" })?,
+            rope: self.rope.rope(theta)?,
+            layers: self.layers(usual)?,
             tie_word_embeddings: self.tie_word_embeddings,
             parts,
             experts: None,
@@ -113,6 +132,15 @@ impl Common {
         };
         types.into_iter().zip(latents).enumerate().map(kind).collect()
     }
+}
+
+/// Biases that the file may ask for.
+#[derive(Deserialize)]
+struct Biases {
+    #[serde(default)]
+    attention_bias: bool,
+    #[serde(default)]
+    mlp_bias: bool,
 }
 
 /// The window of the Qwen models, which is off unless `use_sliding_window`, and then holds from `max_window_layers` on.
@@ -198,6 +226,13 @@ mod tests {
             error,
             "config.json: layer 1: keys that are normalised per head cannot come from a latent"
         );
+    }
+
+    #[test]
+    fn a_model_may_be_converted_once_more() {
+        for kind in ["llama", "llama_mla"] {
+            assert_eq!(Config::converted_type(kind), "llama_mla");
+        }
     }
 
     #[test]

@@ -163,8 +163,8 @@ impl Job<'_> {
             latents[source.layer] = json!({"kv_lora_rank": rank, "rope_pairs": rotated});
         }
         let mut config = self.checkpoint.config.clone();
-        let base = config["model_type"].as_str().unwrap_or_default();
-        config["model_type"] = format!("{}_mla", base.trim_end_matches("_mla")).into();
+        let kind = Config::converted_type(config["model_type"].as_str().unwrap_or_default());
+        config["model_type"] = kind.into();
         config["layer_types"] = types.into();
         config["mla"] = latents.into();
         config
