@@ -21,17 +21,11 @@ pub struct Checkpoint {
     /// `config.json` as written.
     pub config: Value,
     files: Files,
-    maps: Vec<Map>,
+    maps: Vec<Arc<Mmap>>,
     tensors: BTreeMap<String, Place>,
 }
 
-/// A file of weights, memory-mapped. Whoever holds some of its bytes keeps it.
-struct Map {
-    file: Arc<Mmap>,
-    bytes: Bytes,
-}
-
-/// Lets [`Bytes`] keep a map.
+/// Lets [`Bytes`] keep a map: whoever holds some of its bytes keeps it.
 struct Owner(Arc<Mmap>);
 
 impl AsRef<[u8]> for Owner {
@@ -74,14 +68,14 @@ impl Checkpoint {
         Some(Raw {
             dtype: place.dtype,
             shape: &place.shape,
-            bytes: &self.maps[place.map].bytes[place.bytes.clone()],
+            bytes: &self.maps[place.map][place.bytes.clone()],
         })
     }
 
     /// The same bytes, which may outlive the checkpoint and are still those of the file.
     pub fn shared(&self, name: &str) -> Option<Bytes> {
         let place = self.tensors.get(name)?;
-        Some(self.maps[place.map].bytes.slice(place.bytes.clone()))
+        Some(Bytes::from_owner(Owner(self.maps[place.map].clone())).slice(place.bytes.clone()))
     }
 
     /// Gives the memory back in which tensors with this beginning of their names lie. They are read from the file again when they are
@@ -93,7 +87,7 @@ impl Checkpoint {
             // SAFETY: the map is of a file and read-only, so pages that are taken away come back with the same bytes.
             let advised = unsafe {
                 let (from, n) = (place.bytes.start, place.bytes.len());
-                self.maps[place.map].file.unchecked_advise_range(UncheckedAdvice::DontNeed, from, n)
+                self.maps[place.map].unchecked_advise_range(UncheckedAdvice::DontNeed, from, n)
             };
             // The bytes are right either way.
             if let Err(error) = advised {
@@ -141,8 +135,7 @@ impl Checkpoint {
                 return Err(malformed(format!("tensor `{tensor}` is in another shard too")));
             }
         }
-        let file = Arc::new(map);
-        self.maps.push(Map { bytes: Bytes::from_owner(Owner(file.clone())), file });
+        self.maps.push(Arc::new(map));
         Ok(())
     }
 }
@@ -265,19 +258,7 @@ impl Draft {
 
     /// Writes it into an existing, empty folder as one shard.
     pub fn save(&self, dir: &Path) -> Result<(), ArtifactError> {
-        let view = |t: &Owned| TensorView::new(t.dtype, t.shape.clone(), &t.bytes).map(|_| ());
-        let path = dir.join(WEIGHTS);
-        let invalid = |e: safetensors::SafeTensorError| std::io::Error::other(e.to_string());
-        for tensor in self.tensors.values() {
-            view(tensor).map_err(invalid).map_err(ArtifactError::io(&path))?;
-        }
-        let views = self.tensors.iter().map(|(name, t)| {
-            (name.as_str(), TensorView::new(t.dtype, t.shape.clone(), &t.bytes).expect("checked above"))
-        });
-        let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
-        safetensors::serialize_to_file(views, metadata, &path)
-            .map_err(invalid)
-            .map_err(ArtifactError::io(&path))?;
+        save_shard(&dir.join(WEIGHTS), &self.tensors)?;
         let mut config = serde_json::to_vec_pretty(&self.config).expect("a JSON value serialises");
         config.push(b'\n');
         let write = |name: &str, bytes: &[u8]| {
@@ -286,6 +267,18 @@ impl Draft {
         write("config.json", &config)?;
         self.side_files.iter().try_for_each(|(name, bytes)| write(name, bytes))
     }
+}
+
+/// Writes tensors as one file of a checkpoint.
+pub fn save_shard(path: &Path, tensors: &BTreeMap<String, Owned>) -> Result<(), ArtifactError> {
+    let failed =
+        |e: safetensors::SafeTensorError| ArtifactError::io(path)(std::io::Error::other(e.to_string()));
+    let mut views = Vec::with_capacity(tensors.len());
+    for (name, t) in tensors {
+        views.push((name, TensorView::new(t.dtype, t.shape.clone(), &t.bytes).map_err(failed)?));
+    }
+    let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
+    safetensors::serialize_to_file(views, metadata, path).map_err(failed)
 }
 
 /// The files of a folder, sub-folders left out: the form in which a folder enters [`Artifact::load`].

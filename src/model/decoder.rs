@@ -119,6 +119,13 @@ impl Shell {
         }
     }
 
+    /// Gives the memory back that the file's pages of embedding, final norm and head take.
+    pub fn release(checkpoint: &Checkpoint) {
+        for prefix in ["model.embed_tokens.", "model.norm.", "lm_head."] {
+            checkpoint.release(prefix);
+        }
+    }
+
     /// Embedding rows [t, hidden] straight from the checkpoint: nothing of the vocabulary's size is made.
     pub fn embed_from(checkpoint: &Checkpoint, config: &Config, ids: &[u32]) -> Result<Tensor, ModelError> {
         let (name, vocab_size, hidden) = ("model.embed_tokens.weight", config.vocab_size, config.hidden_size);
@@ -158,6 +165,11 @@ impl Layer {
         let layer = Self::read(&params, config, index);
         params.finish()?;
         Ok(layer)
+    }
+
+    /// Gives the memory back that the file's pages of layer `index` take, once it is done.
+    pub fn release(checkpoint: &Checkpoint, index: usize) {
+        checkpoint.release(&format!("model.layers.{index}."));
     }
 
     /// Reads layer `index`; problems are noted in `params`.

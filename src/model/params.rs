@@ -35,13 +35,6 @@ pub enum ExpertWeights {
     Packed(Mxfp4),
 }
 
-impl ExpertWeights {
-    /// Whether gradients are wanted.
-    pub fn trains(&self) -> bool {
-        matches!(self, Self::Dense(Param { train: true, .. }))
-    }
-}
-
 impl Param {
     /// A frozen vector of `n` equal values.
     pub fn constant(value: f32, n: usize) -> Self {

@@ -166,8 +166,10 @@ fn validate(checkpoint: &Checkpoint, cx: &Cx<'_>) -> Result<(), Failure> {
             Err(ModelError::Tensors(found)) => problems.extend(found),
             Err(error) => return Err(Failure::stage(error)),
         }
-        checkpoint
-            .release(&part.checked_sub(1).map_or_else(String::new, |index| format!("model.layers.{index}.")));
+        match part.checked_sub(1) {
+            None => Shell::release(checkpoint),
+            Some(index) => Layer::release(checkpoint, index),
+        }
         cx.progress.advance(1);
     }
     if problems.is_empty() { Ok(()) } else { Err(Failure::stage(ModelError::Tensors(problems))) }

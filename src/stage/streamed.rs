@@ -27,7 +27,7 @@ pub(crate) fn residuals<'b>(
             *x = layer.forward(x, batch, &mut NoProbe).map_err(&failed)?;
             cx.progress.advance(batch.len() as u64);
         }
-        checkpoint.release(&format!("model.layers.{index}."));
+        Layer::release(checkpoint, index);
     }
     Ok(all)
 }

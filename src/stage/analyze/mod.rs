@@ -183,7 +183,7 @@ impl Pass<'_> {
         let embedded =
             batches.iter().map(|batch| Shell::embed_from(self.checkpoint, self.config, &batch.ids));
         let mut streams: Vec<Tensor> = embedded.collect::<Result<_, _>>().map_err(Failure::stage)?;
-        self.checkpoint.release("model.embed_tokens.");
+        Shell::release(self.checkpoint);
         let last = wanted.iter().copied().max().expect("checked not to be empty");
         let tokens: usize = batches.iter().map(Batch::len).sum();
         self.cx.progress.phase("analysing", Some((tokens * (last + 1)) as u64), "tokens");
@@ -191,7 +191,7 @@ impl Pass<'_> {
         for index in 0..=last {
             let watched = wanted.contains(&index);
             let (layer, sums) = self.layer(index, watched, &batches, &mut streams)?;
-            self.checkpoint.release(&format!("model.layers.{index}."));
+            Layer::release(self.checkpoint, index);
             figures.extend(layer);
             moments.extend(sums.map(|sums| (index, sums)));
         }

@@ -6,13 +6,16 @@ use half::bf16;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{Rng, SeedableRng};
 use rayon::prelude::*;
-use safetensors::{Dtype, tensor::TensorView};
+use safetensors::Dtype;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use crate::{
-    artifact::{ArtifactError, checkpoint::Owned},
+    artifact::{
+        ArtifactError,
+        checkpoint::{Owned, save_shard},
+    },
     engine::action::{Cx, Failure},
     kernel::mxfp4,
 };
@@ -93,17 +96,7 @@ impl Shape {
                 .into_par_iter()
                 .map(|(name, shape, values)| (name.clone(), made(cx.seed, &name, shape, values)))
                 .collect();
-            let views = tensors.iter().map(|(name, t)| {
-                (
-                    name.as_str(),
-                    TensorView::new(t.dtype, t.shape.clone(), &t.bytes).expect("made to its shape"),
-                )
-            });
-            let path = dir.join(&file);
-            let metadata = Some([("format".to_owned(), "pt".to_owned())].into());
-            safetensors::serialize_to_file(views, metadata, &path).map_err(|e| {
-                Failure::stage(ArtifactError::io(&path)(std::io::Error::other(e.to_string())))
-            })?;
+            save_shard(&dir.join(&file), &tensors).map_err(Failure::stage)?;
             total += tensors.values().map(|t| t.bytes.len()).sum::<usize>();
             map.extend(tensors.into_keys().map(|name| (name, Value::from(file.clone()))));
             cx.progress.advance(1);
