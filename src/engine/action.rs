@@ -94,6 +94,8 @@ pub struct Cx<'a> {
     pub seed: u64,
     /// The device that `--device` chose, such as `cpu` or `cuda:0`.
     pub device: String,
+    /// Bytes of main memory that the stage should keep within; `None` where nothing was said. No result may depend on it.
+    pub memory: Option<u64>,
     /// Where to report progress.
     pub progress: &'a dyn Progress,
     /// Where to keep and find checkpoints of this very key.

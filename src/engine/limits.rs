@@ -12,6 +12,8 @@ pub struct Limits {
     pub timeout: Option<Duration>,
     /// When and how often a failed attempt is repeated.
     pub retry: Retry,
+    /// Bytes of main memory that it keeps within, if it can.
+    pub memory: Option<u64>,
     /// What it needs of a cluster.
     pub resources: Resources,
 }

@@ -56,6 +56,9 @@ pub struct Ticket {
     pub timeout: Option<f64>,
     /// Attempts after the first, the pause before the second in seconds, and the classes that are worth another one.
     pub retry: (u32, f64, Vec<Class>),
+    /// Bytes of main memory that it keeps within.
+    #[serde(default)]
+    pub memory: Option<u64>,
     /// What it needs of a cluster; not in the file.
     #[serde(skip)]
     pub resources: Resources,
@@ -77,6 +80,7 @@ impl Ticket {
             why: miss.reasons.iter().map(ToString::to_string).collect(),
             timeout: node.limits.timeout.map(|limit| limit.as_secs_f64()),
             retry: (retry.times, retry.backoff.as_secs_f64(), retry.on.iter().copied().collect()),
+            memory: node.limits.memory,
             resources: node.limits.resources.clone(),
         }
     }
@@ -104,6 +108,7 @@ impl Ticket {
         Limits {
             timeout: self.timeout.map(seconds),
             retry: Retry { times: *times, backoff: seconds(*backoff), on: on.iter().copied().collect() },
+            memory: self.memory,
             resources: self.resources.clone(),
         }
     }

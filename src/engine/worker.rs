@@ -275,6 +275,7 @@ impl Engine<'_> {
             log: PathBuf::new(),
             seed: node.seed,
             device: self.options.device.clone(),
+            memory: node.limits.memory,
             progress,
             checkpoints,
             stop,

@@ -11,7 +11,8 @@ use super::{
 };
 
 /// The keys that every stage has; a stage's own parameters need other names.
-pub const COMMON: [&str; 8] = ["kind", "seed", "salt", "matrix", "shards", "timeout", "retry", "resources"];
+pub const COMMON: [&str; 9] =
+    ["kind", "seed", "salt", "matrix", "shards", "timeout", "retry", "memory", "resources"];
 
 /// One `[stage.NAME]`.
 #[derive(Debug)]
@@ -34,7 +35,7 @@ pub struct Entry<'s> {
     pub matrix: Vec<Axis<'s>>,
     /// How many shards the stage is run in.
     pub shards: Option<Spanned<usize>>,
-    /// `timeout`, `retry` and `resources`, as written.
+    /// `timeout`, `retry`, `memory` and `resources`, as written.
     pub limits: DeTable<'s>,
     /// The stage's own parameters.
     pub table: DeTable<'s>,
@@ -118,7 +119,7 @@ impl<'s> Entry<'s> {
                     self.broken.push("shards".to_owned());
                 }
             }
-            "timeout" | "retry" | "resources" => drop(self.limits.insert(key, value)),
+            "timeout" | "retry" | "memory" | "resources" => drop(self.limits.insert(key, value)),
             _ => drop(self.table.insert(key, value)),
         }
     }

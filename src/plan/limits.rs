@@ -1,5 +1,5 @@
-//! The keys of every stage that say what it may use and how often it is tried: `timeout`, `retry`, `resources`. They never enter
-//! a stage's key. Knows the units that people write, and no stage.
+//! The keys of every stage that say what it may use and how often it is tried: `timeout`, `retry`, `memory`, `resources`. They never
+//! enter a stage's key. Knows the units that people write, and no stage.
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -24,6 +24,8 @@ pub(super) struct Keys {
     timeout: Option<Time>,
     /// When and how often a failed attempt is repeated.
     retry: Option<RetryKeys>,
+    /// Main memory that the stage keeps within where it can, such as `"6GB"`; without it, `resources.memory`.
+    memory: Option<Memory>,
     /// What the stage needs of a cluster.
     resources: Option<ResourceKeys>,
 }
@@ -120,6 +122,7 @@ pub(super) fn decode(
             Ok(found) => {
                 keys.timeout = found.timeout.or(keys.timeout);
                 keys.retry = found.retry.or(keys.retry);
+                keys.memory = found.memory.or(keys.memory);
                 keys.resources = found.resources.or(keys.resources);
             }
         }
@@ -144,6 +147,7 @@ fn fault(error: &toml::de::Error, value: Span) -> Fault<PlanError> {
 impl Keys {
     fn limits(self) -> limits::Limits {
         let standard = Retry::default();
+        let of_cluster = self.resources.as_ref().and_then(|keys| keys.memory.as_ref());
         limits::Limits {
             timeout: self.timeout.map(|time| time.0),
             retry: self.retry.map_or_else(Retry::default, |keys| Retry {
@@ -151,6 +155,7 @@ impl Keys {
                 backoff: keys.backoff.map_or(standard.backoff, |time| time.0),
                 on: keys.on.map_or(standard.on, |on| on.into_iter().map(Class::from).collect()),
             }),
+            memory: self.memory.as_ref().or(of_cluster).map(|memory| memory.0),
             resources: self.resources.map_or_else(Resources::default, |keys| Resources {
                 gpus: keys.gpus,
                 cpus: keys.cpus,
@@ -207,6 +212,8 @@ mod tests {
             partition: Some("low".into()),
         };
         assert_eq!(limits.resources, resources);
+        assert_eq!(limits.memory, Some(64_000_000_000), "what a cluster gives is the budget");
+        assert_eq!(read("memory = \"6GB\"\nresources = { memory = \"8GB\" }").0.memory, Some(6_000_000_000));
         assert_eq!(read("").0, limits::Limits::default());
         assert_eq!(read("retry = { times = 1 }").0.retry.on.len(), Class::ALL.len());
     }

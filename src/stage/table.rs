@@ -155,7 +155,7 @@ pub const STAGES: &[Entry] = &[
     Entry::sharded::<context_gain::ContextGain>(),
     Entry::of::<select::Select>(),
     Entry::of::<model::ModelSource>(),
-    Entry::of::<analyze::Analyze>(),
+    Entry::sharded::<analyze::Analyze>(),
     Entry::of::<svd::Svd>(),
     Entry::of::<distill::Distill>(),
     Entry::of::<evaluate::Evaluate>(),

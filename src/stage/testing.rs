@@ -21,12 +21,13 @@ pub(crate) struct Bench {
     inputs: BTreeMap<String, Files>,
     reads: Files,
     seed: u64,
+    memory: Option<u64>,
 }
 
 impl Bench {
     pub(crate) fn new() -> Self {
         let dir = tempfile::tempdir().unwrap();
-        Self { dir, kept: Vec::new(), inputs: BTreeMap::new(), reads: Files::new(), seed: 0 }
+        Self { dir, kept: Vec::new(), inputs: BTreeMap::new(), reads: Files::new(), seed: 0, memory: None }
     }
 
     /// Gives the artifact at an input port.
@@ -47,6 +48,12 @@ impl Bench {
     /// Sets the seed.
     pub(crate) fn seed(mut self, seed: u64) -> Self {
         self.seed = seed;
+        self
+    }
+
+    /// Sets the main memory that the stage should keep within.
+    pub(crate) fn memory(mut self, bytes: u64) -> Self {
+        self.memory = Some(bytes);
         self
     }
 
@@ -116,6 +123,7 @@ impl Bench {
             log: self.dir.path().join("log"),
             seed: self.seed,
             device: "cpu".to_owned(),
+            memory: self.memory,
             progress,
             checkpoints,
             stop,

@@ -54,6 +54,7 @@ fn write_bundle(name: &str, golden: &Golden) {
     folder("out/bundle");
     let inputs = [("checkpoint", golden.write(&folder("checkpoint"))), ("scores", scores)];
     let cx = Cx {
+        memory: None,
         inputs: inputs.map(|(port, files)| (port.to_owned(), files)).into(),
         reads: BTreeMap::new(),
         out: folder("out"),

@@ -41,7 +41,7 @@ fn the_schema_knows_every_kind_and_only_its_keys() {
     let schema = schema::schema(TABLE);
     let make = &schema["$defs"]["stage of kind make"];
     let keys: Vec<&String> = make["properties"].as_object().unwrap().keys().collect();
-    let common = ["matrix", "resources", "retry", "salt", "seed", "timeout", "unset", "words"];
+    let common = ["matrix", "memory", "resources", "retry", "salt", "seed", "timeout", "unset", "words"];
     assert_eq!(keys, [&["file", "kind", "layout"], &common[..]].concat());
     assert_eq!(make["additionalProperties"], false);
     let words = &make["properties"]["words"];

@@ -4,37 +4,37 @@
 //! A layer is loaded, all sequences go through it, it is dropped. Knows no conversion.
 
 mod attention;
+mod figures;
 mod observe;
+mod pass;
 mod picture;
 mod sequences;
 mod summary;
 
-use std::collections::BTreeMap;
-
-use candle_core::Tensor;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use self::{
-    observe::Observer,
+    pass::Pass,
     sequences::{Limits, Sequences},
 };
 use crate::{
     artifact::{
         Artifact,
-        analysis::{Analysis, Figures, Layer as LayerFigures, Protocol},
+        analysis::{Analysis, Figures, Protocol},
         checkpoint::Checkpoint,
-        moments::{About, LayerMoments, Moments},
+        moments::{About, Model, Moments, file_of},
         splits::Split,
         texts::Texts,
     },
     engine::action::{Cx, Failure, OutputPort, Pool},
-    model::{Batch, Config, Layer, Shell, config::LayerKind},
+    model::Config,
     stage::{
         Input, InputPort, Invalid, Stage,
         code::{self, Code},
         encode::{Document, encode},
-        weights::Projections,
+        shards::{self, Shard, Sharded},
     },
 };
 
@@ -80,6 +80,10 @@ fn held_out_tokens() -> usize {
 enum AnalyzeError {
     #[error("the {0} documents hold no token; give a split with text in it")]
     Empty(usize),
+    #[error("{shards} shards share {sequences} sequences, and shard {index} has none; give fewer `shards`")]
+    EmptyShard { index: usize, shards: usize, sequences: usize },
+    #[error("layer {layer}: {what} of two shards differ; was the model changed between them?")]
+    Shards { layer: usize, what: &'static str },
     #[error("`layers` names layer {layer}, but the model has {count} layers")]
     NoLayer { layer: usize, count: usize },
 }
@@ -124,30 +128,96 @@ impl Stage for Analyze {
     }
 
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
+        self.analyse(None, cx)
+    }
+}
+
+impl Sharded for Analyze {
+    fn shard_params(&self, shard: Shard) -> Value {
+        json!({ "params": self, "shard": shard.index, "of": shard.of })
+    }
+
+    fn run_shard(&self, shard: Shard, cx: &Cx<'_>) -> Result<(), Failure> {
+        self.analyse(Some(shard), cx)
+    }
+
+    /// The sums say everything, whatever made them.
+    fn merge_params(&self) -> Value {
+        Value::Null
+    }
+
+    fn merge(&self, of: usize, cx: &Cx<'_>) -> Result<(), Failure> {
+        let part =
+            |shard| Moments::load(cx.input(&shards::merge_port("moments", shard))?).map_err(Failure::stage);
+        let parts = (0..of).map(part).collect::<Result<Vec<Moments>, Failure>>()?;
+        let mut whole = Moments { held_out: parts[0].held_out.clone(), ..Moments::default() };
+        whole.about.clone_from(&parts[0].about);
+        whole.about.sequences = parts.iter().map(|part| part.about.sequences).sum();
+        whole.about.tokens = parts.iter().map(|part| part.about.tokens).sum();
+        for &layer in parts[0].layers.keys() {
+            cx.check_stop()?;
+            let mut sum = parts[0].layer(layer).map_err(Failure::stage)?;
+            for part in &parts[1..] {
+                let more = part.layer(layer).map_err(Failure::stage)?;
+                let differ = |what| Failure::stage(AnalyzeError::Shards { layer, what });
+                sum.add(more).map_err(differ)?;
+            }
+            let path = cx.output("moments").join(file_of(layer));
+            sum.save(&path).map_err(Failure::stage)?;
+            whole.layers.insert(layer, path);
+        }
+        finish(&whole, cx)
+    }
+}
+
+/// Describes the moments, whose layers are written, and writes what they say.
+fn finish(moments: &Moments, cx: &Cx<'_>) -> Result<(), Failure> {
+    let About { sequences, tokens, max_length, model } = &moments.about;
+    let protocol = Protocol { sequences: *sequences, tokens: *tokens, max_length: *max_length };
+    cx.progress.phase("figures", Some(moments.layers.len() as u64), "layers");
+    let mut layers = Vec::new();
+    for &index in moments.layers.keys() {
+        cx.check_stop()?;
+        let sums = moments.layer(index).map_err(Failure::stage)?;
+        layers.push(figures::layer(model, index, &sums).map_err(Failure::stage)?);
+        cx.progress.advance(1);
+    }
+    let figures = Figures { protocol, layers };
+    let summary = summary::write(&figures, model.sliding_window);
+    let picture = picture::draw(&figures).map_err(Failure::stage)?;
+    Analysis { figures, summary, picture }.save(&cx.output("analysis")).map_err(Failure::stage)?;
+    moments.describe(&cx.output("moments")).map_err(Failure::stage)
+}
+
+impl Analyze {
+    fn analyse(&self, shard: Option<Shard>, cx: &Cx<'_>) -> Result<(), Failure> {
         let checkpoint = self.model.load(cx, "model")?;
         let config = Config::parse(&checkpoint.config).map_err(Failure::stage)?;
-        let sequences = self.sequences(cx, &checkpoint)?;
+        let mut sequences = self.sequences(cx, &checkpoint)?;
+        if let Some(Shard { index, of }) = shard {
+            let all = sequences.calibration.len();
+            sequences.keep_share(index, of);
+            if sequences.calibration.is_empty() {
+                let error = AnalyzeError::EmptyShard { index, shards: of, sequences: all };
+                return Err(Failure::stage(error));
+            }
+        }
         let count = config.layers.len();
         let wanted = self.layers.clone().unwrap_or_else(|| (0..count).collect());
         if let Some(&layer) = wanted.iter().find(|&&layer| layer >= count) {
             return Err(Failure::stage(AnalyzeError::NoLayer { layer, count }));
         }
-        let (layers, moments) =
-            Pass { cx, checkpoint: &checkpoint, config: &config }.run(&sequences, &wanted)?;
-        let tokens = sequences.calibration.iter().map(Vec::len).sum();
-        let (documents, max_length) = (sequences.calibration.len(), self.max_length);
-        let protocol = Protocol { sequences: documents, tokens, max_length };
-        let figures = Figures { protocol, layers };
-        let summary = summary::write(&figures, config.sliding_window);
-        let picture = picture::draw(&figures).map_err(Failure::stage)?;
-        Analysis { figures, summary, picture }.save(&cx.output("analysis")).map_err(Failure::stage)?;
-        let about = About { sequences: documents, tokens, max_length };
-        let moments = Moments { about, layers: moments, held_out: sequences.held_out };
-        moments.save(&cx.output("moments")).map_err(Failure::stage)
+        let pass = Pass { cx, checkpoint: &checkpoint, config: &config, dir: cx.output("moments") };
+        let layers = pass.run(&sequences, &wanted)?;
+        let about = About {
+            sequences: sequences.calibration.len(),
+            tokens: sequences.calibration.iter().map(Vec::len).sum(),
+            max_length: self.max_length,
+            model: model(&config),
+        };
+        finish(&Moments { about, held_out: sequences.held_out, layers }, cx)
     }
-}
 
-impl Analyze {
     fn sequences(&self, cx: &Cx<'_>, checkpoint: &Checkpoint) -> Result<Sequences, Failure> {
         let texts: Vec<Document> = match (&self.split, &self.texts) {
             (Some(split), _) => split.load(cx, "split")?.0.into_iter().map(Document::from).collect(),
@@ -168,66 +238,16 @@ impl Analyze {
     }
 }
 
-/// One pass over the layers.
-struct Pass<'a> {
-    cx: &'a Cx<'a>,
-    checkpoint: &'a Checkpoint,
-    config: &'a Config,
-}
-
-type Results = (Vec<LayerFigures>, BTreeMap<usize, LayerMoments>);
-
-impl Pass<'_> {
-    fn run(&self, sequences: &Sequences, wanted: &[usize]) -> Result<Results, Failure> {
-        let batches = sequences.batches();
-        let embedded =
-            batches.iter().map(|batch| Shell::embed_from(self.checkpoint, self.config, &batch.ids));
-        let mut streams: Vec<Tensor> = embedded.collect::<Result<_, _>>().map_err(Failure::stage)?;
-        Shell::release(self.checkpoint);
-        let last = wanted.iter().copied().max().expect("checked not to be empty");
-        let tokens: usize = batches.iter().map(Batch::len).sum();
-        self.cx.progress.phase("analysing", Some((tokens * (last + 1)) as u64), "tokens");
-        let (mut figures, mut moments) = (Vec::new(), BTreeMap::new());
-        for index in 0..=last {
-            let watched = wanted.contains(&index);
-            let (layer, sums) = self.layer(index, watched, &batches, &mut streams)?;
-            Layer::release(self.checkpoint, index);
-            figures.extend(layer);
-            moments.extend(sums.map(|sums| (index, sums)));
-        }
-        Ok((figures, moments))
-    }
-
-    fn layer(
-        &self,
-        index: usize,
-        watched: bool,
-        batches: &[Batch],
-        streams: &mut [Tensor],
-    ) -> Result<(Option<LayerFigures>, Option<LayerMoments>), Failure> {
-        let config = self.config;
-        let layer = Layer::load(self.checkpoint, config, index).map_err(Failure::stage)?;
-        // Keys that are normalised are no linear map of the input, and what they are has no use for the conversion.
-        let full = watched && config.layers[index] == LayerKind::Full && !config.parts.qk_norm;
-        let read = || Projections::read(self.checkpoint, config, index);
-        let projections = full.then(read).transpose().map_err(Failure::stage)?;
-        let sinks = layer.sinks().map_err(Failure::stage)?;
-        let mut observer = Observer::new(config, index, sinks, projections.as_ref());
-        for (batch, x) in batches.iter().zip(streams) {
-            self.cx.check_stop()?;
-            let forward = if watched {
-                observer.expect(batch);
-                layer.forward(x, batch, &mut observer)
-            } else {
-                layer.forward(x, batch, &mut crate::model::probe::NoProbe)
-            };
-            *x = forward.map_err(Failure::stage)?;
-            self.cx.progress.advance(batch.len() as u64);
-        }
-        if !watched {
-            return Ok((None, None));
-        }
-        Ok((Some(observer.figures().map_err(Failure::stage)?), observer.moments()))
+fn model(config: &Config) -> Model {
+    Model {
+        num_attention_heads: config.num_attention_heads,
+        num_key_value_heads: config.num_key_value_heads,
+        head_dim: config.head_dim,
+        sliding_window: config.sliding_window,
+        num_local_experts: config.experts.map_or(0, |of| of.num_local_experts),
+        num_experts_per_tok: config.experts.map_or(0, |of| of.num_experts_per_tok),
+        inv_freq: config.rope.inv_freq(config.head_dim),
+        concentration: config.rope.concentration,
     }
 }
 

@@ -48,6 +48,15 @@ impl Sequences {
         sequences
     }
 
+    /// Leaves of the calibration sequences every `of`-th, from number `index` on.
+    pub(super) fn keep_share(&mut self, index: usize, of: usize) {
+        let mut at = 0;
+        self.calibration.retain(|_| {
+            at += 1;
+            (at - 1) % of == index
+        });
+    }
+
     /// Batches of whole sequences, in order.
     pub(super) fn batches(&self) -> Vec<Batch> {
         let mut batches = Vec::new();
@@ -93,6 +102,17 @@ mod tests {
         let limits = Limits { max_tokens: 25, max_length: 10, held_out: 100 };
         let sequences = Sequences::divide(ids(&[4]), &limits);
         assert_eq!((lengths(&sequences.calibration), sequences.held_out.len()), (vec![(0, 4)], 0));
+    }
+
+    #[test]
+    fn shares_are_all_there_is_and_none_twice() {
+        let share = |index| {
+            let mut sequences = Sequences { calibration: ids(&[1, 2, 3, 4, 5]), held_out: ids(&[9]) };
+            sequences.keep_share(index, 2);
+            assert_eq!(sequences.held_out, ids(&[9]));
+            lengths(&sequences.calibration)
+        };
+        assert_eq!((share(0), share(1)), (vec![(0, 1), (2, 3), (4, 5)], vec![(1, 2), (3, 4)]));
     }
 
     #[test]

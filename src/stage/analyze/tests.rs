@@ -8,12 +8,14 @@ use super::{observe::unrotated, *};
 use crate::{
     artifact::{
         checkpoint::{Draft, files_in},
+        moments::LayerMoments,
         texts::Text,
     },
+    engine::action::{Checkpoints, Progress, Quiet, Stop},
     kernel::host,
     math::linalg::congruence,
-    model::{Model, Probe, probe::AttentionSeen},
-    stage::testing::Bench,
+    model::{Batch, Model, Probe, probe::AttentionSeen},
+    stage::{streamed::budget::TooLittle, testing::Bench, weights::Projections},
 };
 
 /// A golden model with a tokenizer that knows the words `w0` to `w95`.
@@ -68,7 +70,9 @@ fn every_share_is_accounted_for() {
     let moments: Moments = bench.load("moments");
     assert_eq!(analysis.figures.protocol, Protocol { sequences: 3, tokens: 150, max_length: 64 });
     assert_eq!(moments.held_out.iter().map(Vec::len).collect::<Vec<_>>(), [9]);
-    assert_eq!(moments.layers.keys().copied().collect::<Vec<_>>(), [1, 3]);
+    assert_eq!(moments.layers.keys().copied().collect::<Vec<_>>(), [0, 1, 2, 3]);
+    let plain = |layer| moments.layer(layer).unwrap().plain.len();
+    assert_eq!([0, 1, 2, 3].map(plain), [0, 33 * 33, 0, 33 * 33], "only full layers have what svd needs");
     for layer in &analysis.figures.layers {
         for head in &layer.heads {
             let total = head.sink_mass + head.distance.iter().sum::<f64>();
@@ -98,7 +102,8 @@ fn key_energy_from_the_moments_equals_the_observed_one() {
     let config = Config::parse(&checkpoint.config).unwrap();
     let projections = Projections::read(&checkpoint, &config, 1).unwrap();
     let dim = config.hidden_size + 1;
-    let moment = MatRef::from_row_major_slice(&moments.layers[&1].plain, dim, dim);
+    let sums = moments.layer(1).unwrap();
+    let moment = MatRef::from_row_major_slice(&sums.plain, dim, dim);
     let keys = congruence(projections.k.as_ref(), moment);
     let trace: f64 = (0..keys.nrows()).map(|i| keys[(i, i)]).sum();
     let seen: f64 = analysis.figures.layers[1].pairs.iter().map(|pair| pair.key_energy).sum();
@@ -151,6 +156,118 @@ fn threads_do_not_change_a_byte_and_layers_can_be_chosen() {
     assert_eq!(one.bytes(), run(5).bytes());
     let analysis: Analysis = one.load("analysis");
     assert_eq!(analysis.figures.layers.iter().map(|l| l.layer).collect::<Vec<_>>(), [1, 2]);
+}
+
+/// The sums of all layers.
+fn sums(bench: &Bench) -> Vec<LayerMoments> {
+    let moments: Moments = bench.load("moments");
+    moments.layers.keys().map(|&layer| moments.layer(layer).unwrap()).collect()
+}
+
+#[test]
+fn the_sums_of_shards_are_those_of_the_whole() {
+    let lengths = [150, 60, 9, 70, 30];
+    let (_dir, whole) = bench("gptoss-mxfp4", &lengths);
+    let stage = stage("held-out-tokens = 60");
+    whole.run(&stage).unwrap();
+    let (_dir, divided) = bench("gptoss-mxfp4", &lengths);
+    let merged = divided.run_shards(&stage, 3).unwrap();
+    let (a, b): (Moments, Moments) = (whole.load("moments"), merged.load("moments"));
+    assert_eq!((&a.about, &a.held_out), (&b.about, &b.held_out));
+    assert!(a.held_out.iter().map(Vec::len).sum::<usize>() > 0);
+    for (one, other) in sums(&whole).iter_mut().zip(&mut sums(&merged)) {
+        assert_eq!(one.tokens, other.tokens);
+        let largest = |sum: &[f64]| sum.iter().fold(0f64, |most, x| most.max(x.abs()));
+        for ((name, sum), (_, merged)) in one.sums().into_iter().zip(other.sums()) {
+            assert_eq!(sum.len(), merged.len(), "{name}");
+            let scale = largest(sum);
+            // Products within a block of rows are f32; blocks are those of single sequences either way.
+            let far = sum.iter().zip(&*merged).find(|(a, b)| (*a - *b).abs() > 1e-12 * scale);
+            assert_eq!(far, None, "{name}, largest {scale}");
+        }
+    }
+    let load = |bench: &Bench| bench.load::<Analysis>("analysis").figures.layers[1].routing.load.clone();
+    assert_eq!(load(&whole), load(&merged));
+    let (_dir, few) = bench("gptoss-mxfp4", &[5, 6]);
+    let error = few.run_shards(&stage, 3).err().unwrap().to_string();
+    assert!(error.contains("3 shards share 1 sequences, and shard 1 has none"), "{error}");
+}
+
+/// Keeps the newest checkpoint in a folder, and asks for a stop once `last` were kept.
+struct Kept<'a> {
+    dir: &'a Path,
+    last: usize,
+    count: std::sync::atomic::AtomicUsize,
+    stop: Stop,
+}
+
+impl Checkpoints for Kept<'_> {
+    fn latest(&self) -> std::io::Result<Option<crate::artifact::Files>> {
+        let files = files_in(self.dir).map_err(std::io::Error::other)?;
+        Ok((!files.is_empty()).then_some(files))
+    }
+
+    fn publish(&self, dir: &Path) -> std::io::Result<()> {
+        for (name, path) in files_in(dir).map_err(std::io::Error::other)? {
+            std::fs::rename(path, self.dir.join(name))?;
+        }
+        if self.count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1 == self.last {
+            self.stop.raise();
+        }
+        Ok(())
+    }
+}
+
+/// Remembers what was said.
+#[derive(Default)]
+struct Says(std::sync::Mutex<Vec<String>>);
+
+impl Progress for Says {
+    fn phase(&self, _: &str, _: Option<u64>, _: &str) {}
+    fn advance(&self, _: u64) {}
+    fn note(&self, _: &str) {}
+    fn say(&self, text: &str) {
+        self.0.lock().unwrap().push(text.to_owned());
+    }
+}
+
+#[test]
+fn an_interrupted_pass_goes_on_behind_the_last_layer_and_ends_with_the_same_bytes() {
+    let (_dir, whole) = bench("gptoss-dense", &[150, 60]);
+    whole.run(&stage("")).unwrap();
+    for last in [1, 3] {
+        let (_dir, bench) = bench("gptoss-dense", &[150, 60]);
+        let dir = tempfile::tempdir().unwrap();
+        let kept = |last| Kept { dir: dir.path(), last, count: 0.into(), stop: Stop::default() };
+        let first = kept(last);
+        let stopped = bench.run_with(&stage(""), &Quiet, &first, &first.stop);
+        assert!(matches!(stopped, Err(Failure::Stopped)), "{stopped:?}");
+        let (second, says) = (kept(9), Says::default());
+        bench.run_with(&stage(""), &says, &second, &second.stop).unwrap();
+        assert_eq!(says.0.into_inner().unwrap()[0], format!("going on with layer {last}"));
+        assert_eq!(second.count.into_inner(), 3 - last, "what was done is not done again");
+        assert_eq!(bench.bytes(), whole.bytes());
+    }
+}
+
+#[test]
+fn a_budget_moves_hidden_states_into_a_file_or_is_refused_and_changes_no_byte() {
+    let (_dir, whole) = bench("gptoss-dense", &[150, 60]);
+    whole.run(&stage("")).unwrap();
+    // What is needed without the hidden states is told, so that much is given.
+    let (_dir, small) = bench("gptoss-dense", &[150, 60]);
+    let Err(Failure::Stage(error)) = small.memory(1000).run(&stage("")) else { panic!("it cannot fit") };
+    assert!(error.to_string().starts_with("`memory` is 1.0 kB, but this pass needs about 42"), "{error}");
+    let least = error.downcast_ref::<TooLittle>().unwrap().needs.least();
+    for (memory, said) in [(u64::MAX, 0), (least, 1)] {
+        let (_dir, bench) = bench("gptoss-dense", &[150, 60]);
+        let (bench, says, none) =
+            (bench.memory(memory), Says::default(), crate::engine::action::NoCheckpoints);
+        bench.run_with(&stage(""), &says, &none, &Stop::default()).unwrap();
+        let told = says.0.into_inner().unwrap();
+        assert_eq!(told.iter().filter(|line| line.contains("hidden states go into a file")).count(), said);
+        assert_eq!(bench.bytes(), whole.bytes());
+    }
 }
 
 #[test]

@@ -70,6 +70,7 @@ fn run_with(toml: &str, checkpoints: &dyn Checkpoints, stop: &Stop) -> Ran {
         log: dir.path().join("log"),
         seed: 7,
         device: "cpu".to_owned(),
+        memory: None,
         progress: &says,
         checkpoints,
         stop,

@@ -304,7 +304,8 @@ impl Svd {
         cx.progress.phase("reading moments", Some(full.len() as u64), "layers");
         let read = |layer: usize| {
             cx.check_stop()?;
-            let source = Source::read(checkpoint, config, (layer, &moments.layers[&layer]), options);
+            let sums = moments.layer(layer).map_err(Failure::stage)?;
+            let source = Source::read(checkpoint, config, (layer, &sums), options);
             cx.progress.advance(1);
             source.map_err(Failure::stage)
         };

@@ -96,7 +96,7 @@ impl Source {
         let dim = sizes.hidden + 1;
         let expected = [dim * dim, dim * dim, sizes.heads * sizes.heads, sizes.heads * sizes.d * sizes.d];
         let found = [&moments.plain, &moments.attended, &moments.overlap, &moments.query].map(Vec::len);
-        if expected != found || moments.turn_cos.len() != sizes.heads * sizes.pairs() {
+        if expected != found || moments.gauss.len() % sizes.heads != 0 {
             return Err(SvdError::OtherModel { layer });
         }
         let projections = Projections::read(checkpoint, config, layer)?;
@@ -112,7 +112,8 @@ impl Source {
             TokenWeights::None => mean(&moments.plain),
             TokenWeights::Both => 0.5 * (mean(&moments.attended) + mean(&moments.plain)),
         };
-        let multipliers = multipliers(moments, sizes, options.multiplier);
+        let turns = moments.turns(&config.rope.inv_freq(sizes.d));
+        let multipliers = multipliers(&turns, sizes, options.multiplier);
         let mut source = Self {
             layer,
             sizes,
@@ -126,7 +127,7 @@ impl Source {
             everything: 0.0,
         };
         source.sigma = congruence(source.content(&[]).as_ref(), moment.as_ref());
-        source.turning = source.turning_errors(moments);
+        source.turning = source.turning_errors(moments, &turns);
         source.everything = source.components(&[])?.error(0);
         Ok(source)
     }
@@ -201,13 +202,17 @@ impl Source {
     }
 
     /// Of each pair: what it costs to replace its rotation by the static multiplier, if phases of queries and keys are spread.
-    fn turning_errors(&self, moments: &LayerMoments) -> Vec<f64> {
+    fn turning_errors(
+        &self,
+        moments: &LayerMoments,
+        (turn_cos, turn_sin): &(Vec<f64>, Vec<f64>),
+    ) -> Vec<f64> {
         let Sizes { heads, kv_heads, d, concentration, .. } = self.sizes;
         let half = d / 2;
         let energy = |at: usize| self.sigma[(at, at)] + self.sigma[(at + half, at + half)];
         let pair = |j: usize| {
             let head = |h: usize| {
-                let (cos, sin) = (moments.turn_cos[h * half + j], moments.turn_sin[h * half + j]);
+                let (cos, sin) = (turn_cos[h * half + j], turn_sin[h * half + j]);
                 let (c, s) = self.multipliers[h][j];
                 // E |e^(−iθΔ) − (c − i s)|²; one YaRN factor of the logit's two squared is in `sigma`.
                 let miss = 1.0 + c * c + s * s - 2.0 * (c * cos + s * sin);
@@ -239,12 +244,16 @@ fn value_metric(projections: &Projections, overlap: &[f64], sizes: Sizes) -> Mat
 
 /// The constant that stands in for the rotation of each head and pair: mean cosine and sine of the angle, weighted by how much a
 /// logit's error matters.
-fn multipliers(moments: &LayerMoments, sizes: Sizes, kind: Multiplier) -> Vec<Vec<(f64, f64)>> {
+fn multipliers(
+    (turn_cos, turn_sin): &(Vec<f64>, Vec<f64>),
+    sizes: Sizes,
+    kind: Multiplier,
+) -> Vec<Vec<(f64, f64)>> {
     let half = sizes.pairs();
     let one = |h: usize, j: usize| match kind {
         Multiplier::One => (1.0, 0.0),
-        Multiplier::Real => (moments.turn_cos[h * half + j], 0.0),
-        Multiplier::Complex => (moments.turn_cos[h * half + j], moments.turn_sin[h * half + j]),
+        Multiplier::Real => (turn_cos[h * half + j], 0.0),
+        Multiplier::Complex => (turn_cos[h * half + j], turn_sin[h * half + j]),
     };
     (0..sizes.heads).map(|h| (0..half).map(|j| one(h, j)).collect()).collect()
 }

@@ -25,6 +25,8 @@ struct Calibrated {
     _dir: tempfile::TempDir,
     checkpoint: Checkpoint,
     moments: Moments,
+    /// The folders that the moments lie in.
+    _bench: Bench,
 }
 
 /// The golden model after `change`.
@@ -39,7 +41,7 @@ fn calibrated(name: &str, change: impl Fn(&mut Draft)) -> Calibrated {
     let analyze = "model = 'model'\ntexts = 'corpus'\nheld-out-tokens = 100\nlayers = [1, 2, 3]";
     let analyze = if name == "gptoss-dense" { analyze } else { &analyze.replace(", 3", "") };
     bench.run::<Analyze>(&toml::from_str(analyze).unwrap()).unwrap();
-    Calibrated { _dir: dir, checkpoint, moments: bench.load("moments") }
+    Calibrated { _dir: dir, checkpoint, moments: bench.load("moments"), _bench: bench }
 }
 
 impl Calibrated {
@@ -211,7 +213,8 @@ fn the_conversion_depends_on_the_calibration_and_is_best_where_it_was_calibrated
     let bench = Bench::new().input("model", &one.checkpoint).input("texts", &low);
     let analyze = "model = 'model'\ntexts = 'corpus'\nheld-out-tokens = 100\nlayers = [1, 2, 3]";
     bench.run::<Analyze>(&toml::from_str(analyze).unwrap()).unwrap();
-    let other = Calibrated { moments: bench.load("moments"), ..calibrated("gptoss-dense", |_| ()) };
+    let moments = bench.load("moments");
+    let other = Calibrated { moments, _bench: bench, ..calibrated("gptoss-dense", |_| ()) };
     let toml = "rope-pairs = 8\nkv-lora-rank = 12";
     let (wide, narrow) = (one.convert(toml).1, other.convert(toml).1);
     let name = "model.layers.1.self_attn.kv_b_proj.weight";
@@ -276,7 +279,10 @@ fn inputs_that_do_not_fit_are_named() {
     moments.layers.remove(&3);
     assert!(run(&model.checkpoint, &moments, toml).contains("lack the full-attention layers [3]"));
     moments = model.moments.clone();
-    moments.layers.get_mut(&1).unwrap().plain.pop();
+    let (dir, mut layer) = (tempfile::tempdir().unwrap(), moments.layer(1).unwrap());
+    layer.plain.pop();
+    moments.layers.insert(1, dir.path().join("shorter"));
+    layer.save(&moments.layers[&1]).unwrap();
     assert!(
         run(&model.checkpoint, &moments, toml).contains("layer 1: the moments are those of another model")
     );

@@ -1,0 +1,62 @@
+//! A pass that is interrupted goes on behind the last layer that was kept: hidden states and the stage's own files. Knows no model.
+
+use std::{fs, io, path::Path};
+
+use super::hidden::Hidden;
+use crate::engine::action::{Cx, Failure, Stopwatch};
+
+/// The residual streams behind a layer.
+const HIDDEN: &str = "hidden.f32";
+/// The first layer that is not done.
+const NEXT: &str = "next";
+/// What is smaller is kept behind every layer.
+const SMALL: u64 = 64 << 20;
+/// Seconds between two checkpoints of what is larger.
+const PAUSE: f64 = 120.0;
+
+/// Keeps and finds the state between two layers.
+pub(crate) struct Resume<'a> {
+    cx: &'a Cx<'a>,
+    since: Stopwatch,
+}
+
+impl<'a> Resume<'a> {
+    /// Restores what an interrupted run left: fills `hidden`, copies the stage's files into `own`, and returns the layer to go on with.
+    /// Without such a thing it is layer 0, and nothing is touched.
+    pub(crate) fn begin(cx: &'a Cx<'a>, hidden: &mut Hidden, own: &Path) -> Result<(Self, usize), Failure> {
+        let resume = Self { cx, since: Stopwatch::start() };
+        let Some(files) = cx.checkpoints.latest().map_err(Failure::stage)? else { return Ok((resume, 0)) };
+        let (Some(next), Some(states)) = (files.get(NEXT), files.get(HIDDEN)) else { return Ok((resume, 0)) };
+        let next: usize = fs::read_to_string(next)
+            .and_then(|text| text.trim().parse().map_err(io::Error::other))
+            .map_err(Failure::stage)?;
+        hidden.restore(states).map_err(Failure::stage)?;
+        for (name, path) in files.iter().filter(|(name, _)| ![HIDDEN, NEXT].contains(&name.as_str())) {
+            fs::copy(path, own.join(name)).map_err(Failure::stage)?;
+        }
+        cx.progress.say(&format!("going on with layer {next}"));
+        Ok((resume, next))
+    }
+
+    /// Keeps the state before layer `next`, unless that was done a short time ago and is large.
+    pub(crate) fn keep(&mut self, next: usize, hidden: &mut Hidden, own: &Path) -> Result<(), Failure> {
+        let files =
+            fs::read_dir(own).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(Failure::stage)?;
+        let mut bytes = hidden.bytes();
+        for file in &files {
+            bytes += file.metadata().map_err(Failure::stage)?.len();
+        }
+        if bytes > SMALL && self.since.seconds() < PAUSE {
+            return Ok(());
+        }
+        let dir = tempfile::tempdir_in(&self.cx.scratch).map_err(Failure::stage)?;
+        hidden.save(&dir.path().join(HIDDEN)).map_err(Failure::stage)?;
+        for file in &files {
+            fs::copy(file.path(), dir.path().join(file.file_name())).map_err(Failure::stage)?;
+        }
+        fs::write(dir.path().join(NEXT), next.to_string()).map_err(Failure::stage)?;
+        self.cx.checkpoints.publish(dir.path()).map_err(Failure::stage)?;
+        self.since = Stopwatch::start();
+        Ok(())
+    }
+}
