@@ -1,5 +1,7 @@
 //! Checkpoints: a model in Hugging Face layout (config, tokenizer, safetensors). Knows names and bytes, no architecture.
 
+pub mod shards;
+
 use std::{
     collections::BTreeMap,
     fs::{self, File},
