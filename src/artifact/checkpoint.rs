@@ -23,8 +23,26 @@ pub struct Checkpoint {
     /// `config.json` as written.
     pub config: Value,
     files: Files,
-    maps: Vec<Arc<Mmap>>,
+    regions: Vec<Region>,
     tensors: BTreeMap<String, Place>,
+}
+
+/// Bytes that tensors lie in.
+#[derive(Clone)]
+enum Region {
+    /// A file.
+    Map(Arc<Mmap>),
+    /// A tensor that was put over one of a file.
+    Memory(Bytes),
+}
+
+impl Region {
+    fn bytes(&self) -> &[u8] {
+        match self {
+            Self::Map(map) => map,
+            Self::Memory(bytes) => bytes,
+        }
+    }
 }
 
 /// Lets [`Bytes`] keep a map: whoever holds some of its bytes keeps it.
@@ -39,7 +57,7 @@ impl AsRef<[u8]> for Owner {
 /// Where a tensor lies.
 #[derive(Debug, Clone)]
 struct Place {
-    map: usize,
+    region: usize,
     bytes: Range<usize>,
     dtype: Dtype,
     shape: Vec<usize>,
@@ -70,14 +88,18 @@ impl Checkpoint {
         Some(Raw {
             dtype: place.dtype,
             shape: &place.shape,
-            bytes: &self.maps[place.map][place.bytes.clone()],
+            bytes: &self.regions[place.region].bytes()[place.bytes.clone()],
         })
     }
 
     /// The same bytes, which may outlive the checkpoint and are still those of the file.
     pub fn shared(&self, name: &str) -> Option<Bytes> {
         let place = self.tensors.get(name)?;
-        Some(Bytes::from_owner(Owner(self.maps[place.map].clone())).slice(place.bytes.clone()))
+        let whole = match &self.regions[place.region] {
+            Region::Map(map) => Bytes::from_owner(Owner(map.clone())),
+            Region::Memory(bytes) => bytes.clone(),
+        };
+        Some(whole.slice(place.bytes.clone()))
     }
 
     /// Gives the memory back in which tensors with this beginning of their names lie. They are read from the file again when they are
@@ -85,17 +107,36 @@ impl Checkpoint {
     pub fn release(&self, prefix: &str) {
         let places = self.tensors.range(prefix.to_owned()..).take_while(|(name, _)| name.starts_with(prefix));
         for (_, place) in places {
+            let Region::Map(map) = &self.regions[place.region] else { continue };
             #[expect(unsafe_code, reason = "advice on a memory map")]
             // SAFETY: the map is of a file and read-only, so pages that are taken away come back with the same bytes.
             let advised = unsafe {
                 let (from, n) = (place.bytes.start, place.bytes.len());
-                self.maps[place.map].unchecked_advise_range(UncheckedAdvice::DontNeed, from, n)
+                map.unchecked_advise_range(UncheckedAdvice::DontNeed, from, n)
             };
             // The bytes are right either way.
             if let Err(error) = advised {
                 tracing::debug!(%error, "a part of the model stays in memory");
             }
         }
+    }
+
+    /// The same files with another `config.json`, without the tensors that `gone` names, and with `tensors` over what is left.
+    #[must_use]
+    pub fn overlaid(
+        &self,
+        config: Value,
+        gone: impl Fn(&str) -> bool,
+        tensors: BTreeMap<String, Owned>,
+    ) -> Self {
+        let (mut places, mut regions) = (self.tensors.clone(), self.regions.clone());
+        places.retain(|name, _| !gone(name));
+        for (name, Owned { dtype, shape, bytes }) in tensors {
+            let place = Place { region: regions.len(), bytes: 0..bytes.len(), dtype, shape };
+            places.insert(name, place);
+            regions.push(Region::Memory(bytes.into()));
+        }
+        Self { config, files: self.files.clone(), regions, tensors: places }
     }
 
     /// The path of a file such as `tokenizer.json`.
@@ -113,10 +154,7 @@ impl Checkpoint {
     }
 
     fn add(&mut self, name: &str, path: &Path) -> Result<(), ArtifactError> {
-        let data = File::open(path).map_err(ArtifactError::io(path))?;
-        #[expect(unsafe_code, reason = "multi-gigabyte weights are mapped, not read")]
-        // SAFETY: artifacts are immutable once published; the store never writes to a blob again.
-        let map = unsafe { Mmap::map(&data) }.map_err(ArtifactError::io(path))?;
+        let map = mapped(path)?;
         let malformed = |why: String| ArtifactError::Malformed {
             kind: Self::KIND,
             file: name.to_owned(),
@@ -128,7 +166,7 @@ impl Checkpoint {
         for (tensor, view) in parsed.iter() {
             let from = view.data().as_ptr() as usize - start;
             let place = Place {
-                map: self.maps.len(),
+                region: self.regions.len(),
                 bytes: from..from + view.data().len(),
                 dtype: view.dtype(),
                 shape: view.shape().to_vec(),
@@ -137,9 +175,18 @@ impl Checkpoint {
                 return Err(malformed(format!("tensor `{tensor}` is in another shard too")));
             }
         }
-        self.maps.push(Arc::new(map));
+        self.regions.push(Region::Map(Arc::new(map)));
         Ok(())
     }
+}
+
+/// Maps a file of an artifact into memory.
+pub(super) fn mapped(path: &Path) -> Result<Mmap, ArtifactError> {
+    let file = File::open(path).map_err(ArtifactError::io(path))?;
+    #[expect(unsafe_code, reason = "multi-gigabyte weights are mapped, not read")]
+    // SAFETY: artifacts are immutable once published; the store never writes to a blob again.
+    let map = unsafe { Mmap::map(&file) };
+    map.map_err(ArtifactError::io(path))
 }
 
 impl Artifact for Checkpoint {
@@ -155,11 +202,11 @@ impl Artifact for Checkpoint {
     fn load(files: &Files) -> Result<Self, ArtifactError> {
         let config = read_json(Self::KIND, files, "config.json")?;
         let mut checkpoint =
-            Self { config, files: files.clone(), maps: Vec::new(), tensors: BTreeMap::new() };
+            Self { config, files: files.clone(), regions: Vec::new(), tensors: BTreeMap::new() };
         for (name, path) in files.iter().filter(|(name, _)| name.ends_with(".safetensors")) {
             checkpoint.add(name, path)?;
         }
-        if checkpoint.maps.is_empty() {
+        if checkpoint.regions.is_empty() {
             return Err(ArtifactError::Missing { kind: Self::KIND, file: WEIGHTS.to_owned() });
         }
         Ok(checkpoint)

@@ -9,6 +9,7 @@ use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 
 pub(crate) mod arch;
 pub mod attention;
+pub mod bf16_linear;
 pub mod cross_entropy;
 pub mod exp;
 pub mod fake_quant;

@@ -14,7 +14,7 @@ mod packed;
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-pub use self::packed::{Packed, Part};
+pub use self::packed::{Bf16Bytes, Element, Packed, Part};
 use super::arch::arch;
 
 /// Columns of a panel: the lanes of the widest vectors.
@@ -27,11 +27,11 @@ const DEPTH: usize = 768;
 /// Columns of the right-hand matrix that are packed at one time.
 const PART: usize = 64 * PANEL;
 
-/// Rows of the left-hand matrix: row `i` is `data[i * stride..][..inner]`.
+/// Rows of a matrix, such as the left-hand one: row `i` is `data[i * stride..][..inner]`.
 #[derive(Debug, Clone, Copy)]
-pub struct Left<'a> {
+pub struct Left<'a, E = f32> {
     /// The elements.
-    pub data: &'a [f32],
+    pub data: &'a [E],
     /// From one row to the next.
     pub stride: usize,
 }
@@ -73,6 +73,10 @@ pub enum Right<'a> {
     Columns(&'a [f32]),
     /// Row `k` is `data[k * cols..][..cols]`.
     Rows(&'a [f32]),
+    /// As [`Self::Columns`], in BF16.
+    Bf16Columns(&'a [Bf16Bytes]),
+    /// As [`Self::Rows`], in BF16.
+    Bf16Rows(&'a [Bf16Bytes]),
 }
 
 /// `out += a · b` with `inner` terms in a sum; `out` is row-major with `cols` columns. Rows are shared among threads. The right-hand matrix
@@ -82,17 +86,23 @@ pub fn product(out: &mut [f32], a: Left<'_>, b: Right<'_>, [inner, cols]: [usize
     for from in (0..cols).step_by(PART) {
         let width = PART.min(cols - from);
         let part = match b {
-            Right::Columns(data) => {
-                Packed::of_columns(Left { data: &data[from * inner..], stride: inner }, inner, width)
-            }
-            Right::Rows(data) => {
-                Packed::of_rows(Left { data: &data[from.min(data.len())..], stride: cols }, inner, width)
-            }
+            Right::Columns(data) => packed_columns(data, from, [inner, width]),
+            Right::Bf16Columns(data) => packed_columns(data, from, [inner, width]),
+            Right::Rows(data) => packed_rows((data, cols), from, [inner, width]),
+            Right::Bf16Rows(data) => packed_rows((data, cols), from, [inner, width]),
         };
         out.par_chunks_mut((BLOCK * cols).max(1)).enumerate().for_each(|(block, rows)| {
             arch.dispatch(Task::of(block, Out { rows, stride: cols, from }, a, part.whole()));
         });
     }
+}
+
+fn packed_columns<E: Element>(data: &[E], from: usize, [inner, width]: [usize; 2]) -> Packed {
+    Packed::of_columns(Left { data: &data[from * inner..], stride: inner }, inner, width)
+}
+
+fn packed_rows<E: Element>((data, stride): (&[E], usize), from: usize, [inner, width]: [usize; 2]) -> Packed {
+    Packed::of_rows(Left { data: &data[from.min(data.len())..], stride }, inner, width)
 }
 
 /// Columns of an output, from `from` on, in whole rows.

@@ -3,9 +3,9 @@
 
 use std::collections::BTreeMap;
 
-use candle_core::{Device, Tensor, Var};
+use candle_core::{Tensor, Var};
 
-use crate::artifact::checkpoint::{Checkpoint, Raw};
+use crate::artifact::checkpoint::Checkpoint;
 
 use super::{
     batch::Batch,
@@ -16,6 +16,7 @@ use super::{
         latent::LatentAttention,
         linear::Linear,
         moe::Moe,
+        table::Table,
     },
     config::{Config, Experts, Latent, LayerKind},
     params::{ModelError, Param, Params},
@@ -36,10 +37,10 @@ pub struct Model {
 
 /// What surrounds the layers.
 pub struct Shell {
-    embed_tokens: Param,
+    embed_tokens: Table,
     norm: RmsNorm,
     /// Output head [vocab, hidden].
-    pub lm_head: Linear,
+    pub lm_head: Table,
 }
 
 /// One decoder layer.
@@ -96,7 +97,7 @@ impl Model {
 }
 
 impl Shell {
-    /// Loads embedding, final norm and head, frozen.
+    /// Loads embedding, final norm and head, frozen; of what is stored in BF16 nothing of the vocabulary's size is made.
     pub fn load(checkpoint: &Checkpoint, config: &Config) -> Result<Self, ModelError> {
         let params = Params::new(checkpoint, &|_| false);
         let shell = Self::read(&params, config);
@@ -106,16 +107,16 @@ impl Shell {
 
     fn read(params: &Params<'_>, config: &Config) -> Self {
         let (hidden, vocab) = (config.hidden_size, config.vocab_size);
-        let embed_tokens = params.get("model.embed_tokens.weight", &[vocab, hidden]);
+        let embed_tokens = params.table("model.embed_tokens.weight", [vocab, hidden]);
         let head = if config.tie_word_embeddings {
             embed_tokens.clone()
         } else {
-            params.get("lm_head.weight", &[vocab, hidden])
+            params.table("lm_head.weight", [vocab, hidden])
         };
         Self {
             embed_tokens,
             norm: RmsNorm { weight: params.get("model.norm.weight", &[hidden]), eps: config.rms_norm_eps },
-            lm_head: Linear { weight: head, bias: None },
+            lm_head: head,
         }
     }
 
@@ -126,30 +127,13 @@ impl Shell {
         }
     }
 
-    /// Embedding rows [t, hidden] straight from the checkpoint: nothing of the vocabulary's size is made.
-    pub fn embed_from(checkpoint: &Checkpoint, config: &Config, ids: &[u32]) -> Result<Tensor, ModelError> {
-        let (name, vocab_size, hidden) = ("model.embed_tokens.weight", config.vocab_size, config.hidden_size);
-        let plain = checkpoint.raw(name).filter(|raw| raw.shape == [vocab_size, hidden]);
-        let Some(raw) = plain.filter(|raw| raw.row(0).and_then(Raw::to_f32).is_some()) else {
-            // Another form, or a fault, which this tells.
-            return Self::load(checkpoint, config)?.embed(ids);
-        };
-        let mut values = Vec::with_capacity(ids.len() * hidden);
-        for &id in ids {
-            let row = raw.row(id as usize).ok_or(ModelError::TokenId { id, vocab_size })?;
-            values.extend(row.to_f32().into_iter().flatten());
-        }
-        Ok(Tensor::from_vec(values, (ids.len(), hidden), &Device::Cpu)?)
-    }
-
     /// Embedding rows [t, hidden].
     pub fn embed(&self, ids: &[u32]) -> Result<Tensor, ModelError> {
-        let vocab_size = self.embed_tokens.tensor.dim(0)?;
+        let vocab_size = self.embed_tokens.vocab()?;
         if let Some(&id) = ids.iter().find(|&&id| id as usize >= vocab_size) {
             return Err(ModelError::TokenId { id, vocab_size });
         }
-        let ids = Tensor::from_slice(ids, ids.len(), &Device::Cpu)?;
-        Ok(self.embed_tokens.tensor.index_select(&ids, 0)?)
+        Ok(self.embed_tokens.rows(ids)?)
     }
 
     /// The final norm.

@@ -12,10 +12,10 @@ use safetensors::Dtype;
 
 use crate::{
     artifact::checkpoint::{Checkpoint, Raw},
-    kernel::{mxfp4, mxfp4_linear::Mxfp4},
+    kernel::{bf16_linear::Bf16, mxfp4, mxfp4_linear::Mxfp4},
 };
 
-use super::config::ConfigError;
+use super::{block::table::Table, config::ConfigError};
 
 /// A parameter and whether it trains.
 #[derive(Debug, Clone)]
@@ -86,6 +86,16 @@ impl<'a> Params<'a> {
     pub fn get(&self, name: &str, shape: &[usize]) -> Param {
         let values = self.values(name, shape);
         self.param(name, shape, values)
+    }
+
+    /// A matrix with a row for each token id. Frozen BF16 stays in the bytes of the file; all else is as [`Self::get`] has it.
+    pub fn table(&self, name: &str, shape: [usize; 2]) -> Table {
+        let bf16 =
+            self.checkpoint.raw(name).is_some_and(|raw| raw.dtype == Dtype::BF16 && raw.shape == shape);
+        match self.checkpoint.shared(name).filter(|_| bf16 && !(self.trainable)(name)) {
+            Some(bytes) => Table::Bf16(Bf16::new(bytes, shape)),
+            None => Table::Floats(self.get(name, &shape)),
+        }
     }
 
     /// A stack of expert matrices [experts, out, in], from either form of the checkpoint: MXFP4 (`name_blocks`, `name_scales`,

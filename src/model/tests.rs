@@ -6,8 +6,8 @@ use super::{
     *,
 };
 use crate::{
-    artifact::checkpoint::Owned,
-    kernel::testing::{check_gradients, close, flat},
+    artifact::checkpoint::{Checkpoint, Owned},
+    kernel::testing::{bits, check_gradients, close, flat},
 };
 
 const MIXED: [&str; 3] = [SLIDING, LATENT, FULL];
@@ -42,20 +42,31 @@ fn a_batch_is_its_documents_one_by_one_in_any_order() {
 }
 
 #[test]
-fn embedding_rows_are_the_same_from_the_file() {
-    let (_dir, checkpoint) = checkpoint(&draft(&[FULL]));
-    let config = Config::parse(&checkpoint.config).unwrap();
-    let ids = [3, 0, 30, 3];
-    let of = |embedded: Result<candle_core::Tensor, ModelError>| {
-        embedded.map(|x| flat(&x)).map_err(|e| e.to_string())
+fn embedding_and_head_in_bf16_give_the_bits_of_their_floats() {
+    let mut draft = draft(&[FULL]);
+    for name in ["model.embed_tokens.weight", "lm_head.weight"] {
+        let raw = draft.tensors.get_mut(name).unwrap();
+        let values: Vec<f32> =
+            raw.bytes.chunks_exact(4).map(|b| f32::from_le_bytes(b.try_into().unwrap())).collect();
+        *raw = Owned::bf16(&raw.shape, &values);
+    }
+    let (_dir, packed) = checkpoint(&draft);
+    for name in ["model.embed_tokens.weight", "lm_head.weight"] {
+        let raw = packed.raw(name).unwrap();
+        draft.tensors.insert(name.to_owned(), Owned::f32(raw.shape, &raw.to_f32().unwrap()));
+    }
+    let (_dir, floats) = checkpoint(&draft);
+    let of = |checkpoint: &Checkpoint| {
+        let model = Model::frozen(checkpoint).unwrap();
+        checkpoint.release("model.");
+        bits(&model.logits(&Batch::new([&[3, 0, 30, 3][..]]), &mut NoProbe).unwrap())
     };
-    let shell = Shell::load(&checkpoint, &config).unwrap();
-    assert_eq!(of(Shell::embed_from(&checkpoint, &config, &ids)), of(shell.embed(&ids)));
-    let outside = of(Shell::embed_from(&checkpoint, &config, &[1, 31]));
-    assert_eq!(outside, of(shell.embed(&[1, 31])));
-    assert!(outside.unwrap_err().contains("token id 31"));
-    checkpoint.release("model.");
-    assert_eq!(of(Shell::embed_from(&checkpoint, &config, &ids)), of(shell.embed(&ids)), "pages come back");
+    assert_eq!(of(&packed), of(&floats), "also after the pages went away");
+    for checkpoint in [&packed, &floats] {
+        let config = Config::parse(&checkpoint.config).unwrap();
+        let error = Shell::load(checkpoint, &config).unwrap().embed(&[1, 31]).unwrap_err().to_string();
+        assert!(error.contains("token id 31"), "{error}");
+    }
 }
 
 #[test]
@@ -200,7 +211,7 @@ fn what_is_frozen_gets_no_gradient() {
     let grads = hidden.sum_all().unwrap().backward().unwrap();
     let grad = grads.get(model.vars.values().next().unwrap().as_tensor()).expect("the one that trains");
     assert!(flat(grad).iter().any(|g| g.abs() > 1e-6));
-    assert!(grads.get(&model.shell.lm_head.weight.tensor).is_none());
+    assert!(grads.get(&model.shell.lm_head.floats().unwrap()).is_none());
     assert!(model.layers.iter().all(|layer| match &layer.mlp {
         Mlp::Experts(moe) => match &moe.gate_up {
             ExpertWeights::Dense(weights) => grads.get(&weights.tensor).is_none(),

@@ -234,7 +234,7 @@ mod tests {
 
     #[test]
     fn what_is_written_is_read_back_whatever_the_size_of_a_shard() {
-        for (limit, shards) in [(LIMIT, 1), (19, 1), (18, 2), (11, 2), (10, 3), (1, 3)] {
+        for (limit, shards) in [(LIMIT, 1), (19, 1), (18, 2), (11, 2), (10, 3), (1, 4)] {
             let (dir, written) = written(limit);
             assert_eq!(written, Written { bytes: 19, shards }, "{limit}");
             let checkpoint = Checkpoint::load(&files_in(dir.path()).unwrap()).unwrap();

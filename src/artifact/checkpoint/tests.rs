@@ -199,3 +199,24 @@ fn a_folder_lists_its_own_files_only() {
     .unwrap();
     assert_eq!(load(dir.path()).unwrap().names().count(), 4, "a second copy below is not looked at");
 }
+
+#[test]
+fn tensors_over_a_file_are_read_in_their_place_and_the_file_stays() {
+    let dir = tempfile::tempdir().unwrap();
+    let tensors = [("a", 1.0), ("b", 2.0), ("c", 3.0)];
+    let tensors = tensors.map(|(name, x)| (name.to_owned(), Owned::f32(&[1], &[x]))).into();
+    Draft { tensors, ..Draft::default() }.save(dir.path()).unwrap();
+    let below = Checkpoint::load(&files_in(dir.path()).unwrap()).unwrap();
+    let over = [("b", 4.0), ("d", 5.0)].map(|(name, x)| (name.to_owned(), Owned::f32(&[1], &[x]))).into();
+    let above = below.overlaid(serde_json::json!({"x": 1}), |name| name == "a", over);
+    let value = |checkpoint: &Checkpoint, name: &str| {
+        let raw = checkpoint.raw(name).map(|raw| raw.to_f32().unwrap()[0]);
+        assert_eq!(raw.is_some(), checkpoint.shared(name).is_some());
+        above.release(name);
+        raw
+    };
+    assert_eq!(above.names().collect::<Vec<_>>(), ["b", "c", "d"]);
+    assert_eq!(["a", "b", "c", "d"].map(|name| value(&above, name)), [None, Some(4.0), Some(3.0), Some(5.0)]);
+    assert_eq!(["a", "b", "c", "d"].map(|name| value(&below, name)), [Some(1.0), Some(2.0), Some(3.0), None]);
+    assert_eq!((&above.config["x"], &below.config["x"]), (&1.into(), &Value::Null));
+}

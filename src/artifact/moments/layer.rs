@@ -1,12 +1,15 @@
 //! The sums of one layer: their meaning, their file, their addition. Knows no other layer.
 
-use std::{collections::HashMap, fs::File, path::Path};
+use std::{collections::HashMap, path::Path};
 
 use memmap2::Mmap;
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 use serde::{Deserialize, Serialize};
 
-use super::{super::ArtifactError, KIND};
+use super::{
+    super::{ArtifactError, checkpoint::mapped},
+    KIND,
+};
 
 /// One layer's sums over tokens. `D` is the hidden size, `n` the query heads, `g` the key/value heads, `d` the head width, `P = d / 2` the
 /// rotary pairs, `E` the experts; `a` are attention weights with the sink in the denominator, `s` a key's token and `t` a query's. What a
@@ -188,10 +191,7 @@ fn open(path: &Path, name: &str) -> Result<(Mmap, About), ArtifactError> {
         place: place.to_owned(),
         why,
     };
-    let file = File::open(path).map_err(ArtifactError::io(path))?;
-    #[expect(unsafe_code, reason = "hundreds of megabytes are mapped, not read")]
-    // SAFETY: artifacts are immutable once published; the store never writes to a blob again.
-    let map = unsafe { Mmap::map(&file) }.map_err(ArtifactError::io(path))?;
+    let map = mapped(path)?;
     let tensors = SafeTensors::deserialize(&map).map_err(|e| malformed("header", e.to_string()))?;
     let (_, header) = SafeTensors::read_metadata(&map).map_err(|e| malformed("header", e.to_string()))?;
     let about = header.metadata().as_ref().and_then(|metadata| metadata.get(ABOUT));

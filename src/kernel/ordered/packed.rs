@@ -6,6 +6,27 @@ use rayon::prelude::*;
 
 use super::{Left, PANEL};
 
+/// What a matrix is packed from.
+pub trait Element: Copy + Sync {
+    /// Its value, exactly.
+    fn to_f32(self) -> f32;
+}
+
+impl Element for f32 {
+    fn to_f32(self) -> f32 {
+        self
+    }
+}
+
+/// A BF16 number as a file has it, little-endian and at any address.
+pub type Bf16Bytes = [u8; 2];
+
+impl Element for Bf16Bytes {
+    fn to_f32(self) -> f32 {
+        f32::from_bits(u32::from(u16::from_le_bytes(self)) << 16)
+    }
+}
+
 /// The right-hand matrix of a product, `inner` × `cols`, stored in panels of sixteen columns.
 #[derive(Debug, Clone, Default)]
 pub struct Packed {
@@ -22,14 +43,14 @@ impl Packed {
     }
 
     /// Packs a matrix whose columns lie in memory as rows: column `j` is `data[j * stride..][..inner]`.
-    pub fn of_columns(columns: Left<'_>, inner: usize, cols: usize) -> Self {
+    pub fn of_columns<E: Element>(columns: Left<'_, E>, inner: usize, cols: usize) -> Self {
         let mut packed = Self::zeros(inner, cols);
         packed.panels().for_each(|(panel, rows)| {
             let rows = rows.as_chunks_mut::<PANEL>().0;
             for lane in 0..PANEL.min(cols - panel * PANEL) {
                 let column = &columns.data[(panel * PANEL + lane) * columns.stride..][..inner];
                 for (row, x) in rows.iter_mut().zip(column) {
-                    row[lane] = *x;
+                    row[lane] = x.to_f32();
                 }
             }
         });
@@ -37,15 +58,15 @@ impl Packed {
     }
 
     /// Packs a matrix whose rows lie in memory as rows: row `k` is `data[k * stride..][..cols]`.
-    pub fn of_rows(rows: Left<'_>, inner: usize, cols: usize) -> Self {
+    pub fn of_rows<E: Element>(rows: Left<'_, E>, inner: usize, cols: usize) -> Self {
         let mut packed = Self::zeros(inner, cols);
         packed.panels().for_each(|(panel, to)| {
             let width = PANEL.min(cols - panel * PANEL);
             for (k, to) in to.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
                 let from = &rows.data[k * rows.stride + panel * PANEL..][..width];
-                match from.first_chunk() {
-                    Some(whole) => *to = *whole,
-                    None => to[..width].copy_from_slice(from),
+                match from.first_chunk::<PANEL>() {
+                    Some(whole) => *to = whole.map(E::to_f32),
+                    None => to.iter_mut().zip(from).for_each(|(to, x)| *to = x.to_f32()),
                 }
             }
         });

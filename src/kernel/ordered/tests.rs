@@ -140,7 +140,7 @@ fn nothing_times_anything_is_nothing() {
     product_here(
         &mut out,
         Left { data: &[], stride: 0 },
-        Packed::of_rows(Left { data: &[], stride: 1 }, 0, 1).whole(),
+        Packed::of_rows(Left::<f32> { data: &[], stride: 1 }, 0, 1).whole(),
     );
     assert_eq!(out.map(f32::to_bits), [3.0_f32.to_bits()], "an empty sum adds nothing");
 }

@@ -5,6 +5,7 @@ pub mod gated;
 pub mod latent;
 pub mod linear;
 pub mod moe;
+pub mod table;
 
 use candle_core::{Result, Tensor};
 

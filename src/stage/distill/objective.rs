@@ -79,8 +79,8 @@ fn kl(student: &Model, teacher: &Model, batch: &Batch) -> Result<(f32, Tensor), 
     let (_, weights) = batch.next_tokens();
     let norm = weights.iter().sum();
     let weights: Arc<[f32]> = weights.into();
-    let head = &teacher.shell.lm_head.weight.tensor;
-    let loss = linear_kl(&hidden, &Teacher { hidden: &target, head, weights: &weights, norm })?;
+    let head = teacher.shell.lm_head.floats()?;
+    let loss = linear_kl(&hidden, &Teacher { hidden: &target, head: &head, weights: &weights, norm })?;
     let value = host(&loss)?[0];
     Ok((value, loss))
 }

@@ -43,8 +43,9 @@ pub(crate) fn embed<'b>(
     batches: impl Iterator<Item = &'b Batch>,
     failed: impl Fn(ModelError) -> Failure,
 ) -> Result<(), Failure> {
+    let shell = Shell::load(checkpoint, config).map_err(&failed)?;
     for (i, batch) in batches.enumerate() {
-        let x = Shell::embed_from(checkpoint, config, &batch.ids).map_err(&failed)?;
+        let x = shell.embed(&batch.ids).map_err(&failed)?;
         hidden.put(i, x).map_err(Failure::stage)?;
     }
     Shell::release(checkpoint);

@@ -1,10 +1,7 @@
 //! Splits a cache budget between rotated pairs and latent width: every split's predicted error, and measured divergence for the
 //! best of them. Knows no tensor of the checkpoint.
 
-use crate::{
-    artifact::conversion::Candidate,
-    math::{linalg::LinalgError, low_rank::Components},
-};
+use crate::{artifact::conversion::Candidate, math::linalg::LinalgError};
 
 use super::source::Source;
 
@@ -12,7 +9,8 @@ use super::source::Source;
 pub(super) struct Part {
     /// Rotated pairs, ascending.
     pub(super) rotated: Vec<usize>,
-    pub(super) components: Components,
+    /// Error of a latent of no width at all.
+    pub(super) content: f64,
     /// Latent error at the split's rank, summed over tokens.
     pub(super) latent_error: f64,
     /// Error of the pairs that are not rotated.
@@ -57,7 +55,7 @@ pub(super) fn split(
         let part = Part {
             latent_error: components.error(rank),
             rope_error: still.iter().map(|&pair| source.turning[pair]).sum(),
-            components,
+            content: components.error(0),
             rotated,
         };
         predicted += part.latent_error + part.rope_error;

@@ -8,8 +8,9 @@ use std::collections::BTreeMap;
 use faer::Mat;
 
 use crate::{
-    artifact::checkpoint::{Checkpoint, Owned},
+    artifact::checkpoint::Owned,
     math::{linalg::product, low_rank::LowRank},
+    stage::weights::Projections,
 };
 
 use super::{
@@ -19,7 +20,7 @@ use super::{
 
 /// The attention tensors of a converted layer by their name after `self_attn.`; what is not here stays as it was.
 pub(super) fn fold(
-    source: &Source,
+    (source, projections): (&Source, &Projections),
     rotated: &[usize],
     map: &LowRank,
     dtype: Dtype,
@@ -31,34 +32,13 @@ pub(super) fn fold(
         tensors.insert(format!("{name}.weight"), owned(&weight, dtype));
         tensors.insert(format!("{name}.bias"), vector(with_bias, hidden, dtype));
     };
-    put("q_proj", &queries(source, rotated));
+    put("q_proj", &queries(source, projections, rotated));
     if !rotated.is_empty() {
-        put("k_rope_proj", &rotated_keys(source, rotated));
+        put("k_rope_proj", &rotated_keys(source, projections, rotated));
     }
-    let (down, up) = latent(source, rotated, map);
+    let (down, up) = latent((source, projections), rotated, map);
     put("kv_a_proj", &down);
     tensors.insert("kv_b_proj.weight".to_owned(), owned(&up, dtype));
-    tensors
-}
-
-/// All tensors of layer `source.layer` with `attention` in place of its dense projections of keys and values.
-pub(super) fn layer_tensors(
-    checkpoint: &Checkpoint,
-    layer: usize,
-    attention: &BTreeMap<String, Owned>,
-) -> BTreeMap<String, Owned> {
-    let prefix = format!("model.layers.{layer}.");
-    let mut tensors = BTreeMap::new();
-    for name in checkpoint.names().filter(|name| name.starts_with(&prefix)) {
-        if !is_dense_key_value(name) {
-            let raw = checkpoint.raw(name).expect("listed by the checkpoint itself");
-            let owned = Owned { dtype: raw.dtype, shape: raw.shape.to_vec(), bytes: raw.bytes.to_vec() };
-            tensors.insert(name.to_owned(), owned);
-        }
-    }
-    for (name, tensor) in attention {
-        tensors.insert(format!("{prefix}self_attn.{name}"), tensor.clone());
-    }
     tensors
 }
 
@@ -68,9 +48,9 @@ pub(super) fn is_dense_key_value(name: &str) -> bool {
 }
 
 /// Query rows per head: un-rotated with multiplier and YaRN's factor, then rotated as they are.
-fn queries(source: &Source, rotated: &[usize]) -> Mat<f64> {
+fn queries(source: &Source, projections: &Projections, rotated: &[usize]) -> Mat<f64> {
     let Sizes { heads, d, concentration, .. } = source.sizes;
-    let q = &source.projections.q;
+    let q = &projections.q;
     let half = d / 2;
     let still = source.sizes.others(rotated);
     let turned = source.sizes.dims(rotated);
@@ -87,19 +67,23 @@ fn queries(source: &Source, rotated: &[usize]) -> Mat<f64> {
 }
 
 /// Rotated key rows per key/value head.
-fn rotated_keys(source: &Source, rotated: &[usize]) -> Mat<f64> {
+fn rotated_keys(source: &Source, projections: &Projections, rotated: &[usize]) -> Mat<f64> {
     let Sizes { kv_heads, d, .. } = source.sizes;
     let dims = source.sizes.dims(rotated);
-    let k = &source.projections.k;
+    let k = &projections.k;
     Mat::from_fn(kv_heads * dims.len(), k.ncols(), |i, j| k[(i / dims.len() * d + dims[i % dims.len()], j)])
 }
 
 /// `kv_a_proj` with its bias as last column, and `kv_b_proj` with its rows in the order of the heads.
 ///
 /// Any invertible map between the two is free; each latent channel is scaled so that its row and its column have equal norms.
-fn latent(source: &Source, rotated: &[usize], map: &LowRank) -> (Mat<f64>, Mat<f64>) {
+fn latent(
+    (source, projections): (&Source, &Projections),
+    rotated: &[usize],
+    map: &LowRank,
+) -> (Mat<f64>, Mat<f64>) {
     let Sizes { kv_heads, d, hidden, .. } = source.sizes;
-    let mut down = product(map.down.as_ref(), source.content(rotated).as_ref());
+    let mut down = product(map.down.as_ref(), source.content(projections, rotated).as_ref());
     let nope = d - 2 * rotated.len();
     let (keys, width) = (kv_heads * nope, nope + d);
     let mut up = Mat::from_fn(kv_heads * width, map.up.ncols(), |i, j| {

@@ -1,6 +1,4 @@
-//! A conversion under way: the parity gate, the splits of the budget, their measurement, the new checkpoint.
-
-use std::collections::BTreeMap;
+//! A conversion under way: the parity gate, the splits of the budget, their measurement. Knows no file.
 
 use serde_json::{Value, json};
 
@@ -12,13 +10,11 @@ use super::{
     source::Source,
 };
 use crate::{
-    artifact::{
-        checkpoint::{Checkpoint, Draft},
-        conversion::Parity,
-    },
+    artifact::{checkpoint::Checkpoint, conversion::Parity},
     engine::action::{Cx, Failure},
     math::low_rank::LowRank,
     model::{Batch, Config, config::LayerKind},
+    stage::weights::Projections,
 };
 
 /// A conversion under way.
@@ -33,16 +29,17 @@ pub(super) struct Job<'a> {
 impl Job<'_> {
     /// Factorises without loss (all pairs rotated, the latent as wide as the values) and compares logits.
     pub(super) fn parity(&self) -> Result<Parity, Failure> {
-        self.cx.progress.phase("parity", None, "tokens");
         let all: Vec<usize> = (0..self.config.head_dim / 2).collect();
         let width = self.config.num_key_value_heads * self.config.head_dim;
         let lossless = LowRank::identity(width);
-        let fold = |source: &Source| (source.layer, fold::fold(source, &all, &lossless, Dtype::F32));
         let kinds = vec![(all.clone(), width); self.sources.len()];
-        let variant =
-            Variant { config: self.config_json(&kinds), attention: self.sources.iter().map(fold).collect() };
+        let attention = |source: &Source| {
+            let projections = Projections::read(self.checkpoint, self.config, source.layer)?;
+            Ok(fold::fold((source, &projections), &all, &lossless, Dtype::F32))
+        };
+        let variant = Variant { config: self.config_json(&kinds), attention: Box::new(attention) };
         let batch = self.prompt();
-        let outcome = measure::run(self.cx, self.checkpoint, &[variant], &batch)?;
+        let outcome = measure::run(self, &[variant], &batch, "parity")?;
         let (difference, largest) = outcome.largest_difference(0)?;
         let measured = difference / largest.max(f64::MIN_POSITIVE);
         let tolerance = self.svd.parity_tolerance.0;
@@ -123,22 +120,36 @@ impl Job<'_> {
         let variants: Vec<Variant> = which.iter().map(|&i| self.variant(&splits[i])).collect();
         let batch = Batch::new(sequences);
         let label = format!("measuring {} splits on {} held-out tokens", which.len(), batch.len());
-        self.cx.progress.phase(&label, None, "tokens");
-        let outcome = measure::run(self.cx, self.checkpoint, &variants, &batch)?;
-        for (n, i) in which.into_iter().enumerate() {
-            splits[i].candidate.kl = Some(outcome.kl(n)?);
+        let measured = measure::run(self, &variants, &batch, &label)?.kl(self.cx)?;
+        drop(variants);
+        for (kl, i) in measured.into_iter().zip(which) {
+            splits[i].candidate.kl = Some(kl);
         }
         Ok(())
     }
 
-    fn variant(&self, split: &Split) -> Variant {
-        let mut attention = BTreeMap::new();
-        for (source, part) in self.sources.iter().zip(&split.parts) {
-            let map = part.components.truncate(split.rank);
-            attention.insert(source.layer, fold::fold(source, &part.rotated, &map, self.svd.dtype));
-        }
+    /// The model that a split makes; each layer is folded when it is asked for.
+    pub(super) fn variant<'a>(&'a self, split: &'a Split) -> Variant<'a> {
         let kinds: Vec<_> = split.parts.iter().map(|part| (part.rotated.clone(), split.rank)).collect();
-        Variant { config: self.config_json(&kinds), attention }
+        let attention = move |source: &Source| {
+            let at = self.sources.iter().position(|one| one.layer == source.layer);
+            let rotated = &split.parts[at.expect("a source of this job")].rotated;
+            let map = source.components(rotated)?.truncate(split.rank);
+            let projections = Projections::read(self.checkpoint, self.config, source.layer)?;
+            Ok(fold::fold((source, &projections), rotated, &map, self.svd.dtype))
+        };
+        Variant { config: self.config_json(&kinds), attention: Box::new(attention) }
+    }
+
+    /// Bytes of folding one layer: its weights in f64, what they become, and the decomposition of its content.
+    pub(super) fn folding(&self) -> u64 {
+        let config = self.config;
+        let (heads, kv_heads, d) = (config.num_attention_heads, config.num_key_value_heads, config.head_dim);
+        let weights = 2 * (heads + kv_heads) * d * (config.hidden_size + 1);
+        let content = 2 * kv_heads * d;
+        // Queries are there once more in f64 and once in the new tensors; roots, moments and eigenvectors are squares of the content.
+        let kept = self.sources.len() * (2 * content * content + heads * d * d);
+        ((2 * weights + 8 * content * content + kept) * size_of::<f64>()) as u64
     }
 
     /// The converted `config.json`; `kinds` holds rotated pairs and rank of each source.
@@ -168,22 +179,5 @@ impl Job<'_> {
         config["layer_types"] = types.into();
         config["mla"] = latents.into();
         config
-    }
-
-    /// Writes the converted checkpoint: everything else is copied bit for bit.
-    pub(super) fn save(&self, split: &Split) -> Result<(), Failure> {
-        let variant = self.variant(split);
-        let mut draft = Draft::copy_of(self.checkpoint).map_err(Failure::stage)?;
-        draft.config = variant.config;
-        for (layer, attention) in variant.attention {
-            let prefix = format!("model.layers.{layer}.");
-            draft.tensors.retain(|name, _| !(name.starts_with(&prefix) && fold::is_dense_key_value(name)));
-            for (name, tensor) in attention {
-                draft.tensors.insert(format!("{prefix}self_attn.{name}"), tensor);
-            }
-        }
-        // One shard is written, so an index of several would lie.
-        draft.side_files.retain(|name, _| !name.ends_with(".index.json"));
-        draft.save(&self.cx.output("checkpoint")).map_err(Failure::stage)
     }
 }

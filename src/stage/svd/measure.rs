@@ -6,26 +6,26 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 use serde_json::Value;
 
+use super::{SvdError, fold, job::Job, source::Source};
 use crate::{
-    artifact::{
-        Artifact, ArtifactError,
-        checkpoint::{Checkpoint, Draft, Owned, files_in},
-    },
+    artifact::checkpoint::Owned,
     engine::action::{Cx, Failure},
     kernel::host,
     model::{Batch, Config, Layer, Shell, probe::NoProbe},
+    stage::streamed::{self, budget::Needs, hidden::Hidden},
 };
 
-use super::fold::layer_tensors;
+/// The new attention tensors of a layer by their name after `self_attn.`.
+type Fold<'a> = dyn Fn(&Source) -> Result<BTreeMap<String, Owned>, SvdError> + 'a;
 
-/// A variant of the model: its configuration and the attention tensors of its converted layers.
-pub(super) struct Variant {
+/// A variant of the model: its configuration and how its layers are converted.
+pub(super) struct Variant<'a> {
     pub(super) config: Value,
-    pub(super) attention: BTreeMap<usize, BTreeMap<String, Owned>>,
+    pub(super) attention: Box<Fold<'a>>,
 }
 
 /// Rows of logits at a time.
-const ROWS: usize = 512;
+const ROWS: usize = 256;
 
 /// The final hidden states of the original and of each variant.
 pub(super) struct Outcome {
@@ -34,98 +34,125 @@ pub(super) struct Outcome {
     variants: Vec<Tensor>,
 }
 
-/// Pushes `batch` through the original and all variants. Layers before the first converted one are computed once.
+/// Pushes `batch` through the original and all variants, side by side. Layers before the first converted one are computed once.
 pub(super) fn run(
-    cx: &Cx<'_>,
-    checkpoint: &Checkpoint,
-    variants: &[Variant],
+    job: &Job<'_>,
+    variants: &[Variant<'_>],
     batch: &Batch,
+    label: &str,
 ) -> Result<Outcome, Failure> {
-    let config = Config::parse(&checkpoint.config).map_err(Failure::stage)?;
-    let shell = Shell::load(checkpoint, &config).map_err(Failure::stage)?;
-    let mut original = shell.embed(&batch.ids).map_err(Failure::stage)?;
-    let mut streams: Vec<Option<Tensor>> = vec![None; variants.len()];
-    for index in 0..config.layers.len() {
+    let Job { cx, checkpoint, config, sources, .. } = *job;
+    let streams = std::iter::repeat_n(batch, variants.len() + 1);
+    let needs = Needs { stage: job.folding(), ..Needs::of(checkpoint, config, streams.clone(), 1) };
+    let mut hidden = streamed::room(cx, &needs, streams.clone(), (config, "measured.f32"))?;
+    let shell = Shell::load(checkpoint, config).map_err(Failure::stage)?;
+    hidden.put(0, shell.embed(&batch.ids).map_err(Failure::stage)?).map_err(Failure::stage)?;
+    let mut apart = false;
+    let layers = config.layers.len();
+    cx.progress.phase(label, Some((batch.len() * layers * (variants.len() + 1)) as u64), "tokens");
+    for index in 0..layers {
         cx.check_stop()?;
-        let layer = Layer::load(checkpoint, &config, index).map_err(Failure::stage)?;
-        for (variant, stream) in variants.iter().zip(&mut streams) {
-            let x = stream.as_ref().unwrap_or(&original);
-            match variant.attention.get(&index) {
-                Some(attention) => {
-                    let layer = converted(cx, checkpoint, (&variant.config, index), attention)?;
-                    *stream = Some(layer.forward(x, batch, &mut NoProbe).map_err(Failure::stage)?);
-                }
-                None if stream.is_some() => {
-                    *stream = Some(layer.forward(x, batch, &mut NoProbe).map_err(Failure::stage)?);
-                }
-                None => {}
+        let source = sources.iter().find(|source| source.layer == index);
+        let layer = Layer::load(checkpoint, config, index).map_err(Failure::stage)?;
+        if source.is_some() && !apart {
+            let x = hidden.take(0).map_err(Failure::stage)?;
+            for stream in 0..=variants.len() {
+                hidden.put(stream, x.clone()).map_err(Failure::stage)?;
             }
+            apart = true;
         }
-        original = layer.forward(&original, batch, &mut NoProbe).map_err(Failure::stage)?;
+        let mut step = |layer: &Layer, stream: usize| step(layer, (&mut hidden, stream), batch);
+        step(&layer, 0)?;
+        for (variant, stream) in variants.iter().zip(1..).filter(|_| apart) {
+            cx.check_stop()?;
+            match source {
+                Some(source) => step(&converted(job, variant, source)?, stream)?,
+                None => step(&layer, stream)?,
+            }
+            cx.progress.advance(batch.len() as u64);
+        }
+        let done = if apart { 1 } else { variants.len() + 1 };
+        cx.progress.advance((batch.len() * done) as u64);
+        Layer::release(checkpoint, index);
     }
-    let normed = |x: &Tensor| shell.normed(x).map_err(Failure::stage);
-    let variants =
-        streams.iter().map(|x| normed(x.as_ref().unwrap_or(&original))).collect::<Result<_, _>>()?;
-    Ok(Outcome { original: normed(&original)?, variants, shell })
+    let mut normed = |stream: usize| {
+        let x = hidden.take(stream).map_err(Failure::stage)?;
+        shell.normed(&x).map_err(Failure::stage)
+    };
+    let original = normed(0)?;
+    let variants = (1..=variants.len()).map(normed).collect::<Result<_, _>>()?;
+    Ok(Outcome { original, variants, shell })
 }
 
-/// A converted layer, read back from the bytes that a checkpoint would hold.
-fn converted(
-    cx: &Cx<'_>,
-    checkpoint: &Checkpoint,
-    (config, index): (&Value, usize),
-    attention: &BTreeMap<String, Owned>,
-) -> Result<Layer, Failure> {
-    let dir =
-        tempfile::tempdir_in(&cx.scratch).map_err(ArtifactError::io(&cx.scratch)).map_err(Failure::stage)?;
-    let tensors = layer_tensors(checkpoint, index, attention);
-    let draft = Draft { config: config.clone(), tensors, ..Draft::default() };
-    draft.save(dir.path()).map_err(Failure::stage)?;
-    let part = Checkpoint::load(&files_in(dir.path()).map_err(Failure::stage)?).map_err(Failure::stage)?;
-    let config = Config::parse(config).map_err(Failure::stage)?;
-    Layer::load(&part, &config, index).map_err(Failure::stage)
+/// One stream through one layer.
+fn step(layer: &Layer, (hidden, stream): (&mut Hidden, usize), batch: &Batch) -> Result<(), Failure> {
+    let x = hidden.take(stream).map_err(Failure::stage)?;
+    let y = layer.forward(&x, batch, &mut NoProbe).map_err(Failure::stage)?;
+    hidden.put(stream, y).map_err(Failure::stage)
+}
+
+/// A converted layer, over the original's other tensors.
+fn converted(job: &Job<'_>, variant: &Variant<'_>, source: &Source) -> Result<Layer, Failure> {
+    let prefix = format!("model.layers.{}.", source.layer);
+    let tensors = (variant.attention)(source).map_err(Failure::stage)?;
+    let named = tensors.into_iter().map(|(name, tensor)| (format!("{prefix}self_attn.{name}"), tensor));
+    let gone = |name: &str| name.starts_with(&prefix) && fold::is_dense_key_value(name);
+    let part = job.checkpoint.overlaid(variant.config.clone(), gone, named.collect());
+    let config = Config::parse(&variant.config).map_err(Failure::stage)?;
+    Layer::load(&part, &config, source.layer).map_err(Failure::stage)
 }
 
 impl Outcome {
     /// The largest difference of a logit of variant `which`, and the original's largest logit, both absolute.
     pub(super) fn largest_difference(&self, which: usize) -> Result<(f64, f64), Failure> {
         let mut largest = (0f64, 0f64);
-        self.rows(which, |original, variant, _| {
-            let difference = original.iter().zip(variant).map(|(a, b)| f64::from((a - b).abs()));
+        for from in self.chunks() {
+            let (original, variant) =
+                (self.logits(&self.original, from)?, self.logits(&self.variants[which], from)?);
+            let (original, variant) =
+                (host(&original).map_err(Failure::stage)?, host(&variant).map_err(Failure::stage)?);
+            let difference = original.iter().zip(variant.iter()).map(|(a, b)| f64::from((a - b).abs()));
             // A difference that is not a number must not pass as small.
             let worst = |a: f64, b: f64| if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) };
             largest.0 = difference.fold(largest.0, worst);
             largest.1 = original.iter().map(|a| f64::from(a.abs())).fold(largest.1, f64::max);
-        })?;
+        }
         Ok(largest)
     }
 
-    /// The mean KL divergence of variant `which` from the original, in nats per token.
-    pub(super) fn kl(&self, which: usize) -> Result<f64, Failure> {
-        let (mut sum, mut tokens) = (0f64, 0usize);
-        self.rows(which, |original, variant, vocab| {
-            let rows = original.par_chunks_exact(vocab).zip(variant.par_chunks_exact(vocab));
-            let each: Vec<f64> = rows.map(|(p, q)| divergence(p, q)).collect();
-            tokens += each.len();
-            sum += each.iter().sum::<f64>();
-        })?;
-        Ok(sum / tokens.max(1) as f64)
+    /// The mean KL divergence of each variant from the original, in nats per token.
+    pub(super) fn kl(&self, cx: &Cx<'_>) -> Result<Vec<f64>, Failure> {
+        let mut sums = vec![0f64; self.variants.len()];
+        let tokens = self.original.dim(0).map_err(Failure::stage)?;
+        cx.progress.phase("comparing logits", Some((tokens * (sums.len() + 1)) as u64), "tokens");
+        for from in self.chunks() {
+            let original = self.logits(&self.original, from)?;
+            let vocab = original.dim(1).map_err(Failure::stage)?;
+            let n = original.dim(0).map_err(Failure::stage)? as u64;
+            let p = host(&original).map_err(Failure::stage)?;
+            cx.progress.advance(n);
+            for (sum, variant) in sums.iter_mut().zip(&self.variants) {
+                cx.check_stop()?;
+                let variant = self.logits(variant, from)?;
+                let q = host(&variant).map_err(Failure::stage)?;
+                let rows = p.par_chunks_exact(vocab).zip(q.par_chunks_exact(vocab));
+                let each: Vec<f64> = rows.map(|(p, q)| divergence(p, q)).collect();
+                *sum += each.iter().sum::<f64>();
+                cx.progress.advance(n);
+            }
+        }
+        Ok(sums.into_iter().map(|sum| sum / tokens.max(1) as f64).collect())
     }
 
-    fn rows(&self, which: usize, mut f: impl FnMut(&[f32], &[f32], usize)) -> Result<(), Failure> {
-        let logits = |x: &Tensor, from: usize, n: usize| {
-            self.shell.lm_head.forward(&x.narrow(0, from, n)?.contiguous()?)
-        };
-        let mut each = || -> candle_core::Result<()> {
-            let tokens = self.original.dim(0)?;
-            for from in (0..tokens).step_by(ROWS) {
-                let n = ROWS.min(tokens - from);
-                let (a, b) = (logits(&self.original, from, n)?, logits(&self.variants[which], from, n)?);
-                f(&host(&a)?, &host(&b)?, a.dim(1)?);
-            }
-            Ok(())
-        };
-        each().map_err(Failure::stage)
+    fn chunks(&self) -> impl Iterator<Item = usize> + use<> {
+        (0..self.original.dims()[0]).step_by(ROWS)
+    }
+
+    /// Logits of some rows of `x`, from `from` on.
+    fn logits(&self, x: &Tensor, from: usize) -> Result<Tensor, Failure> {
+        let n = ROWS.min(x.dims()[0] - from);
+        let rows = x.narrow(0, from, n).and_then(|x| x.contiguous());
+        rows.and_then(|x| self.shell.lm_head.forward(&x)).map_err(Failure::stage)
     }
 }
 

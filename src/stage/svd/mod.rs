@@ -8,6 +8,7 @@ mod fold;
 mod job;
 mod measure;
 mod report;
+mod save;
 mod source;
 
 use schemars::JsonSchema;
@@ -273,7 +274,7 @@ impl Stage for Svd {
         let best = budget::choose(&mut splits);
         let report = report::write(&job, &moments, parity, (&splits, best));
         report::say(cx, &report);
-        job.save(&splits[best])?;
+        save::save(&job, &job.variant(&splits[best]))?;
         report.save(&cx.output("report")).map_err(Failure::stage)
     }
 }

@@ -45,12 +45,11 @@ pub(super) fn write(
 
 fn converted(source: &Source, split: &Split, i: usize) -> Converted {
     let (part, sizes) = (&split.parts[i], source.sizes);
-    let all = part.components.error(0);
     Converted {
         layer: source.layer,
         rope_pairs: part.rotated.clone(),
         kv_lora_rank: split.rank,
-        latent_error: if all > 0.0 { part.latent_error / all } else { 0.0 },
+        latent_error: if part.content > 0.0 { part.latent_error / part.content } else { 0.0 },
         rope_error: part.rope_error / source.everything.max(f64::MIN_POSITIVE),
         kv_elements_before: 2 * sizes.kv_heads * sizes.d,
         kv_elements_after: split.rank + 2 * sizes.kv_heads * part.rotated.len(),

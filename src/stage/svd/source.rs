@@ -64,11 +64,10 @@ impl Sizes {
     }
 }
 
-/// One layer to convert.
+/// One layer to convert. Its weights are read again when it is folded: those of all layers together may not fit into memory.
 pub(super) struct Source {
     pub(super) layer: usize,
     pub(super) sizes: Sizes,
-    pub(super) projections: Projections,
     options: Options,
     /// Mean `y yᵀ` under the token weights, with `y` = [m · all keys; all values].
     sigma: Mat<f64>,
@@ -120,24 +119,23 @@ impl Source {
             options,
             values: value_metric(&projections, &moments.overlap, sizes),
             queries: queries(moments, sizes, &multipliers),
-            projections,
             sigma: Mat::zeros(0, 0),
             multipliers,
             turning: Vec::new(),
             everything: 0.0,
         };
-        source.sigma = congruence(source.content(&[]).as_ref(), moment.as_ref());
+        source.sigma = congruence(source.content(&projections, &[]).as_ref(), moment.as_ref());
         source.turning = source.turning_errors(moments, &turns);
         source.everything = source.components(&[])?.error(0);
         Ok(source)
     }
 
     /// `y = [m · un-rotated keys; values]` as a map of `x̃`: the un-rotated rows of every key head, then all value rows.
-    pub(super) fn content(&self, rotated: &[usize]) -> Mat<f64> {
+    pub(super) fn content(&self, projections: &Projections, rotated: &[usize]) -> Mat<f64> {
         let Sizes { kv_heads, d, concentration, .. } = self.sizes;
         let dims = self.sizes.dims(&self.sizes.others(rotated));
         let keys = kv_heads * dims.len();
-        let (k, v) = (&self.projections.k, &self.projections.v);
+        let (k, v) = (&projections.k, &projections.v);
         Mat::from_fn(keys + kv_heads * d, k.ncols(), |i, j| {
             if i < keys {
                 concentration * k[(i / dims.len() * d + dims[i % dims.len()], j)]

@@ -1,0 +1,84 @@
+//! A matrix with a row for each token id: the embedding, and the output head. Frozen BF16 stays as the file has it.
+
+use candle_core::{Device, Result, Tensor};
+
+use crate::{
+    kernel::{
+        bf16_linear::{Bf16, bf16_linear},
+        linear::linear,
+    },
+    model::params::Param,
+};
+
+/// A matrix [vocab, hidden].
+#[derive(Clone)]
+pub enum Table {
+    /// As floats; it may train.
+    Floats(Param),
+    /// Frozen, in the bytes of the file: at a vocabulary of 200,000 its floats would take gigabytes.
+    Bf16(Bf16),
+}
+
+impl Table {
+    /// Rows.
+    pub fn vocab(&self) -> Result<usize> {
+        match self {
+            Self::Floats(param) => param.tensor.dim(0),
+            Self::Bf16(table) => Ok(table.shape()[0]),
+        }
+    }
+
+    /// The rows of `ids` [t, hidden], each of which is below [`Self::vocab`].
+    pub fn rows(&self, ids: &[u32]) -> Result<Tensor> {
+        match self {
+            Self::Floats(param) => {
+                param.tensor.index_select(&Tensor::from_slice(ids, ids.len(), &Device::Cpu)?, 0)
+            }
+            Self::Bf16(table) => {
+                let values: Vec<f32> = ids.iter().flat_map(|&id| table.row(id as usize)).collect();
+                Tensor::from_vec(values, (ids.len(), table.shape()[1]), &Device::Cpu)
+            }
+        }
+    }
+
+    /// Logits [t, vocab] of `x` [t, hidden].
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::Floats(param) => linear(x, &param.tensor, None, param.train),
+            Self::Bf16(table) => bf16_linear(x, table),
+        }
+    }
+
+    /// The matrix as floats, made if there is none.
+    pub fn floats(&self) -> Result<Tensor> {
+        match self {
+            Self::Floats(param) => Ok(param.tensor.clone()),
+            Self::Bf16(table) => Tensor::from_vec(table.to_f32(), &table.shape()[..], &Device::Cpu),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use half::bf16;
+
+    use super::*;
+    use crate::kernel::testing::{bits, noise};
+
+    #[test]
+    fn both_forms_give_the_same_rows_and_logits() {
+        let numbers: Vec<bf16> = noise(1, 12, 1.0).into_iter().map(bf16::from_f32).collect();
+        let bytes: Vec<u8> = numbers.iter().flat_map(|x| x.to_le_bytes()).collect();
+        let packed = Table::Bf16(Bf16::new(bytes.into(), [4, 3]));
+        let floats = Table::Floats(Param { tensor: packed.floats().unwrap(), train: false });
+        let x = Tensor::from_vec(noise(2, 6, 1.0), (2, 3), &Device::Cpu).unwrap();
+        assert_eq!((packed.vocab().unwrap(), floats.vocab().unwrap()), (4, 4));
+        for (a, b) in [
+            (packed.rows(&[3, 0, 3]), floats.rows(&[3, 0, 3])),
+            (packed.forward(&x), floats.forward(&x)),
+            (packed.floats(), floats.floats()),
+        ] {
+            assert_eq!(bits(&a.unwrap()), bits(&b.unwrap()));
+        }
+    }
+}
