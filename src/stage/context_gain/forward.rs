@@ -45,13 +45,14 @@ impl<'a> Forward<'a> {
     pub(super) fn losses(&self, tasks: &[Task], documents: &[Document]) -> Result<Vec<Vec<f64>>, Failure> {
         let batches = tasks.iter().map(|task| &task.batch);
         let model = (self.checkpoint, &self.config, &self.shell);
-        let residuals = streamed::residuals(self.cx, model, &batches, |e| ContextGainError::from(e).into())?;
+        let failed = |e| ContextGainError::from(e).into();
+        let mut residuals = streamed::residuals(self.cx, model, &batches, ("hidden", 1), failed)?;
         let mut losses = Vec::new();
-        for (x, task) in residuals.iter().zip(tasks) {
-            let mut all = Vec::new();
+        for (i, task) in tasks.iter().enumerate() {
+            let (x, mut all) = (residuals.take(i).map_err(Failure::stage)?, Vec::new());
             for asks in task.asks.chunks(ROWS) {
                 self.cx.check_stop()?;
-                let part = self.loss(x, asks).map_err(ContextGainError::from)?;
+                let part = self.loss(&x, asks).map_err(ContextGainError::from)?;
                 all.extend(
                     part.ok_or_else(|| ContextGainError::NotFinite(documents[task.document].id.clone()))?,
                 );

@@ -11,7 +11,7 @@ use crate::{
     engine::action::{Cx, Failure},
     kernel::host,
     model::{Batch, Config, ModelError, Shell},
-    stage::streamed,
+    stage::streamed::{self, hidden::Hidden},
 };
 
 use super::{
@@ -41,33 +41,31 @@ pub(super) fn batches(documents: &[&[u32]]) -> Vec<Batch> {
 pub(super) struct States {
     name: &'static str,
     shell: Shell,
-    /// [t, hidden] for each batch, after the final norm.
-    hidden: Vec<Tensor>,
+    /// [t, hidden] for each batch, before the final norm.
+    hidden: Hidden,
 }
 
 impl States {
-    /// Runs a model over all batches, layer by layer.
+    /// Runs one of `of` models over all batches, layer by layer.
     pub(super) fn run(
-        name: &'static str,
-        checkpoint: &Checkpoint,
-        config: &Config,
+        (name, of): (&'static str, usize),
+        (checkpoint, config): (&Checkpoint, &Config),
         batches: &[Batch],
         cx: &Cx<'_>,
     ) -> Result<Self, Failure> {
         let failed = |source| Failure::stage(EvaluateError::Model { name, source });
         let shell = Shell::load(checkpoint, config).map_err(failed)?;
-        let residuals = streamed::residuals(cx, (checkpoint, config, &shell), &batches.iter(), failed)?;
-        let normed = |x: &Tensor| shell.normed(x).map_err(failed);
-        let hidden = residuals.iter().map(normed).collect::<Result<_, _>>()?;
+        let model = (checkpoint, config, &shell);
+        let hidden = streamed::residuals(cx, model, &batches.iter(), (name, of), failed)?;
         Ok(Self { name, shell, hidden })
     }
 
     /// Logits of `n` rows of a batch [n, vocab].
     fn logits(&self, batch: usize, from: usize, n: usize) -> Result<Tensor, Failure> {
-        let logits = || self.shell.lm_head.forward(&self.hidden[batch].narrow(0, from, n)?.contiguous()?);
-        let failed =
-            |e: candle_core::Error| EvaluateError::Model { name: self.name, source: ModelError::Tensor(e) };
-        logits().map_err(failed).map_err(Failure::stage)
+        let rows = self.hidden.rows(batch, from, n).map_err(Failure::stage)?;
+        let logits = || Ok(self.shell.lm_head.forward(&self.shell.normed(&rows)?)?);
+        let failed = |source| Failure::stage(EvaluateError::Model { name: self.name, source });
+        logits().map_err(failed)
     }
 }
 

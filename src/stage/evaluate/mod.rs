@@ -149,7 +149,7 @@ impl Stage for Evaluate {
         let passes: usize = models.iter().map(|model| model.config.layers.len()).sum();
         let tokens: usize = ids.iter().map(|ids| ids.len()).sum();
         cx.progress.phase("evaluating", Some(((passes + 1) * tokens) as u64), "tokens");
-        let run = |m: &Model| States::run(m.name, &m.checkpoint, &m.config, &batches, cx);
+        let run = |m: &Model| States::run((m.name, models.len()), (&m.checkpoint, &m.config), &batches, cx);
         let states = models.iter().map(run).collect::<Result<Vec<_>, _>>()?;
         let predictions = forward::predictions(&states, &batches, self.chunk, cx)?;
         let configs: Vec<_> = models.iter().map(|model| (model.name, &model.config)).collect();

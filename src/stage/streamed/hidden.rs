@@ -64,22 +64,34 @@ impl Hidden {
     /// # Panics
     /// In memory, if it was taken before.
     pub(crate) fn take(&mut self, i: usize) -> Result<Tensor, HiddenError> {
-        let (rows, width, at) = (self.rows[i], self.width, self.offset(i));
         match &mut self.place {
             Place::Memory(all) => Ok(all[i].take().expect("a stream is put back before it is taken again")),
+            Place::File { .. } => self.rows(i, 0, self.rows[i]),
+        }
+    }
+
+    /// Some rows of the stream of batch `i` [n, hidden], from `from` on.
+    ///
+    /// # Panics
+    /// In memory, if it was taken.
+    pub(crate) fn rows(&self, i: usize, from: usize, n: usize) -> Result<Tensor, HiddenError> {
+        match &self.place {
+            Place::Memory(all) => {
+                let all = all[i].as_ref().expect("a stream is put back before it is read");
+                Ok(all.narrow(0, from, n)?.contiguous()?)
+            }
             Place::File { file, path } => {
-                let failed = |e| HiddenError::Io(path.clone(), e);
-                let mut values = vec![0f32; rows * width];
-                let mut at = at;
+                let mut at = self.offset(i) + (from * self.width * ELEMENT) as u64;
+                let mut values = vec![0f32; n * self.width];
                 for part in values.chunks_mut(CHUNK) {
                     let mut bytes = vec![0u8; part.len() * ELEMENT];
-                    file.read_exact_at(&mut bytes, at).map_err(failed)?;
+                    file.read_exact_at(&mut bytes, at).map_err(|e| HiddenError::Io(path.clone(), e))?;
                     for (value, bytes) in part.iter_mut().zip(bytes.chunks_exact(ELEMENT)) {
                         *value = f32::from_le_bytes(bytes.try_into().expect("four bytes"));
                     }
                     at += bytes.len() as u64;
                 }
-                Ok(Tensor::from_vec(values, (rows, width), &Device::Cpu)?)
+                Ok(Tensor::from_vec(values, (n, self.width), &Device::Cpu)?)
             }
         }
     }
@@ -193,6 +205,7 @@ mod tests {
                 hidden.put(i, put[i].clone()).unwrap();
             }
             hidden.save(&dir.path().join("saved")).unwrap();
+            assert_eq!(flat(&hidden.rows(1, 600, 99).unwrap()), flat(&put[1])[600 * width..699 * width]);
             for i in [1, 0, 2] {
                 assert_eq!(flat(&hidden.take(i).unwrap()), flat(&put[i]));
             }

@@ -7,8 +7,6 @@ pub(crate) mod budget;
 pub(crate) mod hidden;
 pub(crate) mod resume;
 
-use candle_core::Tensor;
-
 use self::{
     budget::{Needs, Where},
     hidden::Hidden,
@@ -39,39 +37,42 @@ pub(crate) fn room<'b>(
 /// Fills `hidden` with the embeddings of `batches`.
 pub(crate) fn embed<'b>(
     hidden: &mut Hidden,
-    (checkpoint, config): (&Checkpoint, &Config),
+    shell: &Shell,
     batches: impl Iterator<Item = &'b Batch>,
     failed: impl Fn(ModelError) -> Failure,
 ) -> Result<(), Failure> {
-    let shell = Shell::load(checkpoint, config).map_err(&failed)?;
     for (i, batch) in batches.enumerate() {
         let x = shell.embed(&batch.ids).map_err(&failed)?;
         hidden.put(i, x).map_err(Failure::stage)?;
     }
-    Shell::release(checkpoint);
     Ok(())
 }
 
-/// The residual stream [t, hidden] of each batch behind the last layer, before the final norm.
+/// The residual stream [t, hidden] of each batch behind the last layer, before the final norm. `of` models go through them one after the
+/// other, and the streams of all are kept; `name` is that of this one.
 pub(crate) fn residuals<'b>(
     cx: &Cx<'_>,
     (checkpoint, config, shell): (&Checkpoint, &Config, &Shell),
     batches: &(impl Iterator<Item = &'b Batch> + Clone),
+    (name, of): (&str, usize),
     failed: impl Fn(ModelError) -> Failure,
-) -> Result<Vec<Tensor>, Failure> {
-    let embed = |batch: &Batch| shell.embed(&batch.ids).map_err(&failed);
-    let mut all = batches.clone().map(embed).collect::<Result<Vec<_>, _>>()?;
-    if all.is_empty() {
-        return Ok(all);
+) -> Result<Hidden, Failure> {
+    let needs = Needs::of(checkpoint, config, batches.clone(), of);
+    let mut hidden = room(cx, &needs, batches.clone(), (config, &format!("{name}.f32")))?;
+    embed(&mut hidden, shell, batches.clone(), &failed)?;
+    if batches.clone().next().is_none() {
+        return Ok(hidden);
     }
     for index in 0..config.layers.len() {
         let layer = Layer::load(checkpoint, config, index).map_err(&failed)?;
-        for (x, batch) in all.iter_mut().zip(batches.clone()) {
+        for (i, batch) in batches.clone().enumerate() {
             cx.check_stop()?;
-            *x = layer.forward(x, batch, &mut NoProbe).map_err(&failed)?;
+            let x = hidden.take(i).map_err(Failure::stage)?;
+            let x = layer.forward(&x, batch, &mut NoProbe).map_err(&failed)?;
+            hidden.put(i, x).map_err(Failure::stage)?;
             cx.progress.advance(batch.len() as u64);
         }
         Layer::release(checkpoint, index);
     }
-    Ok(all)
+    Ok(hidden)
 }
