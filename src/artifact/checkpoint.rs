@@ -226,6 +226,11 @@ impl Raw<'_> {
         })
     }
 
+    /// Whether the elements are of a type that [`Self::to_f32`] takes.
+    pub fn is_float(&self) -> bool {
+        matches!(self.dtype, Dtype::F32 | Dtype::BF16 | Dtype::F16)
+    }
+
     /// The values as `f32`; exact for F32, BF16 and F16, `None` for other element types.
     pub fn to_f32(self) -> Option<Vec<f32>> {
         let halves = || self.bytes.chunks_exact(2).map(|b| u16::from_le_bytes([b[0], b[1]]));
