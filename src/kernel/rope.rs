@@ -139,6 +139,17 @@ mod tests {
     }
 
     #[test]
+    fn positions_are_not_rounded_as_bf16_would() {
+        // bf16 has eight bits, so 257 would become 256, and so on.
+        for position in [257, 513, 1023, 65_537] {
+            let x = noise(1, 8, 1.0);
+            let near = [position, position - 1].map(|position| turned(&x, position, &FREQUENCIES, 1.0));
+            let apart = near[0].iter().zip(&near[1]).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max);
+            assert!(apart > 0.1, "{position}: {apart}");
+        }
+    }
+
+    #[test]
     fn lengths_stay_and_only_distances_count() {
         let (q, k) = (noise(2, 8, 1.0), noise(3, 8, 1.0));
         let at = |x: &[f32], position| turned(x, position, &FREQUENCIES, 1.0);

@@ -3,8 +3,8 @@
 use serde::Deserialize;
 use serde_json::Value;
 
-use super::arch;
 pub use super::rope::{Rope, Scaling};
+use super::{arch, quantization};
 
 /// The hyper-parameters of a decoder.
 #[derive(Debug, Clone, PartialEq)]
@@ -117,6 +117,7 @@ impl Config {
     /// Reads a `config.json`.
     pub fn parse(json: &Value) -> Result<Self, ConfigError> {
         let config = arch::read(json)?;
+        quantization::check(json)?;
         config.check()?;
         Ok(config)
     }

@@ -105,7 +105,8 @@ impl Shell {
         Ok(shell)
     }
 
-    fn read(params: &Params<'_>, config: &Config) -> Self {
+    /// Reads embedding, final norm and head; problems are noted in `params`.
+    pub fn read(params: &Params<'_>, config: &Config) -> Self {
         let (hidden, vocab) = (config.hidden_size, config.vocab_size);
         let embed_tokens = params.table("model.embed_tokens.weight", [vocab, hidden]);
         let head = if config.tie_word_embeddings {

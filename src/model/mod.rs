@@ -4,17 +4,20 @@
 //! Small models may keep all their layers ([`Model`]). Knows no stage, no text and no loss.
 
 mod arch;
+pub mod audit;
 pub mod batch;
 pub mod block;
 pub mod config;
 pub mod decoder;
 pub mod params;
 pub mod probe;
+pub mod quantization;
 pub mod rope;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod text_encoder;
 
+pub use audit::Audit;
 pub use batch::Batch;
 pub use config::Config;
 pub use decoder::{Layer, Mlp, Model, Shell};

@@ -3,6 +3,7 @@
 //! Knows names and shapes, no architecture. Parameters whose name matches are trainable variables; the others are plain tensors.
 
 pub mod nf4;
+mod survey;
 
 use std::{cell::RefCell, collections::BTreeMap};
 
@@ -15,6 +16,8 @@ use crate::{
     kernel::{bf16_linear::Bf16, mxfp4, mxfp4_linear::Mxfp4},
 };
 
+pub use self::survey::Role;
+use self::survey::Survey;
 use super::{block::table::Table, config::ConfigError};
 
 /// A parameter and whether it trains.
@@ -74,25 +77,46 @@ pub struct Params<'a> {
     trainable: &'a dyn Fn(&str) -> bool,
     vars: RefCell<BTreeMap<String, Var>>,
     problems: RefCell<Vec<String>>,
+    survey: Option<Survey>,
 }
 
 impl<'a> Params<'a> {
     /// Reads from `checkpoint`; parameters whose name satisfies `trainable` become variables.
     pub fn new(checkpoint: &'a Checkpoint, trainable: &'a dyn Fn(&str) -> bool) -> Self {
-        Self { checkpoint, trainable, vars: RefCell::default(), problems: RefCell::default() }
+        let (vars, problems) = Default::default();
+        Self { checkpoint, trainable, vars, problems, survey: None }
+    }
+
+    /// Checks names, shapes and element types of `checkpoint` and reads no value: zeros stand in for all. Ends with [`Self::surveyed`].
+    pub fn survey(checkpoint: &'a Checkpoint) -> Self {
+        Self { survey: Some(Survey::default()), ..Self::new(checkpoint, &|_| false) }
+    }
+
+    /// What a survey found: every problem, and each tensor that was asked for.
+    pub fn surveyed(self) -> (Vec<String>, BTreeMap<String, Role>) {
+        (self.problems.into_inner(), self.survey.map(Survey::into_found).unwrap_or_default())
     }
 
     /// The parameter `name` with the given shape, as `f32`, unpacked if it is stored as NF4 ([`nf4`]). A problem is noted and zeros stand in until [`Self::finish`].
     pub fn get(&self, name: &str, shape: &[usize]) -> Param {
+        if let Some(survey) = &self.survey {
+            return survey.get(self, name, shape);
+        }
         let values = self.values(name, shape);
         self.param(name, shape, values)
     }
 
-    /// A matrix with a row for each token id. Frozen BF16 stays in the bytes of the file; all else is as [`Self::get`] has it.
+    /// A matrix with a row for each token id. Frozen BF16 and NF4 stay in the bytes of the file; all else is as [`Self::get`] has it.
     pub fn table(&self, name: &str, shape: [usize; 2]) -> Table {
+        if self.survey.is_some() || (self.trainable)(name) {
+            return Table::Floats(self.get(name, &shape));
+        }
+        if let Some(Ok(weight)) = nf4::open(self.checkpoint, name, shape) {
+            return Table::Nf4(weight.into());
+        }
         let bf16 =
             self.checkpoint.raw(name).is_some_and(|raw| raw.dtype == Dtype::BF16 && raw.shape == shape);
-        match self.checkpoint.shared(name).filter(|_| bf16 && !(self.trainable)(name)) {
+        match self.checkpoint.shared(name).filter(|_| bf16) {
             Some(bytes) => Table::Bf16(Bf16::new(bytes, shape)),
             None => Table::Floats(self.get(name, &shape)),
         }
@@ -100,8 +124,11 @@ impl<'a> Params<'a> {
 
     /// A stack of expert matrices [experts, out, in], from either form of the checkpoint: MXFP4 (`name_blocks`, `name_scales`,
     /// [experts, out, in/32, ..]), which stays packed where it does not train, or dense (`name` [experts, in, out], transposed).
-    pub fn experts(&self, name: &str, [experts, out, inner]: [usize; 3]) -> ExpertWeights {
-        let shape = [experts, out, inner];
+    pub fn experts(&self, name: &str, shape: [usize; 3]) -> ExpertWeights {
+        if let Some(survey) = &self.survey {
+            return survey.experts(self, name, shape);
+        }
+        let [experts, out, inner] = shape;
         let (blocks, scales) = (format!("{name}_blocks"), format!("{name}_scales"));
         let values = if self.checkpoint.raw(&blocks).is_some() {
             match self.mxfp4(&blocks, &scales, shape) {
@@ -152,12 +179,23 @@ impl<'a> Params<'a> {
         }
         let Some(raw) = self.found(name, shape) else { return zeros() };
         raw.to_f32().unwrap_or_else(|| {
-            self.note(format!("`{name}` has element type {:?}, expected F32, BF16 or F16", raw.dtype));
+            self.not_float(name, raw);
             zeros()
         })
     }
 
+    fn not_float(&self, name: &str, raw: Raw<'_>) {
+        self.note(format!("`{name}` has element type {:?}, expected F32, BF16 or F16", raw.dtype));
+    }
+
     fn mxfp4(&self, blocks: &str, scales: &str, shape: [usize; 3]) -> Option<Mxfp4> {
+        let (packed, exponents) = self.packed(blocks, scales, shape)?;
+        let packed = Mxfp4::new(packed, exponents, shape);
+        packed.map_err(|error| self.note(format!("`{scales}`: {error}"))).ok()
+    }
+
+    /// Blocks and scales of the right sizes.
+    fn packed(&self, blocks: &str, scales: &str, shape: [usize; 3]) -> Option<(Bytes, Bytes)> {
         let [experts, out, inner] = shape;
         if !inner.is_multiple_of(mxfp4::BLOCK) {
             self.note(format!(
@@ -168,8 +206,7 @@ impl<'a> Params<'a> {
         let groups = inner / mxfp4::BLOCK;
         let packed = self.bytes(blocks, &[experts, out, groups, mxfp4::BLOCK / 2]);
         let exponents = self.bytes(scales, &[experts, out, groups]);
-        let packed = Mxfp4::new(packed?, exponents?, shape);
-        packed.map_err(|error| self.note(format!("`{scales}`: {error}"))).ok()
+        packed.zip(exponents)
     }
 
     /// The bytes of a U8 tensor.

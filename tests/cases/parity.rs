@@ -77,6 +77,46 @@ fn dropping_the_sinks_is_seen() {
 }
 
 #[test]
+fn scaled_sinks_are_seen() {
+    // The softmax takes them raw: neither the 1 / √d of the products nor YaRN's factor belongs to them.
+    for factor in [0.25, 1.8] {
+        spoil("sinks", |g| g.edit("self_attn.sinks", |x| x * factor));
+    }
+}
+
+#[test]
+fn rotary_pairs_of_neighbours_in_place_of_halves_are_seen() {
+    // What a reader sees that takes rows 2i and 2i + 1 of a head for a pair.
+    let interleaved = |i: usize, _: usize| {
+        let (head, row) = (i / 16 * 16, i % 16);
+        head + if row < 8 { 2 * row } else { 2 * (row - 8) + 1 }
+    };
+    for map in ["q_proj", "k_proj"] {
+        spoil(map, |g| {
+            g.permute(&format!("{map}.weight"), 0, interleaved);
+            g.permute(&format!("{map}.bias"), 0, interleaved);
+        });
+    }
+    spoil("both", |g| {
+        for tensor in ["q_proj.weight", "q_proj.bias", "k_proj.weight", "k_proj.bias"] {
+            g.permute(tensor, 0, interleaved);
+        }
+    });
+}
+
+#[test]
+fn transposed_experts_are_seen() {
+    // [4, 32, 32], so no shape tells.
+    spoil_one(DENSE, "transposed", |g| {
+        let name = "model.layers.1.mlp.experts.gate_up_proj";
+        let values = g.bf16s(name);
+        let turned: Vec<f32> =
+            (0..values.len()).map(|n| values[n / 1024 * 1024 + n % 32 * 32 + n / 32 % 32]).collect();
+        g.put_f32(name, &[4, 32, 32], &turned);
+    });
+}
+
+#[test]
 fn a_window_off_by_one_is_seen() {
     for by in [-1, 1] {
         spoil("window", |g| {

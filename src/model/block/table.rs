@@ -1,4 +1,6 @@
-//! A matrix with a row for each token id: the embedding, and the output head. Frozen BF16 stays as the file has it.
+//! A matrix with a row for each token id: the embedding, and the output head. Frozen BF16 and NF4 stay as the file has them.
+
+use std::sync::Arc;
 
 use candle_core::{Device, Result, Tensor};
 
@@ -7,7 +9,7 @@ use crate::{
         bf16_linear::{Bf16, bf16_linear},
         linear::linear,
     },
-    model::params::Param,
+    model::params::{Param, nf4},
 };
 
 /// A matrix [vocab, hidden].
@@ -17,6 +19,17 @@ pub enum Table {
     Floats(Param),
     /// Frozen, in the bytes of the file: at a vocabulary of 200,000 its floats would take gigabytes.
     Bf16(Bf16),
+    /// Frozen, in four bits: rows are expanded as they are asked for, and for logits a part of them at a time.
+    Nf4(Arc<nf4::Weight>),
+}
+
+/// Rows of NF4 that are expanded at one time for a product.
+const ROWS: usize = 4096;
+
+/// Rows `from..to` of a packed matrix.
+fn expanded(weight: &nf4::Weight, from: usize, to: usize) -> Result<Tensor> {
+    let width = weight.shape()[1];
+    Tensor::from_vec(weight.values(from * width..to * width), (to - from, width), &Device::Cpu)
 }
 
 impl Table {
@@ -25,6 +38,7 @@ impl Table {
         match self {
             Self::Floats(param) => param.tensor.dim(0),
             Self::Bf16(table) => Ok(table.shape()[0]),
+            Self::Nf4(table) => Ok(table.shape()[0]),
         }
     }
 
@@ -38,6 +52,11 @@ impl Table {
                 let values: Vec<f32> = ids.iter().flat_map(|&id| table.row(id as usize)).collect();
                 Tensor::from_vec(values, (ids.len(), table.shape()[1]), &Device::Cpu)
             }
+            Self::Nf4(table) => {
+                let width = table.shape()[1];
+                let row = |&id: &u32| table.values(id as usize * width..(id as usize + 1) * width);
+                Tensor::from_vec(ids.iter().flat_map(row).collect(), (ids.len(), width), &Device::Cpu)
+            }
         }
     }
 
@@ -46,6 +65,14 @@ impl Table {
         match self {
             Self::Floats(param) => linear(x, &param.tensor, None, param.train),
             Self::Bf16(table) => bf16_linear(x, table),
+            Self::Nf4(table) => {
+                let rows = table.shape()[0];
+                let part = |from: usize| {
+                    linear(x, &expanded(table, from, (from + ROWS).min(rows))?, None, false)
+                };
+                let parts: Vec<Tensor> = (0..rows).step_by(ROWS).map(part).collect::<Result<_>>()?;
+                Tensor::cat(&parts, 1)
+            }
         }
     }
 
@@ -54,6 +81,7 @@ impl Table {
         match self {
             Self::Floats(param) => Ok(param.tensor.clone()),
             Self::Bf16(table) => Tensor::from_vec(table.to_f32(), &table.shape()[..], &Device::Cpu),
+            Self::Nf4(table) => expanded(table, 0, table.shape()[0]),
         }
     }
 }

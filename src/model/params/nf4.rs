@@ -6,19 +6,25 @@
 
 mod read;
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 use half::{bf16, f16};
+use rayon::prelude::*;
+use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    artifact::checkpoint::Owned,
+    artifact::checkpoint::{Owned, Raw},
     kernel::nf4::{self, NotFinite, absmax},
 };
 
-pub(super) use read::read;
+pub use read::Weight;
+pub(super) use read::{open, read, survey};
+pub(in crate::model) use read::check_scales;
 
 const STATE: &str = "quant_state.bitsandbytes__nf4";
+/// What stands behind the names of a weight's tensors.
+const PARTS: [&str; 6] = ["", "absmax", "nested_absmax", "nested_quant_map", "quant_map", STATE];
 
 /// How a weight is written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,12 +85,51 @@ pub fn write(
     form: Form,
 ) -> Result<BTreeMap<String, Owned>, WriteError> {
     assert_eq!(values.len(), shape[0] * shape[1], "as many values as the shape says");
+    pack(name, &|range| values[range].to_vec(), shape, form)
+}
+
+/// The same of a matrix in a checkpoint, whose values are expanded a part at a time; the type that they have is the one they get again.
+/// `raw` is a matrix of floats.
+pub fn write_raw(name: &str, raw: Raw<'_>, double: bool) -> Result<BTreeMap<String, Owned>, WriteError> {
+    let dtype = match raw.dtype {
+        Dtype::BF16 => WeightDtype::Bfloat16,
+        Dtype::F16 => WeightDtype::Float16,
+        _ => WeightDtype::Float32,
+    };
+    let size = raw.dtype.bitsize() / 8;
+    let values = |range: Range<usize>| {
+        let part = Raw { bytes: &raw.bytes[range.start * size..range.end * size], ..raw };
+        part.to_f32().expect("a matrix of floats")
+    };
+    pack(name, &values, [raw.shape[0], raw.shape[1]], Form { dtype, double })
+}
+
+/// Values that are packed by one task; whole blocks.
+const PART: usize = 1 << 16;
+
+fn pack(
+    name: &str,
+    values: &(dyn Fn(Range<usize>) -> Vec<f32> + Sync),
+    shape: [usize; 2],
+    form: Form,
+) -> Result<BTreeMap<String, Owned>, WriteError> {
     let Form { dtype, double } = form;
     let failed = |source| WriteError { name: name.to_owned(), dtype, source };
-    let values: Vec<f32> = values.iter().map(|&x| dtype.round(x)).collect();
-    let mut codes = vec![0; values.len().div_ceil(2)];
-    let mut scales = vec![0.0; values.len().div_ceil(nf4::BLOCK)];
-    nf4::quantize(&values, nf4::BLOCK, &mut codes, &mut scales).map_err(failed)?;
+    let n = shape[0] * shape[1];
+    let mut codes = vec![0; n.div_ceil(2)];
+    let mut scales = vec![0.0; n.div_ceil(nf4::BLOCK)];
+    let parts = codes.par_chunks_mut(PART / 2).zip(scales.par_chunks_mut(PART / nf4::BLOCK)).enumerate();
+    let packed = parts.map(|(i, (codes, scales))| {
+        let from = i * PART;
+        let mut part = values(from..(from + PART).min(n));
+        for x in &mut part {
+            *x = dtype.round(*x);
+        }
+        nf4::quantize(&part, nf4::BLOCK, codes, scales)
+            .map_err(|error| NotFinite { index: error.index + from, ..error })
+    });
+    // Of several the first one in the matrix is told, whichever was met first.
+    packed.collect::<Vec<_>>().into_iter().collect::<Result<(), _>>().map_err(failed)?;
     let mut state = State::new(dtype, &shape);
     let mut tensors = BTreeMap::new();
     let mut add = |suffix: &str, tensor| tensors.insert(join(name, suffix), tensor);
