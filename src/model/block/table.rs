@@ -67,9 +67,8 @@ impl Table {
             Self::Bf16(table) => bf16_linear(x, table),
             Self::Nf4(table) => {
                 let rows = table.shape()[0];
-                let part = |from: usize| {
-                    linear(x, &expanded(table, from, (from + ROWS).min(rows))?, None, false)
-                };
+                let part =
+                    |from: usize| linear(x, &expanded(table, from, (from + ROWS).min(rows))?, None, false);
                 let parts: Vec<Tensor> = (0..rows).step_by(ROWS).map(part).collect::<Result<_>>()?;
                 Tensor::cat(&parts, 1)
             }
@@ -91,7 +90,43 @@ mod tests {
     use half::bf16;
 
     use super::*;
-    use crate::kernel::testing::{bits, noise};
+    use crate::{
+        artifact::{
+            Artifact,
+            checkpoint::{Checkpoint, Draft, files_in},
+        },
+        kernel::testing::{bits, noise},
+        model::{
+            Params,
+            params::nf4::{Form, WeightDtype, write},
+        },
+    };
+
+    #[test]
+    fn nf4_gives_the_rows_and_logits_of_its_values() {
+        // Rows of 20 lie across blocks of 64, and there are more of them than are expanded at one time.
+        let (vocab, hidden) = (ROWS + 3, 20);
+        let form = Form { dtype: WeightDtype::Bfloat16, double: true };
+        let tensors = write("t", &noise(3, vocab * hidden, 1.0), [vocab, hidden], form).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        Draft { tensors, ..Draft::default() }.save(dir.path()).unwrap();
+        let checkpoint = Checkpoint::load(&files_in(dir.path()).unwrap()).unwrap();
+        let packed = Params::new(&checkpoint, &|_| false).table("t", [vocab, hidden]);
+        assert!(matches!(packed, Table::Nf4(_)));
+        let floats = Table::Floats(Params::new(&checkpoint, &|_| false).get("t", &[vocab, hidden]));
+        let x = Tensor::from_vec(noise(4, 2 * hidden, 1.0), (2, hidden), &Device::Cpu).unwrap();
+        assert_eq!((packed.vocab().unwrap(), floats.vocab().unwrap()), (vocab, vocab));
+        let ids = [0, 3, vocab as u32 - 1, 3];
+        for (a, b) in [
+            (packed.rows(&ids), floats.rows(&ids)),
+            (packed.forward(&x), floats.forward(&x)),
+            (packed.floats(), floats.floats()),
+        ] {
+            assert_eq!(bits(&a.unwrap()), bits(&b.unwrap()));
+        }
+        let trained = Params::new(&checkpoint, &|_| true).table("t", [vocab, hidden]);
+        assert!(matches!(trained, Table::Floats(_)));
+    }
 
     #[test]
     fn both_forms_give_the_same_rows_and_logits() {

@@ -19,8 +19,8 @@ use crate::{
 };
 
 pub use read::Weight;
-pub(super) use read::{open, read, survey};
 pub(in crate::model) use read::check_scales;
+pub(super) use read::{open, read, survey};
 
 const STATE: &str = "quant_state.bitsandbytes__nf4";
 /// What stands behind the names of a weight's tensors.

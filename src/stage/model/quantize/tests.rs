@@ -7,7 +7,7 @@ use crate::{
         checkpoint::{Draft, files_in},
     },
     kernel::testing::flat,
-    model::{Batch, Model, Params, Shell, probe::NoProbe},
+    model::{Batch, Model, Params, Shell, block::table::Table, probe::NoProbe},
     stage::{Stage, model::ModelSource, testing::Bench},
 };
 
@@ -65,9 +65,12 @@ fn rows_of_the_embedding_are_expanded_one_by_one() {
     let to: Checkpoint = quantized(&plain(EXPERTS)).load("checkpoint");
     let config = Config::parse(&to.config).unwrap();
     let ids = [95, 0, 17, 17, 1];
-    let whole = Shell::load(&to, &config).unwrap().embed(&ids).unwrap();
-    assert_eq!(flat(&Shell::embed_from(&to, &config, &ids).unwrap()), flat(&whole));
-    let error = Shell::embed_from(&to, &config, &[96]).unwrap_err().to_string();
+    let shell = Shell::load(&to, &config).unwrap();
+    let whole = Params::new(&to, &|_| false).get("model.embed_tokens.weight", &[96, 32]).tensor;
+    let rows: Vec<f32> = ids.iter().flat_map(|&id| flat(&whole.get(id as usize).unwrap())).collect();
+    assert_eq!(flat(&shell.embed(&ids).unwrap()), rows);
+    assert!(matches!(shell.lm_head, Table::Nf4(_)), "it stays packed");
+    let error = shell.embed(&[96]).unwrap_err().to_string();
     assert!(error.contains("token id 96 is outside the vocabulary of 96"), "{error}");
 }
 
