@@ -103,7 +103,9 @@ fn layer_bytes(checkpoint: &Checkpoint, index: usize) -> u64 {
     let bytes = |name: &str| {
         let raw = checkpoint.raw(name).expect("listed by the checkpoint itself");
         if raw.dtype == Dtype::U8 {
-            raw.bytes.len() as u64
+            // Two codes a byte: NF4 is expanded, MXFP4 is not.
+            let floats = if checkpoint.raw(&format!("{name}.absmax")).is_some() { 2 * F32 } else { 0 };
+            raw.bytes.len() as u64 * (1 + floats)
         } else {
             // The file's pages are in memory while they are turned into floats.
             raw.shape.iter().product::<usize>() as u64 * F32 + raw.bytes.len() as u64
@@ -133,6 +135,7 @@ impl fmt::Display for Needs {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::artifact::checkpoint::{Draft, Owned};
     use crate::model::testing::{FULL, SLIDING, checkpoint, draft};
 
     #[test]
@@ -145,6 +148,18 @@ mod tests {
         let error = needs.place(Some(500 * mb - 1)).unwrap_err().to_string();
         assert!(error.starts_with("`memory` is 524.3 MB, but this pass needs about 524.3 MB: "), "{error}");
         assert!(error.contains("104.9 MB for a layer"), "{error}");
+    }
+
+    #[test]
+    fn packed_experts_stay_packed_and_nf4_does_not() {
+        let tensors = [
+            ("model.layers.0.mlp.experts.down_proj_blocks", Owned::u8(&[10], vec![0; 10])),
+            ("model.layers.0.self_attn.q_proj.weight", Owned::u8(&[6, 1], vec![0; 6])),
+            ("model.layers.0.self_attn.q_proj.weight.absmax", Owned::f32(&[1], &[1.0])),
+        ];
+        let tensors = tensors.map(|(name, tensor)| (name.to_owned(), tensor)).into();
+        let (_dir, checkpoint) = checkpoint(&Draft { tensors, ..Draft::default() });
+        assert_eq!(layer_bytes(&checkpoint, 0), 10 + (6 + 12 * 4) + (4 + 4));
     }
 
     #[test]
