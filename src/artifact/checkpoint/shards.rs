@@ -72,7 +72,7 @@ impl Shards {
         Self { dir: dir.to_owned(), count, written: 0, index }
     }
 
-    /// Writes the next file; `fill` as for [`write`].
+    /// Writes the next file; `fill` as for [`write()`].
     pub fn write<E: From<ArtifactError>>(
         &mut self,
         specs: Vec<Spec>,
