@@ -81,7 +81,7 @@ pub(super) fn run(
     };
     let original = normed(0)?;
     let variants = (1..=variants.len()).map(normed).collect::<Result<_, _>>()?;
-    Ok(Outcome { original, variants, shell })
+    Ok(Outcome { shell, original, variants })
 }
 
 /// One stream through one layer.
