@@ -38,29 +38,32 @@ pub struct Eigen {
 /// The eigendecomposition of a symmetric matrix; only its lower triangle is read.
 pub fn eigh(a: MatRef<'_, f64>) -> Result<Eigen, LinalgError> {
     let n = a.nrows();
+    let mut vectors = Mat::<f64>::zeros(n, n);
+    let values = symmetric(a, Some(&mut vectors))?;
+    Ok(Eigen { values, vectors: Mat::from_fn(n, n, |i, j| vectors[(i, n - 1 - j)]) })
+}
+
+/// The eigenvalues of a symmetric matrix, largest first, at a fraction of the cost; only its lower triangle is read.
+pub fn eigvalsh(a: MatRef<'_, f64>) -> Result<Vec<f64>, LinalgError> {
+    symmetric(a, None)
+}
+
+/// The eigenvalues, largest first; the eigenvectors come in the opposite order.
+fn symmetric(a: MatRef<'_, f64>, vectors: Option<&mut Mat<f64>>) -> Result<Vec<f64>, LinalgError> {
+    let n = a.nrows();
     let failed = LinalgError::Convergence("symmetric eigenproblem", n);
     // The library gives values that are not numbers back as such.
     if (0..n).any(|j| (j..n).any(|i| !a[(i, j)].is_finite())) {
         return Err(failed);
     }
     let mut values = Diag::<f64>::zeros(n);
-    let mut vectors = Mat::<f64>::zeros(n, n);
-    let scratch = self_adjoint_evd_scratch::<f64>(n, ComputeEigenvectors::Yes, Par::Seq, Spec::default());
-    let mut memory = MemBuffer::new(scratch);
-    self_adjoint_evd(
-        a,
-        values.as_mut(),
-        Some(vectors.as_mut()),
-        Par::Seq,
-        MemStack::new(&mut memory),
-        Spec::default(),
-    )
-    .map_err(|_| failed)?;
+    let wanted = if vectors.is_some() { ComputeEigenvectors::Yes } else { ComputeEigenvectors::No };
+    let mut memory = MemBuffer::new(self_adjoint_evd_scratch::<f64>(n, wanted, Par::Seq, Spec::default()));
+    let vectors = vectors.map(Mat::as_mut);
+    self_adjoint_evd(a, values.as_mut(), vectors, Par::Seq, MemStack::new(&mut memory), Spec::default())
+        .map_err(|_| failed)?;
     let ascending: Vec<f64> = values.column_vector().iter().copied().collect();
-    Ok(Eigen {
-        values: ascending.into_iter().rev().collect(),
-        vectors: Mat::from_fn(n, n, |i, j| vectors[(i, n - 1 - j)]),
-    })
+    Ok(ascending.into_iter().rev().collect())
 }
 
 /// The thin singular value decomposition `a = left · diag(values) · rightᵀ`, largest value first.

@@ -156,3 +156,14 @@ fn the_effective_rank_lies_between_one_and_the_number_of_values() {
     assert!((effective_rank(&[3.0, 3.0, -1e-12]) - 2.0).abs() < 1e-9, "rounding below zero does not count");
     assert!(effective_rank(&[]).abs() < 1e-12);
 }
+
+#[test]
+fn eigenvalues_alone_are_those_with_vectors() {
+    for n in [1, 2, 7, 40, 130] {
+        let a = gram(n as u64, n);
+        let (values, with) = (eigvalsh(a.as_ref()).unwrap(), eigh(a.as_ref()).unwrap().values);
+        assert!(values.iter().zip(&with).all(|(a, b)| (a - b).abs() < 1e-12 * with[0]), "{n}");
+    }
+    let nan = Mat::from_fn(2, 2, |_, _| f64::NAN);
+    assert_eq!(eigvalsh(nan.as_ref()).err(), Some(LinalgError::Convergence("symmetric eigenproblem", 2)));
+}
