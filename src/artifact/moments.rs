@@ -72,6 +72,22 @@ struct Written {
     held_out: Vec<Vec<u32>>,
 }
 
+/// Entries of what goes by a position or a distance in powers of two.
+pub const BUCKETS: usize = 33;
+
+/// The entry of a position or a distance: 0 for 0, and `i > 0` for `2^(i−1) <= x < 2^i`.
+pub fn bucket(x: usize) -> usize {
+    ((usize::BITS - x.leading_zeros()) as usize).min(BUCKETS - 1)
+}
+
+/// Where an entry begins.
+pub fn begin(bucket: usize) -> usize {
+    if bucket == 0 { 0 } else { 1 << (bucket - 1) }
+}
+
+/// Gaps between router logits at which a histogram of them is divided.
+pub const GAPS: [f64; 6] = [0.01, 0.03, 0.1, 0.3, 1.0, 3.0];
+
 const KIND: &str = "moments";
 const ABOUT: &str = "about.json";
 
@@ -144,6 +160,14 @@ mod tests {
         let about = About { sequences: 2, tokens: 30, max_length: 20, ..About::default() };
         let layers = [(1, PathBuf::new()), (11, PathBuf::new())].into();
         Moments { about, layers, held_out: vec![vec![3, 1, 2], vec![]] }.describe(dir).unwrap();
+    }
+
+    #[test]
+    fn a_bucket_begins_at_a_power_of_two() {
+        assert_eq!([0, 1, 2, 3, 4, 7, 8, 4095, 4096].map(bucket), [0, 1, 2, 2, 3, 3, 4, 12, 13]);
+        assert!((0..BUCKETS).all(|i| bucket(begin(i)) == i));
+        assert_eq!((1..BUCKETS).find(|&i| bucket(begin(i) - 1) != i - 1), None);
+        assert_eq!(bucket(usize::MAX), BUCKETS - 1, "the last one has no end");
     }
 
     #[test]

@@ -91,12 +91,13 @@ fn sums(query: Vec<f64>) -> (tempfile::TempDir, Moments) {
 
 fn looked_at() -> Analysis {
     let figures = analysis::Figures::default();
-    Analysis { figures, summary: "# é\n".into(), picture: "<svg/>".into() }
+    let pictures = [("heads.svg".to_owned(), "<svg/>".to_owned())].into();
+    Analysis { figures, summary: "# é\n".into(), pictures }
 }
 
 #[test]
 fn every_file_is_needed_and_missed_by_name() {
-    each_file_is_needed(&looked_at(), &["analysis.json", "summary.md", "attention.svg"]);
+    each_file_is_needed(&looked_at(), &["analysis.json", "summary.md", "heads.svg"]);
     each_file_is_needed(&clustering(), &["clusters.json", "members.jsonl", "centroids.safetensors"]);
     each_file_is_needed(&Conversion::default(), &["conversion.json"]);
     each_file_is_needed(&Drops::default(), &["counts.json", "drops.jsonl"]);
@@ -133,10 +134,10 @@ fn a_fault_in_json_is_told_with_file_line_and_reason() {
     let garble = |_: Vec<u8>| b"{\"a\": \xff\xfe}".to_vec();
     check(
         edited(&looked_at(), "analysis.json", "\"layers\"", "\"floors\""),
-        "`analysis`, file `analysis.json`, line 7",
+        "`analysis`, file `analysis.json`, line 11",
         "unknown field `floors`",
     );
-    check(damaged(&looked_at(), "analysis.json", cut), "`analysis`, file `analysis.json`, line 4", "EOF");
+    check(damaged(&looked_at(), "analysis.json", cut), "`analysis`, file `analysis.json`, line 5", "EOF");
     check(
         damaged(&Conversion::default(), "conversion.json", |_| vec![]),
         "`conversion`, file `conversion.json`, line 1",

@@ -22,7 +22,7 @@ use self::{
 use crate::{
     artifact::{
         Artifact,
-        analysis::{Analysis, Figures, Protocol},
+        analysis::{Analysis, Figures},
         checkpoint::Checkpoint,
         moments::{About, Model, Moments, file_of},
         splits::Split,
@@ -40,6 +40,10 @@ use crate::{
 
 /// Pushes calibration text through the model, layer by layer, and records sinks, routing, geometry and spectra, and the moments
 /// that `svd` needs.
+///
+/// Of the `analysis`, `summary.md` is a page in words, which states every threshold; `analysis.json` has all figures, by layer, head, expert
+/// and rotary pair: attention to sinks and the first token by position, lengths of keys, attention by distance, loads and pairs of experts,
+/// spectra of keys and values; the SVGs are maps of them. Give each split its own stage to compare splits.
 #[derive(Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Analyze {
@@ -172,20 +176,18 @@ impl Sharded for Analyze {
 
 /// Describes the moments, whose layers are written, and writes what they say.
 fn finish(moments: &Moments, cx: &Cx<'_>) -> Result<(), Failure> {
-    let About { sequences, tokens, max_length, model } = &moments.about;
-    let protocol = Protocol { sequences: *sequences, tokens: *tokens, max_length: *max_length };
     cx.progress.phase("figures", Some(moments.layers.len() as u64), "layers");
     let mut layers = Vec::new();
     for &index in moments.layers.keys() {
         cx.check_stop()?;
         let sums = moments.layer(index).map_err(Failure::stage)?;
-        layers.push(figures::layer(model, index, &sums).map_err(Failure::stage)?);
+        layers.push(figures::layer(&moments.about, index, &sums).map_err(Failure::stage)?);
         cx.progress.advance(1);
     }
-    let figures = Figures { protocol, layers };
-    let summary = summary::write(&figures, model.sliding_window);
-    let picture = picture::draw(&figures).map_err(Failure::stage)?;
-    Analysis { figures, summary, picture }.save(&cx.output("analysis")).map_err(Failure::stage)?;
+    let figures = Figures { protocol: figures::protocol(&moments.about), layers };
+    let summary = summary::write(&figures);
+    let pictures = picture::draw(&figures).map_err(Failure::stage)?;
+    Analysis { figures, summary, pictures }.save(&cx.output("analysis")).map_err(Failure::stage)?;
     moments.describe(&cx.output("moments")).map_err(Failure::stage)
 }
 

@@ -97,7 +97,7 @@ impl Pass<'_> {
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         let rows = batches.iter().map(Batch::len).max().unwrap_or(0);
         let weights = 2 * (heads + kv_heads) * d * dim;
-        let moments = 2 * dim * dim + heads * d * d;
+        let moments = 2 * dim * dim + heads * d * d + (2 * kv_heads * d).pow(2);
         let augmented = 2 * rows * dim;
         // The moments are there twice while they are written.
         ((weights + 2 * moments + augmented) * size_of::<f64>()) as u64

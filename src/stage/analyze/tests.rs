@@ -4,9 +4,12 @@ use std::path::Path;
 
 use faer::MatRef;
 
+mod direct;
+
 use super::{observe::unrotated, *};
 use crate::{
     artifact::{
+        analysis::{Protocol, Spectrum},
         checkpoint::{Draft, files_in},
         moments::LayerMoments,
         texts::Text,
@@ -68,7 +71,8 @@ fn every_share_is_accounted_for() {
     bench.run(&stage("max-tokens = 150\nmax-length = 64\nheld-out-tokens = 10")).unwrap();
     let analysis: Analysis = bench.load("analysis");
     let moments: Moments = bench.load("moments");
-    assert_eq!(analysis.figures.protocol, Protocol { sequences: 3, tokens: 150, max_length: 64 });
+    let protocol = Protocol { sequences: 3, tokens: 150, max_length: 64, far: 8 };
+    assert_eq!(analysis.figures.protocol, protocol);
     assert_eq!(moments.held_out.iter().map(Vec::len).collect::<Vec<_>>(), [9]);
     assert_eq!(moments.layers.keys().copied().collect::<Vec<_>>(), [0, 1, 2, 3]);
     let plain = |layer| moments.layer(layer).unwrap().plain.len();
@@ -79,18 +83,27 @@ fn every_share_is_accounted_for() {
             assert!((total - 1.0).abs() < 1e-5, "layer {}: {total}", layer.layer);
             assert!(head.sink_mass > 1e-4 && head.first_token_mass > 1e-4);
         }
-        assert!((layer.routing.load.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        let routing = layer.routing.as_ref().unwrap();
+        for shares in [&routing.load, &routing.probability, &routing.gates, &routing.gaps] {
+            assert!((shares.iter().sum::<f64>() - 1.0).abs() < 1e-12);
+        }
         let keys: f64 = layer.pairs.iter().map(|pair| pair.key_energy).sum();
         let norms: f64 = layer.kv_heads.iter().map(|head| head.key_norm.powi(2)).sum();
         assert!((keys / norms - 1.0).abs() < 1e-9);
     }
     let sliding = &analysis.figures.layers[0];
-    assert!(sliding.spectra.is_none() && sliding.heads[0].distance.len() <= 4, "the window is 8");
-    let full = &analysis.figures.layers[1];
-    let spectra = full.spectra.as_ref().unwrap();
-    assert_eq!((spectra.values.len(), spectra.joint.len()), (32, 64));
-    assert!(spectra.joint_effective_rank <= 33.0, "33 inputs, the bias included");
-    assert!(analysis.summary.contains("| 1 | full |") && analysis.picture.starts_with("<svg"));
+    assert!(sliding.heads[0].distance.len() <= 4 && sliding.heads[0].far < 1e-12, "the window is 8");
+    for layer in &analysis.figures.layers {
+        let spectra = layer.spectra.as_ref().unwrap();
+        let size = |spectrum: &Spectrum| spectrum.singular_values.len();
+        assert_eq!([&spectra.keys, &spectra.values, &spectra.joint].map(size), [32, 32, 64]);
+        assert!(spectra.joint.effective_rank <= 33.0, "33 inputs, the bias included");
+    }
+    assert!(analysis.summary.contains("| 1 | full |"));
+    let pictures: Vec<&str> = analysis.pictures.keys().map(String::as_str).collect();
+    let maps = ["attention", "experts", "far", "first-token", "frequencies", "sharing", "sinks", "turns"];
+    assert_eq!(pictures, maps.map(|name| format!("{name}.svg")));
+    assert!(analysis.pictures.values().all(|svg| svg.starts_with("<svg")));
 }
 
 #[test]
@@ -186,7 +199,8 @@ fn the_sums_of_shards_are_those_of_the_whole() {
             assert_eq!(far, None, "{name}, largest {scale}");
         }
     }
-    let load = |bench: &Bench| bench.load::<Analysis>("analysis").figures.layers[1].routing.load.clone();
+    let load =
+        |bench: &Bench| bench.load::<Analysis>("analysis").figures.layers[1].routing.clone().unwrap().load;
     assert_eq!(load(&whole), load(&merged));
     let (_dir, few) = bench("gptoss-mxfp4", &[5, 6]);
     let error = few.run_shards(&stage, 3).err().unwrap().to_string();
@@ -286,77 +300,4 @@ fn mistakes_are_named() {
     let (_dir, bench) = self::bench("gptoss-dense", &[5]);
     let error = bench.run(&stage("layers = [9]")).unwrap_err().to_string();
     assert!(error.contains("layer 9, but the model has 4 layers"), "{error}");
-}
-
-/// Sink shares, first-token shares and chosen experts of every layer, straight from what the model computes.
-#[derive(Default)]
-struct Direct {
-    sinks: Vec<Vec<f32>>,
-    sink_mass: Vec<Vec<f64>>,
-    value_norm: Vec<f64>,
-    chosen: Vec<Vec<f64>>,
-}
-
-impl Probe for Direct {
-    fn attention(&mut self, seen: &AttentionSeen<'_>) -> candle_core::Result<()> {
-        let (tokens, heads, width) = seen.packed.dims3()?;
-        let packed = host(seen.packed)?;
-        let sinks = &self.sinks[seen.layer];
-        let share = |t: usize, h: usize| {
-            let log_sum = f64::from(packed[(t * heads + h) * width + width - 1]);
-            let sink = f64::from(sinks[h]);
-            sink.exp() / (sink.exp() + log_sum.exp())
-        };
-        let mean = |h| (0..tokens).map(|t| share(t, h)).sum::<f64>() / tokens as f64;
-        self.sink_mass.push((0..heads).map(mean).collect());
-        self.value_norm
-            .push(host(seen.v)?.iter().map(|v| f64::from(*v).powi(2)).sum::<f64>() / tokens as f64);
-        Ok(())
-    }
-
-    fn router(&mut self, _layer: usize, logits: &candle_core::Tensor) -> candle_core::Result<()> {
-        let (tokens, experts) = logits.dims2()?;
-        let mut counts = vec![0.0; experts];
-        for row in host(logits)?.chunks_exact(experts) {
-            let mut ranked: Vec<usize> = (0..experts).collect();
-            ranked.sort_by(|&a, &b| row[b].total_cmp(&row[a]));
-            ranked[..2].iter().for_each(|&e| counts[e] += 0.5 / tokens as f64);
-        }
-        self.chosen.push(counts);
-        Ok(())
-    }
-}
-
-#[test]
-fn sinks_experts_and_spectra_equal_a_direct_computation() {
-    let (_dir, bench) = bench("gptoss-dense", &[70, 50]);
-    bench.run(&stage("held-out-tokens = 0")).unwrap();
-    let figures = bench.load::<Analysis>("analysis").figures;
-    let (_dir, checkpoint) = golden("gptoss-dense");
-    let words = |text: &str| text.split(' ').map(|word| word[1..].parse().unwrap()).collect::<Vec<u32>>();
-    let documents: Vec<Vec<u32>> = texts(&[70, 50]).0.iter().map(|text| words(&text.text)).collect();
-    let model = Model::frozen(&checkpoint).unwrap();
-    assert_eq!(model.config.experts.unwrap().num_experts_per_tok, 2);
-    let sinks = |i| {
-        let raw = checkpoint.raw(&format!("model.layers.{i}.self_attn.sinks")).unwrap();
-        raw.to_f32().unwrap()
-    };
-    let mut direct = Direct { sinks: (0..model.layers.len()).map(sinks).collect(), ..Direct::default() };
-    model.logits(&crate::model::Batch::new(documents.iter().map(Vec::as_slice)), &mut direct).unwrap();
-    for layer in &figures.layers {
-        for (h, head) in layer.heads.iter().enumerate() {
-            let want = direct.sink_mass[layer.layer][h];
-            assert!((head.sink_mass - want).abs() < 1e-5, "{} {want}", head.sink_mass);
-            assert!((0.0..=1.0).contains(&head.sink_mass));
-        }
-        for (load, want) in layer.routing.load.iter().zip(&direct.chosen[layer.layer]) {
-            assert!((load - want).abs() < 1e-12, "{load} {want}");
-        }
-        // The squares of the singular values sum to the mean square of what they are of.
-        if let Some(spectra) = &layer.spectra {
-            let energy: f64 = spectra.values.iter().map(|s| s * s).sum();
-            let want = direct.value_norm[layer.layer];
-            assert!((energy / want - 1.0).abs() < 1e-5, "{energy} {want}");
-        }
-    }
 }

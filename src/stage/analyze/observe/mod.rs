@@ -1,16 +1,19 @@
 //! Watches one layer over all calibration batches and sums what it sees. Knows no files of the user, and no judgement.
 
+mod norms;
+mod router;
+
 use candle_core::{Result, Tensor};
 use faer::{Mat, MatRef};
 
 use crate::{
-    artifact::moments::LayerMoments,
+    artifact::moments::{BUCKETS, GAPS, LayerMoments, bucket},
     kernel::{
         host,
         rope::{RopeTable, rope},
     },
     math::{linalg::congruence, moments::SecondMoment},
-    model::{Batch, Config, Probe, block::moe::Routing as Choice, config::LayerKind, probe::AttentionSeen},
+    model::{Batch, Config, Probe, config::LayerKind, probe::AttentionSeen},
     stage::weights::Projections,
 };
 
@@ -24,6 +27,8 @@ pub(super) struct Observer<'a> {
     projections: Option<&'a Projections>,
     plain: SecondMoment,
     attended: SecondMoment,
+    /// Of keys before rotation and values, where they are no linear map of inputs whose moment is there.
+    keys_values: SecondMoment,
     /// What is summed here directly.
     moments: LayerMoments,
     batch: Batch,
@@ -54,7 +59,11 @@ impl<'a> Observer<'a> {
         let sink_logits = sinks.iter().copied().map(f64::from).collect();
         let shape = Shape { heads, kv_heads, d, window, sinks, metric: projections.map(metric) };
         let width = if projections.is_some() { config.hidden_size } else { 0 };
-        let pairs = if attention == "latent" { 0 } else { d / 2 };
+        let latent = attention == "latent";
+        let pairs = if latent { 0 } else { d / 2 };
+        let both = if latent || projections.is_some() { 0 } else { 2 * kv_heads * d };
+        let (experts, chosen) =
+            config.experts.map_or((0, 0), |of| (of.num_local_experts, of.num_experts_per_tok));
         Self {
             config,
             sums: Sums::new(&shape),
@@ -62,18 +71,25 @@ impl<'a> Observer<'a> {
             projections,
             plain: SecondMoment::new(width),
             attended: SecondMoment::new(width),
+            keys_values: SecondMoment::new(both),
             moments: LayerMoments {
                 attention: attention.to_owned(),
                 weights: projections.map(|p| p.fingerprint.clone()).unwrap_or_default(),
                 sink_logits,
                 query_energy: vec![0.0; heads],
                 key_energy: vec![0.0; kv_heads],
-                first_keys: vec![0.0; 4 * kv_heads],
+                positions: vec![0.0; BUCKETS],
+                first_keys: vec![0.0; norms::PLACES * (kv_heads + 1)],
+                first_values: vec![0.0; norms::PLACES * (kv_heads + 1)],
                 query_pairs: vec![0.0; pairs],
                 key_pairs: vec![0.0; pairs],
-                chosen: vec![0.0; config.experts.map_or(0, |of| of.num_local_experts)],
+                chosen: vec![0.0; experts],
+                together: vec![0.0; experts * experts],
+                probability: vec![0.0; experts],
+                gates: vec![0.0; chosen],
                 router_entropy: vec![0.0],
-                router_gap: vec![0.0],
+                router_gap: vec![0.0; 2],
+                gaps: vec![0.0; GAPS.len() + 1],
                 ..LayerMoments::default()
             },
             batch: Batch::new([]),
@@ -84,6 +100,9 @@ impl<'a> Observer<'a> {
     pub(super) fn expect(&mut self, batch: &Batch) {
         self.batch = batch.clone();
         self.moments.tokens += batch.len();
+        for &position in &batch.positions {
+            self.moments.positions[bucket(position as usize)] += 1.0;
+        }
     }
 
     /// All sums.
@@ -99,6 +118,10 @@ impl<'a> Observer<'a> {
             (moments.overlap, moments.query) = (overlap, query);
             moments.keys_values = keys_values(p, &self.plain);
             (moments.plain, moments.attended) = (self.plain.sum, self.attended.sum);
+        } else if self.keys_values.dim > 1 {
+            let (dim, width) = (self.keys_values.dim, self.keys_values.dim - 1);
+            let rows = self.keys_values.sum.chunks_exact(dim).take(width);
+            moments.keys_values = rows.flat_map(|row| &row[..width]).copied().collect();
         }
         moments
     }
@@ -127,33 +150,6 @@ pub(super) fn unrotated(config: &Config, positions: &[u32], rotated: &Tensor) ->
     rope(rotated, &RopeTable::new(positions, &back, 1.0 / config.rope.concentration))
 }
 
-/// Adds the squares of `x` [t, heads, d] by head and, unless `pairs` is empty, by rotary pair.
-fn add_energies(x: &[f32], d: usize, heads: &mut [f64], pairs: &mut [f64]) {
-    let half = d / 2;
-    for (i, head) in x.chunks_exact(d).enumerate() {
-        for pair in 0..half {
-            let (a, b) = (f64::from(head[pair]), f64::from(head[pair + half]));
-            let square = a * a + b * b;
-            if let Some(energy) = pairs.get_mut(pair) {
-                *energy += square;
-            }
-            heads[i % heads.len()] += square;
-        }
-    }
-}
-
-/// Adds key norms and their numbers, at the first four positions and at the others [kv heads, 4].
-fn add_first_keys(k: &[f32], d: usize, positions: &[u32], first: &mut [f64]) {
-    let kv_heads = first.len() / 4;
-    for (row, &position) in k.chunks_exact(kv_heads * d).zip(positions) {
-        for (sums, key) in first.chunks_exact_mut(4).zip(row.chunks_exact(d)) {
-            let at = if position < 4 { 0 } else { 2 };
-            sums[at] += key.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
-            sums[at + 1] += 1.0;
-        }
-    }
-}
-
 impl Probe for Observer<'_> {
     fn attention(&mut self, seen: &AttentionSeen<'_>) -> Result<()> {
         let wanted = self.projections.is_some();
@@ -162,9 +158,11 @@ impl Probe for Observer<'_> {
         let (q, q_plain, k) = (host(seen.q)?, host(&plain)?, host(seen.k)?);
         let (v, packed, input) = (host(seen.v)?, host(seen.packed)?, host(seen.input)?);
         let (d, sums) = (self.shape.d, &mut self.moments);
-        add_energies(&q, d, &mut sums.query_energy, &mut sums.query_pairs);
-        add_energies(&k, d, &mut sums.key_energy, &mut sums.key_pairs);
-        add_first_keys(&k, d, &self.batch.positions, &mut sums.first_keys);
+        let (positions, kv_heads) = (&self.batch.positions, self.shape.kv_heads);
+        norms::add_energies(&q, d, &mut sums.query_energy, &mut sums.query_pairs);
+        norms::add_energies(&k, d, &mut sums.key_energy, &mut sums.key_pairs);
+        norms::add_by_place(&k, kv_heads, positions, &mut sums.first_keys);
+        norms::add_by_place(&v, kv_heads, positions, &mut sums.first_values);
         let activations = Activations {
             q: &q,
             q_plain: &q_plain,
@@ -177,25 +175,17 @@ impl Probe for Observer<'_> {
         if wanted {
             self.plain.add(&input, None);
             self.attended.add(&input, Some(&weights));
+        } else if self.keys_values.dim > 1 {
+            let k = unrotated(self.config, &self.batch.positions, seen.k)?;
+            let both = Tensor::cat(&[&k.flatten_from(1)?, &seen.v.flatten_from(1)?], 1)?;
+            self.keys_values.add(&host(&both)?, None);
         }
         Ok(())
     }
 
     fn router(&mut self, _layer: usize, logits: &Tensor) -> Result<()> {
-        let (logits, experts) = (host(logits)?, logits.dim(1)?);
         let k = self.config.experts.map_or(0, |of| of.num_experts_per_tok);
-        let sums = &mut self.moments;
-        for expert in Choice::new(&logits, experts, k).experts {
-            sums.chosen[expert as usize] += 1.0;
-        }
-        for row in logits.chunks_exact(experts) {
-            let mut sorted: Vec<f64> = row.iter().map(|&x| f64::from(x)).collect();
-            sorted.sort_by(|a, b| b.total_cmp(a));
-            let total: f64 = sorted.iter().map(|x| (x - sorted[0]).exp()).sum();
-            let p = sorted.iter().map(|x| (x - sorted[0]).exp() / total).filter(|&p| p > 0.0);
-            sums.router_entropy[0] += p.map(|p| -p * p.ln()).sum::<f64>();
-            sums.router_gap[0] += if k < experts { sorted[k - 1] - sorted[k] } else { 0.0 };
-        }
+        router::add(&host(logits)?, (logits.dim(1)?, k), &mut self.moments);
         Ok(())
     }
 }
@@ -203,22 +193,6 @@ impl Probe for Observer<'_> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn energies_by_head_and_pair() {
-        let (mut heads, mut pairs) = (vec![0.0; 2], vec![0.0; 1]);
-        add_energies(&[3.0, 4.0, 1.0, 0.0, 0.0, 0.0, 0.0, 2.0], 2, &mut heads, &mut pairs);
-        assert_eq!((&heads, &pairs), (&vec![25.0, 5.0], &vec![30.0]));
-        add_energies(&[3.0, 4.0, 1.0, 0.0], 2, &mut heads, &mut []);
-        assert_eq!(heads, [50.0, 6.0]);
-    }
-
-    #[test]
-    fn norms_at_the_first_four_positions_and_behind() {
-        let mut first = vec![0.0; 8];
-        add_first_keys(&[6.0, 8.0, 0.0, 1.0, 3.0, 4.0, 0.0, 2.0], 2, &[3, 4], &mut first);
-        assert_eq!(first, [10.0, 1.0, 5.0, 1.0, 1.0, 1.0, 2.0, 1.0]);
-    }
 
     #[test]
     fn rows_get_one_width() {
