@@ -55,7 +55,8 @@ pub(super) fn draw(figures: &Figures) -> Result<String, Box<dyn Error>> {
             if n % every == 0 {
                 let y = 50 + 18 * (n / every) as i32;
                 right.draw(&PathElement::new([(4, y), (22, y)], stroke))?;
-                let style = ("sans-serif", 12).into_font().pos(Pos::new(HPos::Left, VPos::Center));
+                let style =
+                    ("sans-serif", 12).into_font().color(&BLACK).pos(Pos::new(HPos::Left, VPos::Center));
                 right.draw(&Text::new(format!("{} {}", layer.layer, layer.attention), (28, y), style))?;
             }
         }
