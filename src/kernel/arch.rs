@@ -1,7 +1,26 @@
 //! Which vector instructions the kernels run on: the widest that the machine has. Where a kernel promises the same bits everywhere,
 //! tests run it on all of them.
+#![expect(clippy::inline_always, reason = "it becomes part of what is compiled for several instruction sets")]
 
-use pulp::Arch;
+use pulp::{Arch, Simd, WithSimd};
+
+/// What `f` makes, compiled for the widest vectors. `f` is a closure with `#[inline(always)]` whose loops the compiler turns into vectors.
+///
+/// [`Arch::dispatch`] itself would call such a closure by a detour that is compiled for the oldest machines.
+pub(crate) fn vectorised<R>(f: impl FnMut() -> R) -> R {
+    arch().dispatch(Body(f))
+}
+
+struct Body<F>(F);
+
+impl<R, F: FnMut() -> R> WithSimd for Body<F> {
+    type Output = R;
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(mut self, _: S) -> R {
+        (self.0)()
+    }
+}
 
 /// The instructions to run on.
 pub(crate) fn arch() -> Arch {

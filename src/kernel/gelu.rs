@@ -5,7 +5,7 @@
     reason = "it becomes part of the loops that are compiled for several instruction sets"
 )]
 
-use super::arch::arch;
+use super::arch::vectorised;
 
 /// The error function, absolute error below 4e-7: a rational function of degree 5/5 in x², fitted on `[0, 4]` to within 2.2e-8; the
 /// rest is f32 rounding.
@@ -31,7 +31,7 @@ pub fn erf(x: f32) -> f32 {
 
 /// GELU of every value.
 pub fn gelu_in_place(values: &mut [f32]) {
-    arch().dispatch(
+    vectorised(
         #[inline(always)]
         || values.iter_mut().for_each(|x| *x = gelu(*x)),
     );
@@ -39,7 +39,7 @@ pub fn gelu_in_place(values: &mut [f32]) {
 
 /// `out = gelu(gate) · up`, as gated networks have it.
 pub fn gated_gelu(out: &mut [f32], up: &[f32], gate: &[f32]) {
-    arch().dispatch(
+    vectorised(
         #[inline(always)]
         || {
             for ((out, up), gate) in out.iter_mut().zip(up).zip(gate) {

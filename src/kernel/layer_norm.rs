@@ -5,13 +5,13 @@
     reason = "it becomes part of the loops that are compiled for several instruction sets"
 )]
 
-use super::arch::arch;
+use super::arch::vectorised;
 
 const LANES: usize = 16;
 
 /// `(x − mean) / √(variance + eps) · weight + bias` for every row of `weight.len()` values.
 pub fn layer_norm(rows: &mut [f32], weight: &[f32], bias: &[f32], eps: f64) {
-    arch().dispatch(
+    vectorised(
         #[inline(always)]
         || {
             for row in rows.chunks_exact_mut(weight.len()) {

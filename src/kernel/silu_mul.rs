@@ -3,7 +3,7 @@
 use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{arch::arch, exp::exp, f32s, host, tensor};
+use super::{arch::vectorised, exp::exp, f32s, host, tensor};
 
 /// Elements that one task works on.
 const CHUNK: usize = 8192;
@@ -32,10 +32,9 @@ impl CustomOp2 for SiluMul {
         }
         let (gate, up) = (f32s(gate, gl, "silu_mul")?, f32s(up, ul, "silu_mul")?);
         let mut y = vec![0f32; gate.len()];
-        let arch = arch();
         let work = y.par_chunks_mut(CHUNK).zip(gate.par_chunks(CHUNK)).zip(up.par_chunks(CHUNK));
         work.for_each(|((y, gate), up)| {
-            arch.dispatch(
+            vectorised(
                 #[inline(always)]
                 || {
                     for ((y, &g), &u) in y.iter_mut().zip(gate).zip(up) {

@@ -2,20 +2,34 @@
 //!
 //! Columns 2i and 2i+1 are gate and up: `g = min(gate, limit)`, `u = clamp(up, −limit, limit)`,
 //! `y = (u + 1) · g · sigmoid(alpha · g)`. At the limit the gradient passes, as in PyTorch's `clamp`.
+#![expect(clippy::inline_always, reason = "it becomes part of what is compiled for several instruction sets")]
 
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
-use super::{exp::exp, f32s, host, tensor};
+use super::{arch::vectorised, exp::exp, f32s, host, tensor};
+
+/// Values that a thread makes at a time.
+const CHUNK: usize = 4096;
 
 /// `x` [n, 2·i] → [n, i].
 pub fn swiglu(x: &Tensor, alpha: f32, limit: f32) -> Result<Tensor> {
     x.apply_op1(Swiglu { alpha, limit })
 }
 
+#[derive(Clone, Copy)]
 struct Swiglu {
     alpha: f32,
     limit: f32,
+}
+
+/// Gate and up within their limits.
+#[inline(always)]
+fn clamped([gate, up]: [f32; 2], limit: f32) -> (f32, f32) {
+    // Plain comparisons keep a NaN, and unlike `clamp` they never panic, so that loops with them become vectors.
+    let below = |x: f32| if x > limit { limit } else { x };
+    let up = if up < -limit { -limit } else { up };
+    (below(gate), below(up))
 }
 
 impl CustomOp1 for Swiglu {
@@ -29,10 +43,17 @@ impl CustomOp1 for Swiglu {
             bail!("swiglu: columns come in pairs, got {:?}", layout.shape());
         }
         let x = f32s(x, layout, "swiglu")?;
-        let mut y = vec![0f32; n * width / 2];
-        y.par_iter_mut().zip(x.par_chunks_exact(2)).with_min_len(4096).for_each(|(y, pair)| {
-            let (g, u) = (pair[0].min(self.limit), pair[1].clamp(-self.limit, self.limit));
-            *y = (u + 1.0) * g / (1.0 + exp(-self.alpha * g));
+        let (mut y, Self { alpha, limit }) = (vec![0f32; n * width / 2], *self);
+        y.par_chunks_mut(CHUNK).zip(x.par_chunks(2 * CHUNK)).for_each(|(y, x)| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    for (y, pair) in y.iter_mut().zip(x.as_chunks::<2>().0) {
+                        let (g, u) = clamped(*pair, limit);
+                        *y = (u + 1.0) * g / (1.0 + exp(-alpha * g));
+                    }
+                },
+            );
         });
         Ok((CpuStorage::F32(y), (n, width / 2).into()))
     }
@@ -40,18 +61,23 @@ impl CustomOp1 for Swiglu {
     fn bwd(&self, x: &Tensor, _: &Tensor, grad: &Tensor) -> Result<Option<Tensor>> {
         let grad = grad.contiguous()?;
         let (xs, gs) = (host(x)?, host(&grad)?);
-        let mut dx = vec![0f32; xs.len()];
-        dx.par_chunks_exact_mut(2)
-            .zip(xs.par_chunks_exact(2))
-            .zip(gs.par_iter())
-            .with_min_len(4096)
-            .for_each(|((dx, pair), &dy)| {
-                let (g, u) = (pair[0].min(self.limit), pair[1].clamp(-self.limit, self.limit));
-                let sigma = 1.0 / (1.0 + exp(-self.alpha * g));
-                let dg = (u + 1.0) * sigma * (1.0 + self.alpha * g * (1.0 - sigma));
-                dx[0] = if pair[0] <= self.limit { dy * dg } else { 0.0 };
-                dx[1] = if pair[1].abs() <= self.limit { dy * g * sigma } else { 0.0 };
-            });
+        let (mut dx, Self { alpha, limit }) = (vec![0f32; xs.len()], *self);
+        let inputs = xs.par_chunks(2 * CHUNK).zip(gs.par_chunks(CHUNK));
+        dx.par_chunks_mut(2 * CHUNK).zip(inputs).for_each(|(dx, (x, dy))| {
+            vectorised(
+                #[inline(always)]
+                || {
+                    let pairs = dx.as_chunks_mut::<2>().0.iter_mut().zip(x.as_chunks::<2>().0);
+                    for ((dx, pair), &dy) in pairs.zip(dy) {
+                        let (g, u) = clamped(*pair, limit);
+                        let sigma = 1.0 / (1.0 + exp(-alpha * g));
+                        let dg = (u + 1.0) * sigma * (1.0 + alpha * g * (1.0 - sigma));
+                        dx[0] = if pair[0] <= limit { dy * dg } else { 0.0 };
+                        dx[1] = if pair[1].abs() <= limit { dy * g * sigma } else { 0.0 };
+                    }
+                },
+            );
+        });
         Ok(Some(tensor(dx, x.shape())?))
     }
 }
@@ -59,7 +85,10 @@ impl CustomOp1 for Swiglu {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::kernel::testing::{check_gradients, close, flat, gradient, var};
+    use crate::kernel::{
+        arch::testing::on_all,
+        testing::{bits, check_gradients, close, flat, gradient, var},
+    };
 
     #[test]
     fn values_by_hand() {
@@ -103,6 +132,28 @@ mod tests {
             let x = candle_core::Var::from_tensor(&tensor(vec![gate, up], (1, 2)).unwrap()).unwrap();
             let grad = gradient(&swiglu(&x, 1.702, 2.0).unwrap(), &x);
             assert_eq!([grad[0].abs() > 0.0, grad[1].abs() > 0.0], passes, "{gate} {up}");
+        }
+    }
+
+    #[test]
+    fn every_instruction_set_gives_the_same_bits_beyond_a_chunk_too() {
+        let x = var(3, &[3, CHUNK + 10], 9.0);
+        let made = on_all(|| {
+            let y = swiglu(&x, 1.702, 7.0).unwrap();
+            [bits(&y), gradient(&y, &x).into_iter().map(f32::to_bits).collect()]
+        });
+        assert!(made.iter().all(|other| *other == made[0]));
+        for row in 0..3 {
+            let one = x.narrow(0, row, 1).unwrap().contiguous().unwrap();
+            let n = usize::midpoint(CHUNK, 10);
+            assert_eq!(bits(&swiglu(&one, 1.702, 7.0).unwrap()), made[0][0][row * n..][..n]);
+        }
+    }
+
+    #[test]
+    fn what_is_no_number_stays_none() {
+        for pair in [[f32::NAN, 1.0], [1.0, f32::NAN]] {
+            assert!(flat(&swiglu(&tensor(pair.to_vec(), (1, 2)).unwrap(), 1.702, 7.0).unwrap())[0].is_nan());
         }
     }
 
