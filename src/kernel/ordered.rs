@@ -9,12 +9,17 @@
     reason = "it becomes part of the loops that are compiled for several instruction sets"
 )]
 
+mod left;
 mod packed;
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
 
-pub use self::packed::{Bf16Bytes, Element, Packed, Part};
+use self::left::Factor;
+pub use self::{
+    left::Left,
+    packed::{Bf16Bytes, Element, Packed, Part},
+};
 use super::arch::arch;
 
 /// Columns of a panel: the lanes of the widest vectors.
@@ -27,15 +32,6 @@ const DEPTH: usize = 768;
 /// Columns of the right-hand matrix that are packed at one time.
 const PART: usize = 64 * PANEL;
 
-/// Rows of a matrix, such as the left-hand one: row `i` is `data[i * stride..][..inner]`.
-#[derive(Debug, Clone, Copy)]
-pub struct Left<'a, E = f32> {
-    /// The elements.
-    pub data: &'a [E],
-    /// From one row to the next.
-    pub stride: usize,
-}
-
 /// `out = bias + a · b`, where every row begins with the bias; `out` is row-major with as many columns as `b`, and its rows say how
 /// many `a` has. Rows are shared among threads.
 pub fn biased_product(out: &mut [f32], bias: &[f32], a: Left<'_>, b: &Packed) {
@@ -45,8 +41,22 @@ pub fn biased_product(out: &mut [f32], bias: &[f32], a: Left<'_>, b: &Packed) {
         for row in out.chunks_exact_mut(b.cols) {
             row.copy_from_slice(bias);
         }
-        arch.dispatch(Task::of(block, Out { rows: out, stride: b.cols, from: 0 }, a, b.whole()));
+        arch.dispatch(Task::of(
+            block,
+            Out { rows: out, stride: b.cols, from: 0, add: true },
+            Factor::Rows(a),
+            b.whole(),
+        ));
     });
+}
+
+/// `out = a · b` by the caller's thread alone.
+pub fn set_product_here(out: &mut [f32], a: Left<'_>, b: Part<'_>) {
+    if b.inner == 0 {
+        out.fill(0.0);
+    }
+    let stride = b.cols;
+    here(Out { rows: out, stride, from: 0, add: false }, Factor::Rows(a), b);
 }
 
 /// `out += a · b` by the caller's thread alone.
@@ -54,15 +64,29 @@ pub fn product_here(out: &mut [f32], a: Left<'_>, b: Part<'_>) {
     product_columns_here((out, b.cols, 0), a, b);
 }
 
-/// The same into the columns from `from` on of rows that are `stride` wide.
+/// [`product_here`] into the columns from `from` on of rows that are `stride` wide.
 pub(super) fn product_columns_here(
-    (out, stride, from): (&mut [f32], usize, usize),
+    (rows, stride, from): (&mut [f32], usize, usize),
     a: Left<'_>,
     b: Part<'_>,
 ) {
-    let arch = arch();
-    for (block, rows) in out.chunks_mut((BLOCK * stride).max(1)).enumerate() {
-        arch.dispatch(Task::of(block, Out { rows, stride, from }, a, b));
+    here(Out { rows, stride, from, add: true }, Factor::Rows(a), b);
+}
+
+/// The same with `aᵀ`: the rows of `a` are the terms, row `k` is `data[k * stride..]`, and its columns from the first on make the rows of
+/// the output.
+pub(super) fn transposed_product_here(
+    (rows, stride, from): (&mut [f32], usize, usize),
+    a: Left<'_>,
+    b: Part<'_>,
+) {
+    here(Out { rows, stride, from, add: true }, Factor::Columns(a), b);
+}
+
+fn here(out: Out<'_>, a: Factor<'_>, b: Part<'_>) {
+    let (Out { rows, stride, from, add }, arch) = (out, arch());
+    for (block, rows) in rows.chunks_mut((BLOCK * stride).max(1)).enumerate() {
+        arch.dispatch(Task::of(block, Out { rows, stride, from, add }, a, b));
     }
 }
 
@@ -92,7 +116,12 @@ pub fn product(out: &mut [f32], a: Left<'_>, b: Right<'_>, [inner, cols]: [usize
             Right::Bf16Rows(data) => packed_rows((data, cols), from, [inner, width]),
         };
         out.par_chunks_mut((BLOCK * cols).max(1)).enumerate().for_each(|(block, rows)| {
-            arch.dispatch(Task::of(block, Out { rows, stride: cols, from }, a, part.whole()));
+            arch.dispatch(Task::of(
+                block,
+                Out { rows, stride: cols, from, add: true },
+                Factor::Rows(a),
+                part.whole(),
+            ));
         });
     }
 }
@@ -110,19 +139,21 @@ struct Out<'a> {
     rows: &'a mut [f32],
     stride: usize,
     from: usize,
+    /// Whether sums begin with what is there, or with zero.
+    add: bool,
 }
 
 /// The product of at most [`BLOCK`] rows.
 struct Task<'a> {
     out: Out<'a>,
-    a: Left<'a>,
+    a: Factor<'a>,
     b: Part<'a>,
 }
 
 impl<'a> Task<'a> {
     /// The work on a block of the output.
-    fn of(block: usize, out: Out<'a>, a: Left<'a>, b: Part<'a>) -> Self {
-        Self { out, a: Left { data: &a.data[block * BLOCK * a.stride..], ..a }, b }
+    fn of(block: usize, out: Out<'a>, a: Factor<'a>, b: Part<'a>) -> Self {
+        Self { out, a: a.rows_from(block * BLOCK), b }
     }
 }
 
@@ -207,7 +238,7 @@ impl Task<'_> {
         let mut left = vec![[0_f32; R]; rows.div_ceil(R) * DEPTH.min(inner)];
         for start in (0..inner).step_by(DEPTH) {
             let depth = DEPTH.min(inner - start);
-            pack_left(&mut left, a, (rows, start, depth));
+            a.pack(&mut left, rows, start..start + depth);
             for panel in (0..panels).step_by(P) {
                 // Where a panel is missing at the end the last one is worked on twice and kept once.
                 let right = std::array::from_fn(|p| {
@@ -218,7 +249,9 @@ impl Task<'_> {
                     let height = R.min(rows - tile * R);
                     let place =
                         Place { first: tile * R, height, panel, cols, stride: out.stride, from: out.from };
-                    let sums = place.load::<S, R, P, C>(simd, out.rows);
+                    let zero = [[simd.splat_f32s(0.0); C]; R];
+                    let known = out.add || start > 0;
+                    let sums = if known { place.load::<S, R, P, C>(simd, out.rows) } else { zero };
                     place.store::<S, R, P, C>(chains(simd, left, right, sums), out.rows);
                 }
             }
@@ -229,11 +262,11 @@ impl Task<'_> {
     fn run_scalar(self) {
         let Task { out, a, b } = self;
         for (i, row) in out.rows.chunks_exact_mut(out.stride).enumerate() {
-            let left = &a.data[i * a.stride..][..b.inner];
             for (j, x) in row[out.from..][..b.cols].iter_mut().enumerate() {
+                let begin = if out.add { *x } else { 0.0 };
                 let panel = b.panel(j / PANEL);
-                let terms = left.iter().zip(panel.iter().skip(j % PANEL).step_by(PANEL));
-                *x = terms.fold(*x, |sum, (a, b)| a.mul_add(*b, sum));
+                let terms = panel.iter().skip(j % PANEL).step_by(PANEL).enumerate();
+                *x = terms.fold(begin, |sum, (k, b)| a.at(i, k).mul_add(*b, sum));
             }
         }
     }
@@ -250,23 +283,6 @@ struct Place {
     from: usize,
 }
 
-/// Copies a part of the rows into tiles of `R` rows, inner dimension first, so that a tile is read in order.
-#[inline(always)]
-fn pack_left<const R: usize>(
-    left: &mut [[f32; R]],
-    a: Left<'_>,
-    (rows, start, depth): (usize, usize, usize),
-) {
-    for (tile, part) in left.chunks_exact_mut(depth).enumerate().take(rows.div_ceil(R)) {
-        for r in 0..R.min(rows - tile * R) {
-            let row = &a.data[(tile * R + r) * a.stride + start..][..depth];
-            for (to, x) in part.iter_mut().zip(row) {
-                to[r] = *x;
-            }
-        }
-    }
-}
-
 impl Place {
     /// The sums so far; zeros beyond the last row and column.
     #[inline(always)]
@@ -276,13 +292,15 @@ impl Place {
         out: &[f32],
     ) -> [[S::f32s; C]; R] {
         let mut lanes = [[[0_f32; PANEL]; P]; R];
-        for (r, row) in lanes.iter_mut().enumerate().take(self.height) {
-            for (p, lanes) in row.iter_mut().enumerate() {
-                let (at, width) = self.of(r, p);
-                // The usual case in a form without a call.
-                match out[at..at + width].first_chunk() {
-                    Some(whole) => *lanes = *whole,
-                    None => lanes[..width].copy_from_slice(&out[at..at + width]),
+        for p in 0..P {
+            let (first, width) = self.of(p);
+            for (r, row) in lanes.iter_mut().enumerate().take(self.height) {
+                let from = &out[first + r * self.stride..][..width];
+                // The usual case apart, in a form without a call.
+                if width == PANEL {
+                    row[p].iter_mut().zip(from).for_each(|(lane, x)| *lane = *x);
+                } else {
+                    row[p][..width].copy_from_slice(from);
                 }
             }
         }
@@ -302,24 +320,25 @@ impl Place {
                 S::as_mut_simd_f32s(lanes).0.copy_from_slice(&sums[p * (C / P)..(p + 1) * (C / P)]);
             }
         }
-        for (r, row) in lanes.iter().enumerate().take(self.height) {
-            for (p, lanes) in row.iter().enumerate() {
-                let (at, width) = self.of(r, p);
-                let out = &mut out[at..at + width];
-                match out.first_chunk_mut() {
-                    Some(whole) => *whole = *lanes,
-                    None => out.copy_from_slice(&lanes[..width]),
+        for p in 0..P {
+            let (first, width) = self.of(p);
+            for (r, row) in lanes.iter().enumerate().take(self.height) {
+                let to = &mut out[first + r * self.stride..][..width];
+                if width == PANEL {
+                    to.iter_mut().zip(&row[p]).for_each(|(x, lane)| *x = *lane);
+                } else {
+                    to.copy_from_slice(&row[p][..width]);
                 }
             }
         }
     }
 
-    /// The first output of a row of the tile in one of its panels, and how many there are.
+    /// The first output of the tile in one of its panels, and how many columns the panel has.
     #[inline(always)]
-    fn of(self, row: usize, panel: usize) -> (usize, usize) {
+    fn of(self, panel: usize) -> (usize, usize) {
         let col = (self.panel + panel) * PANEL;
         let width = self.cols.saturating_sub(col).min(PANEL);
-        ((self.first + row) * self.stride + self.from + col.min(self.cols), width)
+        (self.first * self.stride + self.from + col.min(self.cols), width)
     }
 }
 

@@ -4,14 +4,31 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Block, Dims, Pattern};
+use super::{Dims, Pattern};
 use crate::kernel::{
     exp::{exp_in_place, max},
-    ordered::{Left, PANEL, Packed, product_here},
+    ordered::{Left, PANEL, Packed, product_here, set_product_here},
 };
 
+/// Query rows scored at a time.
+pub(super) const BLOCK: usize = 64;
 /// Keys of a tile; a multiple of a panel's width.
 const TILE: usize = 512;
+
+/// A block of query rows of one sequence and the keys that any of them sees, as absolute token ranges.
+struct Block {
+    rows: Range<usize>,
+    keys: Range<usize>,
+}
+
+impl Block {
+    fn all(pattern: &Pattern, sequence: Range<usize>) -> impl Iterator<Item = Self> + '_ {
+        sequence.clone().step_by(BLOCK).map(move |from| {
+            let rows = from..(from + BLOCK).min(sequence.end);
+            Self { keys: pattern.first_key(from, sequence.start)..rows.end, rows }
+        })
+    }
+}
 
 /// The keys and values of one key/value head over one sequence, packed for products.
 struct Head {
@@ -46,7 +63,7 @@ pub(super) fn forward(pattern: &Pattern, dims: Dims, (q, k, v): (&[f32], &[f32],
     let heads: Vec<Head> = (0..sequences.len() * hk).into_par_iter().map(pack).collect();
     let (mut rest, mut work) = (out.as_mut_slice(), Vec::new());
     for (i, sequence) in sequences.iter().enumerate() {
-        for block in pattern.blocks(sequence.clone()) {
+        for block in Block::all(pattern, sequence.clone()) {
             let (rows, tail) = rest.split_at_mut(block.rows.len() * width);
             rest = tail;
             work.push(Work { block, start: sequence.start, heads: &heads[i * hk..(i + 1) * hk], out: rows });
@@ -86,8 +103,7 @@ impl Work<'_> {
             for from in (first / PANEL * PANEL..last).step_by(TILE) {
                 let tile = from..(from + TILE).min(last);
                 let scores = &mut scores[..rows * tile.len()];
-                scores.fill(0.0);
-                product_here(
+                set_product_here(
                     scores,
                     Left { data: &queries, stride: dk },
                     head.keys.part(tile.clone(), 0..dk),

@@ -1,14 +1,16 @@
 //! Attention against its definition: blocks, windows, packed sequences, and gradients.
 
-use super::*;
-use crate::kernel::testing::{bits, check_gradients, close, flat, gradient, noise, on_threads, var};
+mod gradients;
+
+use super::{forward::BLOCK, *};
+use crate::kernel::testing::{bits, check_gradients, close, fastest, flat, gradient, noise, on_threads, var};
 
 fn pattern(offsets: &[usize], window: Option<usize>) -> Pattern {
     Pattern { offsets: offsets.into(), window, scale: 0.4 }
 }
 
 /// The definition, in f64: one query, one key at a time.
-fn reference(q: &[f32], k: &[f32], v: &[f32], dims: Dims, pattern: &Pattern) -> Vec<f64> {
+fn reference([q, k, v]: [&[f64]; 3], dims: Dims, pattern: &Pattern) -> Vec<f64> {
     let Dims { hq, hk, dk, dv } = dims;
     let mut out = Vec::new();
     for sequence in pattern.sequences() {
@@ -16,21 +18,16 @@ fn reference(q: &[f32], k: &[f32], v: &[f32], dims: Dims, pattern: &Pattern) -> 
             for h in 0..hq {
                 let g = h / (hq / hk);
                 let sees = |s: &usize| pattern.window.is_none_or(|w| t - s < w);
-                let keys: Vec<usize> = (sequence.start..=t).filter(sees).collect();
-                let at = |x: &[f32], t: usize, h: usize, heads: usize, d: usize| {
-                    f64::from(x[(t * heads + h) * dk + d])
+                let weight = |s: usize| {
+                    let (q, k) = (&q[(t * hq + h) * dk..][..dk], &k[(s * hk + g) * dk..]);
+                    let score: f64 = q.iter().zip(k).map(|(q, k)| q * k).sum();
+                    (score * f64::from(pattern.scale)).exp()
                 };
-                let score = |s: usize| {
-                    (0..dk).map(|d| at(q, t, h, hq, d) * at(k, s, g, hk, d)).sum::<f64>()
-                        * f64::from(pattern.scale)
-                };
-                let total: f64 = keys.iter().map(|&s| score(s).exp()).sum();
+                let keys: Vec<(usize, f64)> =
+                    (sequence.start..=t).filter(sees).map(|s| (s, weight(s))).collect();
+                let total: f64 = keys.iter().map(|(_, weight)| weight).sum();
                 for d in 0..dv {
-                    out.push(
-                        keys.iter()
-                            .map(|&s| score(s).exp() / total * f64::from(v[(s * hk + g) * dv + d]))
-                            .sum(),
-                    );
+                    out.push(keys.iter().map(|(s, weight)| weight / total * v[(s * hk + g) * dv + d]).sum());
                 }
                 out.push(total.ln());
             }
@@ -39,13 +36,18 @@ fn reference(q: &[f32], k: &[f32], v: &[f32], dims: Dims, pattern: &Pattern) -> 
     out
 }
 
+/// The same numbers in f64.
+fn wide(x: &[f32]) -> Vec<f64> {
+    x.iter().map(|&x| f64::from(x)).collect()
+}
+
 #[test]
 fn matches_the_definition() {
     let check = |offsets: &[usize], window: Option<usize>, hq: usize, hk: usize| {
         let (dims, t) = (Dims { hq, hk, dk: 6, dv: 5 }, offsets[offsets.len() - 1]);
         let (q, k, v) = (noise(1, t * hq * 6, 2.0), noise(2, t * hk * 6, 2.0), noise(3, t * hk * 5, 1.0));
         let pattern = pattern(offsets, window);
-        let want = reference(&q, &k, &v, dims, &pattern);
+        let want = reference([&wide(&q), &wide(&k), &wide(&v)], dims, &pattern);
         let (q, k) = (tensor(q, (t, hq, 6)).unwrap(), tensor(k, (t, hk, 6)).unwrap());
         let got = attention(&q, &k, &tensor(v, (t, hk, 5)).unwrap(), &pattern).unwrap();
         close(&flat(&got), &want, 2e-5);
@@ -244,4 +246,24 @@ fn shapes_that_do_not_fit_are_refused() {
     let turned = q.transpose(0, 1).unwrap();
     let error = attention(&turned, &kv, &kv, &pattern(&[0, 9], None)).unwrap_err().to_string();
     assert!(error.contains("must be contiguous"), "{error}");
+}
+
+/// `cargo test --release --lib attention -- --ignored --nocapture`
+#[test]
+#[ignore = "a measurement"]
+fn speed() {
+    for (t, hq, hk, d, window) in [
+        (2048, 64, 8, 64, None),
+        (2048, 64, 8, 64, Some(128)),
+        (2048, 16, 16, 64, None),
+        (2048, 16, 16, 64, Some(128)),
+    ] {
+        let (q, k, v) = (var(1, &[t, hq, d], 1.0), var(2, &[t, hk, d], 1.0), var(3, &[t, hk, d], 1.0));
+        let forward = || attention(&q, &k, &v, &pattern(&[0, t], window)).unwrap();
+        let once = fastest(3, forward);
+        let both = fastest(3, || forward().sum_all().unwrap().backward().unwrap());
+        println!(
+            "{t} tokens, {hq} heads over {hk}, window {window:?}: forward {once:.3} s, with backward {both:.3} s"
+        );
+    }
 }

@@ -45,32 +45,35 @@ impl Packed {
     /// Packs a matrix whose columns lie in memory as rows: column `j` is `data[j * stride..][..inner]`.
     pub fn of_columns<E: Element>(columns: Left<'_, E>, inner: usize, cols: usize) -> Self {
         let mut packed = Self::zeros(inner, cols);
-        packed.panels().for_each(|(panel, rows)| {
-            let rows = rows.as_chunks_mut::<PANEL>().0;
-            for lane in 0..PANEL.min(cols - panel * PANEL) {
-                let column = &columns.data[(panel * PANEL + lane) * columns.stride..][..inner];
-                for (row, x) in rows.iter_mut().zip(column) {
-                    row[lane] = x.to_f32();
-                }
-            }
-        });
+        packed.panels().for_each(|(panel, to)| pack_columns(to, (columns, panel * PANEL), cols));
         packed
     }
 
     /// Packs a matrix whose rows lie in memory as rows: row `k` is `data[k * stride..][..cols]`.
     pub fn of_rows<E: Element>(rows: Left<'_, E>, inner: usize, cols: usize) -> Self {
         let mut packed = Self::zeros(inner, cols);
-        packed.panels().for_each(|(panel, to)| {
-            let width = PANEL.min(cols - panel * PANEL);
-            for (k, to) in to.as_chunks_mut::<PANEL>().0.iter_mut().enumerate() {
-                let from = &rows.data[k * rows.stride + panel * PANEL..][..width];
-                match from.first_chunk::<PANEL>() {
-                    Some(whole) => *to = whole.map(E::to_f32),
-                    None => to.iter_mut().zip(from).for_each(|(to, x)| *to = x.to_f32()),
-                }
-            }
-        });
+        packed.panels().for_each(|(panel, to)| pack_rows(to, (rows, panel * PANEL), cols));
         packed
+    }
+
+    /// [`Self::of_columns`] by the caller's thread alone, in the memory that is already there.
+    pub fn fill_columns(&mut self, columns: Left<'_>, inner: usize, cols: usize) {
+        self.resize(inner, cols);
+        let panels = self.panels_mut().enumerate();
+        panels.for_each(|(panel, to)| pack_columns(to, (columns, panel * PANEL), cols));
+    }
+
+    /// [`Self::of_rows`] by the caller's thread alone, in the memory that is already there.
+    pub fn fill_rows(&mut self, rows: Left<'_>, inner: usize, cols: usize) {
+        self.resize(inner, cols);
+        let panels = self.panels_mut().enumerate();
+        panels.for_each(|(panel, to)| pack_rows(to, (rows, panel * PANEL), cols));
+    }
+
+    /// What the last panel holds beyond the last column is never looked at.
+    fn resize(&mut self, inner: usize, cols: usize) {
+        (self.inner, self.cols) = (inner, cols);
+        self.data.resize(cols.div_ceil(PANEL) * inner * PANEL, 0.0);
     }
 
     /// Sixteen columns at a time, a row for each term.
@@ -84,9 +87,9 @@ impl Packed {
     }
 
     /// Every panel with its index, shared among threads.
-    fn panels(&mut self) -> impl IndexedParallelIterator<Item = (usize, &mut [f32])> {
-        let size = (self.inner * PANEL).max(1);
-        self.data.par_chunks_exact_mut(size).enumerate().with_min_len(8)
+    fn panels(&mut self) -> impl IndexedParallelIterator<Item = (usize, &mut [[f32; PANEL]])> {
+        let panels = self.data.par_chunks_exact_mut((self.inner * PANEL).max(1));
+        panels.map(|panel| panel.as_chunks_mut().0).enumerate().with_min_len(8)
     }
 
     /// Length of the sums.
@@ -109,6 +112,28 @@ impl Packed {
             cols: columns.len(),
             from: terms.start,
             inner: terms.len(),
+        }
+    }
+}
+
+/// Fills a panel with the columns from `from` on.
+fn pack_columns<E: Element>(panel: &mut [[f32; PANEL]], (columns, from): (Left<'_, E>, usize), cols: usize) {
+    for lane in 0..PANEL.min(cols - from) {
+        let column = &columns.data[(from + lane) * columns.stride..][..panel.len()];
+        for (row, x) in panel.iter_mut().zip(column) {
+            row[lane] = x.to_f32();
+        }
+    }
+}
+
+/// The same of rows.
+fn pack_rows<E: Element>(panel: &mut [[f32; PANEL]], (rows, from): (Left<'_, E>, usize), cols: usize) {
+    let width = PANEL.min(cols - from);
+    for (k, to) in panel.iter_mut().enumerate() {
+        let row = &rows.data[k * rows.stride + from..][..width];
+        match row.first_chunk::<PANEL>() {
+            Some(whole) => *to = whole.map(E::to_f32),
+            None => to.iter_mut().zip(row).for_each(|(to, x)| *to = x.to_f32()),
         }
     }
 }

@@ -67,11 +67,50 @@ fn every_bit_is_that_of_the_definition() {
 }
 
 #[test]
+fn a_product_may_take_the_place_of_what_was_there() {
+    for shape in SHAPES {
+        let [rows, cols, inner] = shape;
+        let (a, w) = (noise(1, rows * inner, 2.0), noise(2, cols * inner, 1.0));
+        let mut want = vec![0.0; rows * cols];
+        definition(&mut want, &a, &w, inner);
+        let made = on_all(|| {
+            let mut out = vec![f32::NAN; rows * cols];
+            let left = Left { data: &a, stride: inner };
+            set_product_here(&mut out, left, Packed::of_weights(&w, inner).whole());
+            out
+        });
+        assert!(made.iter().all(|out| same(out, &want)), "{shape:?}");
+    }
+}
+
+#[test]
 fn every_instruction_set_gives_the_same_bits() {
     for shape in SHAPES {
         for (got, want) in on_all(|| both(shape, shared)) {
             assert!(same(&got, &want), "{shape:?}");
         }
+    }
+}
+
+#[test]
+fn a_left_hand_matrix_may_lie_as_columns() {
+    for [rows, cols, inner] in SHAPES.into_iter().chain([[BLOCK + 5, 3, DEPTH + 1], [2 * BLOCK, 17, 0]]) {
+        // More columns than are asked for.
+        let stride = rows + 3;
+        let (a, w) = (noise(1, inner * stride, 2.0), noise(2, cols * inner, 1.0));
+        let turned: Vec<f32> = (0..rows * inner).map(|i| a[i % inner * stride + i / inner]).collect();
+        let start = bias(cols).repeat(rows);
+        let mut want = start.clone();
+        if inner > 0 {
+            definition(&mut want, &turned, &w, inner);
+        }
+        let packed = Packed::of_columns(Left { data: &w, stride: inner }, inner, cols);
+        let made = on_all(|| {
+            let mut out = start.clone();
+            transposed_product_here((&mut out, cols, 0), Left { data: &a, stride }, packed.whole());
+            out
+        });
+        assert!(made.iter().all(|out| same(out, &want)), "{rows} × {cols} × {inner}");
     }
 }
 
@@ -86,6 +125,20 @@ fn a_matrix_is_packed_from_its_rows_and_from_its_columns() {
         let one = Packed::of_rows(Left { data: &rows, stride: cols + 3 }, inner, cols);
         let two = Packed::of_weights(&columns, inner);
         assert!(same(&one.data, &two.data), "{inner} × {cols}");
+        // In memory that was another matrix before.
+        for (was, by_rows) in [(&[9.0; 1000][..], true), (&[9.0; 1000], false), (&[], true)] {
+            let mut packed = Packed { data: was.to_vec(), ..Packed::default() };
+            if by_rows {
+                packed.fill_rows(Left { data: &rows, stride: cols + 3 }, inner, cols);
+            } else {
+                packed.fill_columns(Left { data: &columns, stride: inner }, inner, cols);
+            }
+            let row = Left { data: &[1.0; 16], stride: inner };
+            let [mut got, mut want] = [vec![0.0; cols], vec![0.0; cols]];
+            product_here(&mut got, row, packed.whole());
+            product_here(&mut want, row, one.whole());
+            assert!(same(&got, &want), "{inner} × {cols}");
+        }
     }
 }
 
@@ -143,6 +196,9 @@ fn nothing_times_anything_is_nothing() {
         Packed::of_rows(Left::<f32> { data: &[], stride: 1 }, 0, 1).whole(),
     );
     assert_eq!(out.map(f32::to_bits), [3.0_f32.to_bits()], "an empty sum adds nothing");
+    let nothing = Packed::of_rows(Left::<f32> { data: &[], stride: 1 }, 0, 1);
+    set_product_here(&mut out, Left { data: &[], stride: 0 }, nothing.whole());
+    assert_eq!(out.map(f32::to_bits), [0], "an empty sum is zero");
 }
 
 #[test]
