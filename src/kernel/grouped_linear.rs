@@ -1,6 +1,7 @@
 //! One linear map per group of rows (the experts of a mixture), forward and backward. Knows no router.
 //!
 //! Rows are sorted by group: group `e` owns rows `offsets[e]..offsets[e + 1]` and uses `weight[e]`, `bias[e]`. Empty groups cost nothing.
+//! Sums have the order of `ordered`, so neither threads nor the other rows of a group change a bit of a row.
 
 use std::sync::Arc;
 
@@ -8,10 +9,15 @@ use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{
-    f32s,
-    gemm::{Mat, Threads, Write, gemm},
-    host, tensor,
+    f32s, host,
+    ordered::{Left, Packed, product_columns_here, transposed_product_here},
+    tensor,
 };
+
+/// Columns of the right-hand matrix that are packed at one time.
+const TILE: usize = 512;
+/// Rows that a task multiplies with what it packed, at most.
+const ROWS: usize = 960;
 
 /// `x` [m, in], `weight` [groups, out, in], `bias` [groups, out] → [m, out]. Gradients of weight and bias exist only when `train`.
 pub fn grouped_linear(
@@ -29,22 +35,32 @@ struct GroupedLinear {
     train: bool,
 }
 
-impl GroupedLinear {
-    /// Splits row-major `data` with `width` columns into the groups' rows.
-    fn rows<'a>(&self, mut data: &'a mut [f32], width: usize) -> Vec<&'a mut [f32]> {
-        let mut parts = Vec::with_capacity(self.offsets.len() - 1);
-        for pair in self.offsets.windows(2) {
-            let (head, tail) = data.split_at_mut((pair[1] - pair[0]) * width);
-            parts.push(head);
-            data = tail;
-        }
-        parts
-    }
+/// Rows of one group: of the output, [n, width], and of the input, [n, terms].
+pub(super) struct Piece<'a> {
+    pub(super) group: usize,
+    pub(super) out: &'a mut [f32],
+    pub(super) x: &'a [f32],
+}
 
-    fn group<'a>(&self, data: &'a [f32], e: usize, width: usize) -> Mat<'a> {
-        let (from, to) = (self.offsets[e], self.offsets[e + 1]);
-        Mat::dense(&data[from * width..to * width], to - from, width)
+/// The rows of every group in pieces of about the same size that have at most `most` rows.
+pub(super) fn pieces<'a>(
+    offsets: &[usize],
+    most: usize,
+    (mut out, width): (&'a mut [f32], usize),
+    (x, terms): (&'a [f32], usize),
+) -> Vec<Piece<'a>> {
+    let mut pieces = Vec::new();
+    for (group, pair) in offsets.windows(2).enumerate() {
+        let n = pair[1] - pair[0];
+        let size = n.div_ceil(n.div_ceil(most).max(1)).max(1);
+        for from in (pair[0]..pair[1]).step_by(size) {
+            let to = (from + size).min(pair[1]);
+            let (rows, rest) = out.split_at_mut((to - from) * width);
+            out = rest;
+            pieces.push(Piece { group, out: rows, x: &x[from * terms..to * terms] });
+        }
     }
+    pieces
 }
 
 impl CustomOp3 for GroupedLinear {
@@ -75,10 +91,15 @@ impl CustomOp3 for GroupedLinear {
         let (x, w, b) =
             (f32s(x, xl, "grouped_linear")?, f32s(w, wl, "grouped_linear")?, f32s(b, bl, "grouped_linear")?);
         let mut y = vec![0f32; m * out];
-        self.rows(&mut y, out).into_par_iter().enumerate().for_each(|(e, y)| {
-            y.chunks_exact_mut(out).for_each(|row| row.copy_from_slice(&b[e * out..][..out]));
-            let weight = Mat::dense(&w[e * out * inner..][..out * inner], out, inner);
-            gemm((y, out), Write::Add, 1.0, (self.group(x, e, inner), weight.t()), Threads::One);
+        pieces(&self.offsets, ROWS, (&mut y, out), (x, inner)).into_par_iter().for_each(|piece| {
+            let Piece { group, out: y, x } = piece;
+            y.chunks_exact_mut(out).for_each(|row| row.copy_from_slice(&b[group * out..][..out]));
+            let (weight, mut tile) = (&w[group * out * inner..][..out * inner], Packed::default());
+            for from in (0..out).step_by(TILE) {
+                let rows = Left { data: &weight[from * inner..], stride: inner };
+                tile.fill_columns(rows, inner, TILE.min(out - from));
+                product_columns_here((y, out, from), Left { data: x, stride: inner }, tile.whole());
+            }
         });
         Ok((CpuStorage::F32(y), (m, out).into()))
     }
@@ -95,9 +116,18 @@ impl CustomOp3 for GroupedLinear {
         let grad = grad.contiguous()?;
         let (xs, ws, gs) = (host(x)?, host(w)?, host(&grad)?);
         let mut dx = vec![0f32; m * inner];
-        self.rows(&mut dx, inner).into_par_iter().enumerate().for_each(|(e, dx)| {
-            let weight = Mat::dense(&ws[e * out * inner..][..out * inner], out, inner);
-            gemm((dx, inner), Write::Set, 1.0, (self.group(&gs, e, out), weight), Threads::One);
+        pieces(&self.offsets, ROWS, (&mut dx, inner), (&gs, out)).into_par_iter().for_each(|piece| {
+            let weight = &ws[piece.group * out * inner..][..out * inner];
+            let mut tile = Packed::default();
+            for from in (0..inner).step_by(TILE) {
+                let columns = Left { data: &weight[from..], stride: inner };
+                tile.fill_rows(columns, out, TILE.min(inner - from));
+                product_columns_here(
+                    (piece.out, inner, from),
+                    Left { data: piece.x, stride: out },
+                    tile.whole(),
+                );
+            }
         });
         let dx = tensor(dx, (m, inner))?;
         if !self.train {
@@ -107,9 +137,15 @@ impl CustomOp3 for GroupedLinear {
         let mut db = vec![0f32; groups * out];
         dw.par_chunks_exact_mut(out * inner).zip(db.par_chunks_exact_mut(out)).enumerate().for_each(
             |(e, (dw, db))| {
-                let g = self.group(&gs, e, out);
-                gemm((dw, inner), Write::Set, 1.0, (g.t(), self.group(&xs, e, inner)), Threads::One);
-                for row in gs[self.offsets[e] * out..self.offsets[e + 1] * out].chunks_exact(out) {
+                let rows = self.offsets[e]..self.offsets[e + 1];
+                let (g, mut tile) = (&gs[rows.start * out..rows.end * out], Packed::default());
+                for from in (0..inner).step_by(TILE) {
+                    let columns =
+                        Left { data: xs.get(rows.start * inner + from..).unwrap_or_default(), stride: inner };
+                    tile.fill_rows(columns, rows.len(), TILE.min(inner - from));
+                    transposed_product_here((dw, inner, from), Left { data: g, stride: out }, tile.whole());
+                }
+                for row in g.chunks_exact(out) {
                     db.iter_mut().zip(row).for_each(|(db, g)| *db += g);
                 }
             },
@@ -119,89 +155,4 @@ impl CustomOp3 for GroupedLinear {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::kernel::{
-        linear::linear,
-        testing::{check_gradients, gradient, var},
-    };
-
-    #[test]
-    fn each_group_is_its_own_linear_map() {
-        let (x, w, b) = (var(1, &[9, 4], 1.0), var(2, &[4, 3, 4], 1.0), var(3, &[4, 3], 1.0));
-        let offsets: Arc<[usize]> = [0, 4, 4, 8, 9].into();
-        let got = grouped_linear(&x, &w, &b, &offsets, false).unwrap();
-        for e in 0..4 {
-            let (from, n) = (offsets[e], offsets[e + 1] - offsets[e]);
-            if n == 0 {
-                continue;
-            }
-            let rows = x.narrow(0, from, n).unwrap().contiguous().unwrap();
-            let want = linear(&rows, &w.get(e).unwrap(), Some(&b.get(e).unwrap()), false).unwrap();
-            let diff = (want - got.narrow(0, from, n).unwrap()).unwrap().abs().unwrap().max_all().unwrap();
-            assert!(diff.to_scalar::<f32>().unwrap() < 1e-6);
-        }
-    }
-
-    #[test]
-    fn gradients() {
-        let (x, w, b) = (var(1, &[6, 4], 1.0), var(2, &[3, 5, 4], 1.0), var(3, &[3, 5], 1.0));
-        let offsets: Arc<[usize]> = [0, 2, 2, 6].into();
-        check_gradients(&[&x, &w, &b], 1e-3, || grouped_linear(&x, &w, &b, &offsets, true));
-    }
-
-    #[test]
-    fn wrong_offsets_are_refused() {
-        let (x, w, b) = (var(1, &[6, 4], 1.0), var(2, &[3, 5, 4], 1.0), var(3, &[3, 5], 1.0));
-        assert!(grouped_linear(&x, &w, &b, &[0, 2, 2, 5].into(), true).is_err());
-    }
-
-    #[test]
-    fn groups_may_be_empty_or_have_everything() {
-        let (x, w, b) = (var(1, &[6, 4], 1.0), var(2, &[3, 5, 4], 1.0), var(3, &[3, 5], 1.0));
-        for offsets in [[0, 6, 6, 6], [0, 0, 6, 6], [0, 0, 0, 6], [0, 1, 6, 6]] {
-            let offsets: Arc<[usize]> = offsets.into();
-            check_gradients(&[&x, &w, &b], 2e-3, || grouped_linear(&x, &w, &b, &offsets, true));
-            let out = grouped_linear(&x, &w, &b, &offsets, true).unwrap();
-            let (dw, db) = (gradient(&out, &w), gradient(&out, &b));
-            for e in 0..3 {
-                let rows = offsets[e + 1] - offsets[e];
-                assert!(db[e * 5..][..5].iter().all(|g| (g - rows as f32).abs() < 1e-6), "{db:?}");
-                assert_eq!(
-                    dw[e * 20..][..20].iter().all(|g| g.abs() > 0.0),
-                    rows > 0,
-                    "an empty group has zeros"
-                );
-            }
-        }
-    }
-
-    #[test]
-    fn no_rows_at_all_give_no_rows() {
-        let x = tensor(vec![], (0, 4)).unwrap();
-        let (w, b) = (var(2, &[2, 5, 4], 1.0), var(3, &[2, 5], 1.0));
-        assert_eq!(grouped_linear(&x, &w, &b, &[0, 0, 0].into(), false).unwrap().dims(), [0, 5]);
-    }
-
-    #[test]
-    fn frozen_experts_get_no_gradient() {
-        let (x, w, b) = (var(1, &[6, 4], 1.0), var(2, &[3, 5, 4], 1.0), var(3, &[3, 5], 1.0));
-        let out = grouped_linear(&x, &w, &b, &[0, 2, 2, 6].into(), false).unwrap();
-        let grads = out.sum_all().unwrap().backward().unwrap();
-        assert!(grads.get(x.as_tensor()).is_some());
-        assert!(grads.get(w.as_tensor()).is_none() && grads.get(b.as_tensor()).is_none());
-    }
-
-    #[test]
-    fn shapes_that_do_not_fit_are_refused() {
-        let check = |x: [usize; 2], w: [usize; 3], b: [usize; 2]| {
-            let (x, w, b) = (var(1, &x, 1.0), var(2, &w, 1.0), var(3, &b, 1.0));
-            assert!(grouped_linear(&x, &w, &b, &[0, 2, 2, 6].into(), true).is_err());
-        };
-        check([6, 4], [3, 5, 6], [3, 5]); // a wider weight, whose data would suffice
-        check([6, 4], [3, 5, 4], [3, 6]);
-        check([6, 4], [3, 5, 4], [5, 3]);
-        check([6, 4], [4, 5, 4], [4, 5]);
-        check([7, 4], [3, 5, 4], [3, 5]);
-    }
-}
+mod tests;

@@ -10,7 +10,9 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{
-    f32s, host,
+    f32s,
+    grouped_linear::{Piece, pieces},
+    host,
     mxfp4::{BLOCK, NanScale, decode_block, dequantize},
     ordered::{Left, PANEL, Packed, product_columns_here},
     tensor,
@@ -93,8 +95,8 @@ impl Mxfp4 {
         }
     }
 
-    /// Adds to rows of `out` the product of rows of `x` with group `e`, or with its transpose.
-    fn multiply(&self, e: usize, transposed: bool, (out, x): (&mut [f32], &[f32])) {
+    /// Adds to the rows of a piece's output the product of its input with its group's matrix, or with the transpose.
+    fn multiply(&self, transposed: bool, Piece { group: e, out, x }: Piece<'_>) {
         let [_, rows, columns] = self.shape;
         let (terms, width) = if transposed { (rows, columns) } else { (columns, rows) };
         let left = Left { data: x, stride: terms };
@@ -122,26 +124,6 @@ struct Op {
     offsets: Arc<[usize]>,
 }
 
-impl Op {
-    /// The rows of every group in pieces of at most [`ROWS`], each with its group: of the output and of the input.
-    fn pieces<'a>(
-        &self,
-        (mut out, width): (&'a mut [f32], usize),
-        (x, terms): (&'a [f32], usize),
-    ) -> Vec<(usize, &'a mut [f32], &'a [f32])> {
-        let mut pieces = Vec::new();
-        for (e, pair) in self.offsets.windows(2).enumerate() {
-            for from in (pair[0]..pair[1]).step_by(ROWS) {
-                let n = ROWS.min(pair[1] - from);
-                let (rows, rest) = out.split_at_mut(n * width);
-                out = rest;
-                pieces.push((e, rows, &x[from * terms..(from + n) * terms]));
-            }
-        }
-        pieces
-    }
-}
-
 impl CustomOp1 for Op {
     fn name(&self) -> &'static str {
         "mxfp4_linear"
@@ -161,9 +143,10 @@ impl CustomOp1 for Op {
         }
         let (x, bias) = (f32s(x, layout, "mxfp4_linear")?, host(&self.bias)?);
         let mut y = vec![0f32; m * out];
-        self.pieces((&mut y, out), (x, inner)).into_par_iter().for_each(|(e, y, x)| {
-            y.chunks_exact_mut(out).for_each(|row| row.copy_from_slice(&bias[e * out..][..out]));
-            self.weights.multiply(e, false, (y, x));
+        pieces(&self.offsets, ROWS, (&mut y, out), (x, inner)).into_par_iter().for_each(|piece| {
+            let bias = &bias[piece.group * out..][..out];
+            piece.out.chunks_exact_mut(out).for_each(|row| row.copy_from_slice(bias));
+            self.weights.multiply(false, piece);
         });
         Ok((CpuStorage::F32(y), (m, out).into()))
     }
@@ -173,9 +156,9 @@ impl CustomOp1 for Op {
         let grad = grad.contiguous()?;
         let g = host(&grad)?;
         let mut dx = vec![0f32; x.elem_count()];
-        self.pieces((&mut dx, inner), (&g, out))
+        pieces(&self.offsets, ROWS, (&mut dx, inner), (&g, out))
             .into_par_iter()
-            .for_each(|(e, dx, g)| self.weights.multiply(e, true, (dx, g)));
+            .for_each(|piece| self.weights.multiply(true, piece));
         Ok(Some(tensor(dx, x.shape())?))
     }
 }
