@@ -7,7 +7,7 @@ use rayon::prelude::*;
 
 use super::{
     f32s, host,
-    ordered::{Left, Right, product},
+    ordered::{Left, Right, product, product_of_zeros},
     tensor,
 };
 
@@ -39,10 +39,13 @@ impl Linear {
             );
         }
         let mut y = vec![0f32; n * out];
+        let (x, w) = (Left { data: x, stride: inner }, Right::Columns(w));
         if let Some(bias) = bias {
             y.chunks_exact_mut(out).for_each(|row| row.copy_from_slice(bias));
+            product(&mut y, x, w, [inner, out]);
+        } else {
+            product_of_zeros(&mut y, x, w, [inner, out]);
         }
-        product(&mut y, Left { data: x, stride: inner }, Right::Columns(w), [inner, out]);
         Ok((CpuStorage::F32(y), (n, out).into()))
     }
 
@@ -52,7 +55,7 @@ impl Linear {
         let g = host(&grad)?;
         let dx = if x.track_op() {
             let mut dx = vec![0f32; n * inner];
-            product(&mut dx, Left { data: &g, stride: out }, Right::Rows(&host(w)?), [out, inner]);
+            product_of_zeros(&mut dx, Left { data: &g, stride: out }, Right::Rows(&host(w)?), [out, inner]);
             Some(tensor(dx, (n, inner))?)
         } else {
             None
@@ -60,7 +63,7 @@ impl Linear {
         let dw = if self.train {
             let mut dw = vec![0f32; out * inner];
             let columns = transposed(&g, out);
-            product(&mut dw, Left { data: &columns, stride: n }, Right::Rows(&host(x)?), [n, inner]);
+            product_of_zeros(&mut dw, Left { data: &columns, stride: n }, Right::Rows(&host(x)?), [n, inner]);
             Some(tensor(dw, (out, inner))?)
         } else {
             None

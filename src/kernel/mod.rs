@@ -13,6 +13,7 @@ pub mod bf16_linear;
 pub mod cross_entropy;
 pub mod exp;
 pub mod fake_quant;
+pub mod gated_mlp;
 pub mod gelu;
 pub mod gemm;
 pub mod grouped_linear;

@@ -26,11 +26,13 @@ use super::arch::arch;
 pub(super) const PANEL: usize = 16;
 /// Rows of a tile with the widest vectors.
 const ROWS: usize = 12;
-/// Rows that one task works on, and the part of the inner dimension that stays in its cache.
-const BLOCK: usize = 8 * ROWS;
-const DEPTH: usize = 768;
+/// Rows that one task works on.
+pub(super) const BLOCK: usize = 8 * ROWS;
+/// Terms that a task goes through at one time: those of two panels stay in the first cache (32 of 48 kB), while one tile of rows after the
+/// other passes by.
+const DEPTH: usize = 256;
 /// Columns of the right-hand matrix that are packed at one time.
-const PART: usize = 64 * PANEL;
+pub(super) const PART: usize = 64 * PANEL;
 
 /// `out = bias + a · b`, where every row begins with the bias; `out` is row-major with as many columns as `b`, and its rows say how
 /// many `a` has. Rows are shared among threads.
@@ -105,7 +107,16 @@ pub enum Right<'a> {
 
 /// `out += a · b` with `inner` terms in a sum; `out` is row-major with `cols` columns. Rows are shared among threads. The right-hand matrix
 /// is packed a part at a time, so that no copy of it lies in memory.
-pub fn product(out: &mut [f32], a: Left<'_>, b: Right<'_>, [inner, cols]: [usize; 2]) {
+pub fn product(out: &mut [f32], a: Left<'_>, b: Right<'_>, sizes: [usize; 2]) {
+    parts(out, true, a, b, sizes);
+}
+
+/// The same into an output of zeros, which is not read.
+pub fn product_of_zeros(out: &mut [f32], a: Left<'_>, b: Right<'_>, sizes: [usize; 2]) {
+    parts(out, false, a, b, sizes);
+}
+
+fn parts(out: &mut [f32], add: bool, a: Left<'_>, b: Right<'_>, [inner, cols]: [usize; 2]) {
     let arch = arch();
     for from in (0..cols).step_by(PART) {
         let width = PART.min(cols - from);
@@ -118,7 +129,7 @@ pub fn product(out: &mut [f32], a: Left<'_>, b: Right<'_>, [inner, cols]: [usize
         out.par_chunks_mut((BLOCK * cols).max(1)).enumerate().for_each(|(block, rows)| {
             arch.dispatch(Task::of(
                 block,
-                Out { rows, stride: cols, from, add: true },
+                Out { rows, stride: cols, from, add },
                 Factor::Rows(a),
                 part.whole(),
             ));
@@ -284,6 +295,12 @@ struct Place {
 }
 
 impl Place {
+    /// Whether all of a tile lies inside the output: the usual case, which needs no copy of it.
+    #[inline(always)]
+    fn is_whole<const R: usize, const P: usize>(self) -> bool {
+        self.height == R && (self.panel + P) * PANEL <= self.cols
+    }
+
     /// The sums so far; zeros beyond the last row and column.
     #[inline(always)]
     fn load<S: Simd, const R: usize, const P: usize, const C: usize>(
@@ -291,20 +308,22 @@ impl Place {
         simd: S,
         out: &[f32],
     ) -> [[S::f32s; C]; R] {
+        let each = C / P;
+        if self.is_whole::<R, P>() {
+            let (first, _) = self.of(0);
+            return std::array::from_fn(|r| {
+                let panels = out[first + r * self.stride..][..P * PANEL].as_chunks().0;
+                std::array::from_fn(|c| vector(simd, &panels[c / each], c % each))
+            });
+        }
         let mut lanes = [[[0_f32; PANEL]; P]; R];
         for p in 0..P {
             let (first, width) = self.of(p);
             for (r, row) in lanes.iter_mut().enumerate().take(self.height) {
                 let from = &out[first + r * self.stride..][..width];
-                // The usual case apart, in a form without a call.
-                if width == PANEL {
-                    row[p].iter_mut().zip(from).for_each(|(lane, x)| *lane = *x);
-                } else {
-                    row[p][..width].copy_from_slice(from);
-                }
+                row[p][..width].copy_from_slice(from);
             }
         }
-        let each = C / P;
         std::array::from_fn(|r| std::array::from_fn(|c| vector(simd, &lanes[r][c / each], c % each)))
     }
 
@@ -314,6 +333,14 @@ impl Place {
         sums: [[S::f32s; C]; R],
         out: &mut [f32],
     ) {
+        if self.is_whole::<R, P>() {
+            let (first, _) = self.of(0);
+            for (r, sums) in sums.iter().enumerate() {
+                let row = &mut out[first + r * self.stride..][..P * PANEL];
+                S::as_mut_simd_f32s(row).0.copy_from_slice(sums);
+            }
+            return;
+        }
         let mut lanes = [[[0_f32; PANEL]; P]; R];
         for (row, sums) in lanes.iter_mut().zip(&sums) {
             for (p, lanes) in row.iter_mut().enumerate() {
@@ -324,11 +351,7 @@ impl Place {
             let (first, width) = self.of(p);
             for (r, row) in lanes.iter().enumerate().take(self.height) {
                 let to = &mut out[first + r * self.stride..][..width];
-                if width == PANEL {
-                    to.iter_mut().zip(&row[p]).for_each(|(x, lane)| *x = *lane);
-                } else {
-                    to.copy_from_slice(&row[p][..width]);
-                }
+                to.copy_from_slice(&row[p][..width]);
             }
         }
     }

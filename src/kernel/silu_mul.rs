@@ -13,6 +13,14 @@ pub fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
     gate.apply_op2(up, SiluMul)
 }
 
+/// `gate = silu(gate) · up` by the caller's thread alone.
+pub(super) fn silu_mul_here(gate: &mut [f32], up: &[f32]) {
+    vectorised(
+        #[inline(always)]
+        || gate.iter_mut().zip(up).for_each(|(g, &u)| *g = *g / (1.0 + exp(-*g)) * u),
+    );
+}
+
 struct SiluMul;
 
 impl CustomOp2 for SiluMul {

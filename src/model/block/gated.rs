@@ -3,7 +3,7 @@
 use candle_core::{Result, Tensor};
 
 use super::linear::Linear;
-use crate::kernel::silu_mul::silu_mul;
+use crate::kernel::{gated_mlp::gated_mlp, silu_mul::silu_mul};
 
 /// `down(silu(gate(x)) · up(x))`.
 pub struct GatedMlp {
@@ -18,6 +18,11 @@ pub struct GatedMlp {
 impl GatedMlp {
     /// Normalised input `x` [t, hidden] → [t, hidden].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let maps = [&self.gate_proj, &self.up_proj, &self.down_proj];
+        let plain = |map: &Linear| map.bias.is_none() && !map.weight.tensor.track_op();
+        if !x.track_op() && maps.into_iter().all(plain) {
+            return gated_mlp(&x.contiguous()?, maps.map(|map| &map.weight.tensor));
+        }
         self.down_proj.forward(&silu_mul(&self.gate_proj.forward(x)?, &self.up_proj.forward(x)?)?)
     }
 }
