@@ -83,8 +83,29 @@ pub enum LayerKind {
 pub struct Latent {
     /// Width of the cached latent.
     pub kv_lora_rank: usize,
-    /// Rotary pairs (indices into the head's frequencies) that stay rotated, per key/value head; ascending.
+    /// Rotary pairs (indices into the head's frequencies) that stay rotated, per key/value head; ascending. Where heads share them, one
+    /// entry for each shared component, so that a frequency may come more than once.
     pub rope_pairs: Vec<usize>,
+    /// Whether all heads share one rotated key, beside un-rotated keys of the whole head width.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub shared_rope: bool,
+}
+
+impl Latent {
+    /// Cached elements of rotated keys for each of the heads that have their own.
+    pub fn qk_rope_head_dim(&self) -> usize {
+        2 * self.rope_pairs.len()
+    }
+
+    /// Un-rotated elements of a query or key head whose original width is `head_dim`.
+    pub fn qk_nope_head_dim(&self, head_dim: usize) -> usize {
+        if self.shared_rope { head_dim } else { head_dim - self.qk_rope_head_dim() }
+    }
+
+    /// Heads with rotated keys of their own.
+    pub fn rope_heads(&self, kv_heads: usize) -> usize {
+        if self.shared_rope { 1 } else { kv_heads }
+    }
 }
 
 /// A `config.json` that cannot be used.
@@ -144,7 +165,9 @@ impl Config {
 
     fn check_latent(&self, i: usize, kind: &LayerKind) -> Result<(), ConfigError> {
         let LayerKind::Latent(latent) = kind else { return Ok(()) };
-        let ascending = latent.rope_pairs.windows(2).all(|pair| pair[0] < pair[1]);
+        let again = latent.shared_rope;
+        let ascending =
+            latent.rope_pairs.windows(2).all(|pair| pair[0] < pair[1] || again && pair[0] == pair[1]);
         if !ascending
             || latent.rope_pairs.last().is_some_and(|&p| p >= self.head_dim / 2)
             || latent.kv_lora_rank == 0
@@ -164,7 +187,8 @@ impl Config {
         match &self.layers[i] {
             LayerKind::Sliding | LayerKind::Full => 2 * self.num_key_value_heads * self.head_dim,
             LayerKind::Latent(latent) => {
-                latent.kv_lora_rank + 2 * latent.rope_pairs.len() * self.num_key_value_heads
+                let heads = latent.rope_heads(self.num_key_value_heads);
+                latent.kv_lora_rank + heads * latent.qk_rope_head_dim()
             }
         }
     }

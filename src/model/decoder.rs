@@ -18,7 +18,7 @@ use super::{
         moe::Moe,
         table::Table,
     },
-    config::{Config, Experts, Latent, LayerKind},
+    config::{Config, Experts, LayerKind},
     params::{ModelError, Param, Params},
     probe::Probe,
 };
@@ -256,25 +256,26 @@ impl Attention {
         };
         // A conversion may put a bias where there was none.
         let bias = parts.qkv_bias || matches!(kind, LayerKind::Latent(_));
-        let q_proj = maps.linear("q_proj", [heads * d, hidden], bias);
+        let q_proj = |width: usize| maps.linear("q_proj", [heads * width, hidden], bias);
         match kind {
             LayerKind::Sliding | LayerKind::Full => Self::Grouped(GroupedQuery {
                 common,
-                q_proj,
+                q_proj: q_proj(d),
                 k_proj: maps.linear("k_proj", [kv_heads * d, hidden], bias),
                 v_proj: maps.linear("v_proj", [kv_heads * d, hidden], bias),
                 qk_norm: parts.qk_norm.then(|| ["q_norm", "k_norm"].map(|name| maps.norm(name, d, config))),
             }),
-            LayerKind::Latent(Latent { kv_lora_rank, rope_pairs }) => {
-                let rope = 2 * rope_pairs.len();
-                let nope = d - rope;
+            LayerKind::Latent(latent) => {
+                let (nope, rope, rank) =
+                    (latent.qk_nope_head_dim(d), latent.qk_rope_head_dim(), latent.kv_lora_rank);
+                let rope_rows = latent.rope_heads(kv_heads) * rope;
                 Self::Latent(LatentAttention {
                     common,
-                    q_proj,
-                    k_rope_proj: (rope > 0)
-                        .then(|| maps.linear("k_rope_proj", [kv_heads * rope, hidden], true)),
-                    kv_a_proj: maps.linear("kv_a_proj", [*kv_lora_rank, hidden], true),
-                    kv_b_proj: maps.linear("kv_b_proj", [kv_heads * (nope + d), *kv_lora_rank], false),
+                    q_proj: q_proj(nope + rope),
+                    k_rope_proj: (rope > 0).then(|| maps.linear("k_rope_proj", [rope_rows, hidden], true)),
+                    kv_a_proj: maps.linear("kv_a_proj", [rank, hidden], true),
+                    kv_b_proj: maps.linear("kv_b_proj", [kv_heads * (nope + d), rank], false),
+                    rope_heads: latent.rope_heads(kv_heads),
                     nope,
                     dv: d,
                 })

@@ -119,3 +119,48 @@ pub(crate) fn lossless(draft: &Draft, layer: usize) -> Draft {
     out.config["mla"][layer] = serde_json::json!({"kv_lora_rank": n, "rope_pairs": [0, 1, 2, 3]});
     out
 }
+
+/// The same with one rotated key that all heads share: it has the pairs of every key/value head as components, by frequency, and a query
+/// is zero in those of other heads.
+pub(crate) fn lossless_shared(draft: &Draft, layer: usize) -> Draft {
+    let mut out = lossless(draft, layer);
+    let (half, per) = (D / 2, HEADS / KV_HEADS);
+    let pairs: Vec<usize> = (0..half).flat_map(|pair| std::iter::repeat_n(pair, KV_HEADS)).collect();
+    // Of each element of the rotated key: its key/value head and its place in that head.
+    let places: Vec<(usize, usize)> = (0..KV_HEADS * D).map(|at| (at % KV_HEADS, at / KV_HEADS)).collect();
+    for (name, per_head, width) in [("k_rope_proj", 1, 0), ("q_proj", per, D)] {
+        for part in ["weight", "bias"] {
+            let name = format!("model.layers.{layer}.self_attn.{name}.{part}");
+            let tensor = &out.tensors[&name];
+            let old =
+                Raw { dtype: tensor.dtype, shape: &tensor.shape, bytes: &tensor.bytes }.to_f32().unwrap();
+            let cols = if part == "weight" { HIDDEN } else { 1 };
+            let row = |head: usize, at: usize| &old[(head * D + at) * cols..][..cols];
+            let nothing = vec![0.0; cols];
+            let mut new = Vec::new();
+            for head in 0..if width == 0 { 1 } else { HEADS } {
+                (0..width).for_each(|_| new.extend_from_slice(&nothing));
+                for &(g, at) in &places {
+                    let own = width == 0 || head / per_head == g;
+                    new.extend_from_slice(if own {
+                        row(if width == 0 { g } else { head }, at)
+                    } else {
+                        &nothing
+                    });
+                }
+            }
+            let rows = new.len() / cols;
+            let shape = if part == "weight" { vec![rows, cols] } else { vec![rows] };
+            out.tensors.insert(name, Owned::f32(&shape, &new));
+        }
+    }
+    let name = format!("model.layers.{layer}.self_attn.kv_b_proj.weight");
+    let tensor = &out.tensors[&name];
+    let old = Raw { dtype: tensor.dtype, shape: &tensor.shape, bytes: &tensor.bytes }.to_f32().unwrap();
+    let rank = KV_HEADS * D;
+    let rows = old.chunks_exact(D * rank).flat_map(|head| [vec![0.0; D * rank], head.to_vec()].concat());
+    let rows: Vec<f32> = rows.collect();
+    out.tensors.insert(name, Owned::f32(&[2 * rank, rank], &rows));
+    out.config["mla"][layer] = json!({"kv_lora_rank": rank, "rope_pairs": pairs, "shared_rope": true});
+    out
+}

@@ -2,7 +2,7 @@
 
 use super::{
     probe::{AttentionSeen, NoProbe},
-    testing::{FULL, LATENT, SLIDING, VOCAB, WINDOW, checkpoint, draft, lossless},
+    testing::{FULL, LATENT, SLIDING, VOCAB, WINDOW, checkpoint, draft, lossless, lossless_shared},
     *,
 };
 use crate::{
@@ -122,7 +122,7 @@ fn latent_attention_equals_grouped_attention_where_nothing_is_lost() {
     let want = logits(&Model::frozen(&checkpoint(&original).1).unwrap(), &documents);
     let one = lossless(&original, 1);
     let both = lossless(&one, 2);
-    for draft in [&one, &both] {
+    for draft in [&one, &both, &lossless_shared(&original, 1), &lossless_shared(&one, 2)] {
         same(&logits(&Model::frozen(&checkpoint(draft).1).unwrap(), &documents), &want);
     }
 }

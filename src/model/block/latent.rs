@@ -1,6 +1,6 @@
 //! Multi-head latent attention, expanded form: rotated keys as they are, un-rotated keys and values from a shared latent.
 //!
-//! Cached per token: the rotated keys (2 · pairs for each key/value head) and the latent (`kv_lora_rank`). The latent carries the
+//! Cached per token: the rotated keys (2 · pairs for each key/value head, or once for all) and the latent (`kv_lora_rank`). The latent carries the
 //! bias of keys and values, so `kv_b_proj` has none and can be absorbed into queries and outputs (DeepSeek-V2, arXiv 2405.04434 §2.1).
 //! Query and key heads are laid out `[un-rotated; rotated]`.
 
@@ -19,12 +19,14 @@ pub struct LatentAttention {
     pub common: Common,
     /// [heads · (nope + rope), hidden].
     pub q_proj: Linear,
-    /// Rotated keys [kv heads · rope, hidden]; `None` when nothing is rotated.
+    /// Rotated keys [rope heads · rope, hidden]; `None` when nothing is rotated.
     pub k_rope_proj: Option<Linear>,
     /// Latent [kv_lora_rank, hidden], with bias.
     pub kv_a_proj: Linear,
     /// [kv heads · (nope + dv), kv_lora_rank]: per head the key rows, then the value rows.
     pub kv_b_proj: Linear,
+    /// Heads with rotated keys of their own: all key/value heads, or one that all share.
+    pub rope_heads: usize,
     /// Un-rotated width of a query or key head.
     pub nope: usize,
     /// Width of a value head.
@@ -46,7 +48,8 @@ impl LatentAttention {
                 let width = 2 * common.inv_freq.len();
                 let table = common.rotations(batch);
                 let q_rope = rope(&q.narrow(2, self.nope, width)?.contiguous()?, &table)?;
-                let k_rope = rope(&k_rope_proj.heads(x, common.kv_heads)?, &table)?;
+                let k_rope = rope(&k_rope_proj.heads(x, self.rope_heads)?, &table)?;
+                let k_rope = k_rope.broadcast_as((x.dim(0)?, common.kv_heads, width))?;
                 if self.nope == 0 {
                     (q_rope, k_rope)
                 } else {

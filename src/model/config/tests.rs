@@ -115,6 +115,11 @@ fn latent_layers_that_do_not_fit_are_told_by_their_index() {
         ("latent_attention", sizes(0, &[0]), "layer 1: kv_lora_rank must be positive"),
         ("latent_attention", sizes(8, &[1, 0]), "rope_pairs ascending"),
         ("latent_attention", sizes(8, &[1, 1]), "rope_pairs ascending"),
+        (
+            "latent_attention",
+            json!({"kv_lora_rank": 8, "rope_pairs": [1, 0], "shared_rope": true}),
+            "rope_pairs ascending",
+        ),
         ("latent_attention", sizes(8, &[0, 32]), "below head_dim / 2"),
         ("latent_attention", json!({"kv_lora_rank": 8}), "missing field `rope_pairs`"),
         ("latent_attention", json!({"kv_lora_rank": 8, "rope_pairs": [], "x": 1}), "unknown field `x`"),

@@ -33,7 +33,7 @@ struct Layer {
     attention: &'static str,
     kv_lora_rank: Option<usize>,
     rope_pairs: Option<Vec<usize>>,
-    /// Elements of rotated keys, over all key/value heads.
+    /// Elements of rotated keys, over all heads that have their own.
     rotated: Option<usize>,
     kv_elements_per_token: usize,
     original_kv_elements_per_token: usize,
@@ -68,7 +68,7 @@ impl<'a> Report<'a> {
                 },
                 kv_lora_rank: latent.map(|l| l.kv_lora_rank),
                 rope_pairs: latent.map(|l| l.rope_pairs.clone()),
-                rotated: latent.map(|l| 2 * l.rope_pairs.len() * config.num_key_value_heads),
+                rotated: latent.map(|l| l.rope_heads(config.num_key_value_heads) * l.qk_rope_head_dim()),
                 kv_elements_per_token: config.kv_elements(i),
                 original_kv_elements_per_token: original,
             }
@@ -156,7 +156,8 @@ mod tests {
             "rms_norm_eps": 1e-5, "sliding_window": 128, "rope_theta": 10000.0
         }))
         .unwrap();
-        config.layers[1] = LayerKind::Latent(Latent { kv_lora_rank: 40, rope_pairs: vec![0, 1, 2] });
+        config.layers[1] =
+            LayerKind::Latent(Latent { kv_lora_rank: 40, rope_pairs: vec![0, 1, 2], shared_rope: false });
         config
     }
 

@@ -15,6 +15,8 @@ class GptOssMlaConfig(GptOssConfig):
         - `kv_lora_rank`: the size of the cached latent, and
         - `rope_pairs`: the rotary frequencies `j`, ascending, of the pairs `(j, j + head_dim / 2)` whose rotated keys are cached
           exactly for each key/value head. The other pairs are not rotated; they are rebuilt from the latent.
+        - `shared_rope` (absent: false): all heads share one rotated key with a component for each entry of `rope_pairs`, where a
+          frequency may come more than once; un-rotated keys are as wide as a head.
     """
 
     model_type = "gpt_oss_mla"

@@ -7,6 +7,8 @@ A converted layer caches, per token, a latent `z` of `rank` values and the rotat
     k_nope[g], v[g] = kv_b_proj(z)[g]            [head_dim - 2 * pairs], [head_dim]
     logits          = (q_nope . k_nope + q_rope . k_rope) * head_dim ** -0.5
 
+With `shared_rope` there is one k_rope for all heads, a component for each entry of `rope_pairs`, and k_nope is as wide as a head.
+
 Channels of `q_proj` per head: first the pairs that are not rotated, then the rotated ones; within each part the first halves of
 all pairs come before the second halves. YaRN's attention factor is part of the rotation, so it scales rotated channels only;
 for the others it is folded into the weights. Sinks, biases, windows, router and experts are those of GPT-OSS.
@@ -39,12 +41,16 @@ class GptOssMlaAttention(GptOssAttention):
         self.rank = config.mla[layer_idx]["kv_lora_rank"]
         self.kv_heads = config.num_key_value_heads
         self.rope_dim = 2 * len(self.pairs)
-        self.nope_dim = self.head_dim - self.rope_dim
+        shared = config.mla[layer_idx].get("shared_rope", False)
+        self.rope_heads = 1 if shared else self.kv_heads
+        self.nope_dim = self.head_dim if shared else self.head_dim - self.rope_dim
+        self.qk_dim = self.nope_dim + self.rope_dim
         del self.k_proj, self.v_proj
         bias = config.attention_bias
+        self.q_proj = nn.Linear(config.hidden_size, config.num_attention_heads * self.qk_dim, bias=bias)
         self.kv_a_proj = nn.Linear(config.hidden_size, self.rank, bias=bias)
         if self.rope_dim > 0:
-            self.k_rope_proj = nn.Linear(config.hidden_size, self.kv_heads * self.rope_dim, bias=bias)
+            self.k_rope_proj = nn.Linear(config.hidden_size, self.rope_heads * self.rope_dim, bias=bias)
         self.kv_b_proj = nn.Linear(self.rank, self.kv_heads * (self.nope_dim + self.head_dim), bias=False)
 
     def forward(
@@ -56,11 +62,11 @@ class GptOssMlaAttention(GptOssAttention):
         **kwargs,
     ) -> tuple[torch.Tensor, torch.Tensor]:
         batch, length = hidden_states.shape[:-1]
-        q = self.q_proj(hidden_states).view(batch, length, -1, self.head_dim).transpose(1, 2)
+        q = self.q_proj(hidden_states).view(batch, length, -1, self.qk_dim).transpose(1, 2)
         latent = self.kv_a_proj(hidden_states).unsqueeze(1)
-        k_rope = latent.new_empty(batch, self.kv_heads, length, 0)
+        k_rope = latent.new_empty(batch, self.rope_heads, length, 0)
         if self.rope_dim > 0:
-            k_rope = self.k_rope_proj(hidden_states).view(batch, length, self.kv_heads, self.rope_dim).transpose(1, 2)
+            k_rope = self.k_rope_proj(hidden_states).view(batch, length, self.rope_heads, self.rope_dim).transpose(1, 2)
             cos, sin = (t[..., self.pairs] for t in position_embeddings)
             q_nope, q_rope = q.split([self.nope_dim, self.rope_dim], dim=-1)
             q_rope, k_rope = apply_rotary_pos_emb(q_rope, k_rope, cos, sin)
@@ -83,7 +89,7 @@ class GptOssMlaAttention(GptOssAttention):
         return attend(
             self,
             q,
-            torch.cat([k_nope, k_rope], dim=-1),
+            torch.cat([k_nope, k_rope.expand(-1, self.kv_heads, -1, -1)], dim=-1),
             v,
             attention_mask,
             dropout=0.0 if not self.training else self.attention_dropout,
@@ -96,13 +102,13 @@ class GptOssMlaAttention(GptOssAttention):
     def absorbed(self, q, latent, k_rope, attention_mask):
         """Attends to the latent itself, without rebuilding keys and values: for one new token."""
         batch, heads, length, _ = q.shape
-        q = q.reshape(batch, self.kv_heads, -1, length, self.head_dim)  # query heads by their key/value head
+        q = q.reshape(batch, self.kv_heads, -1, length, self.qk_dim)  # query heads by their key/value head
         q_nope, q_rope = q.split([self.nope_dim, self.rope_dim], dim=-1)
         w = self.kv_b_proj.weight.view(self.kv_heads, self.nope_dim + self.head_dim, self.rank)
         w_k, w_v = w.split([self.nope_dim, self.head_dim], dim=1)
 
         logits = torch.einsum("bghtn,gnr,bsr->bghts", q_nope, w_k, latent[:, 0])
-        logits = logits + torch.einsum("bghtp,bgsp->bghts", q_rope, k_rope)
+        logits = logits + torch.einsum("bghtp,bgsp->bghts", q_rope, k_rope.expand(-1, self.kv_heads, -1, -1))
         logits = (logits * self.scaling).reshape(batch, heads, length, -1)
         if attention_mask is not None:
             logits = logits + attention_mask
