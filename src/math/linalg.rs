@@ -3,7 +3,7 @@
 //! Knows matrices, no model.
 
 use faer::{
-    Accum, Mat, MatRef, Par, Spec,
+    Accum, Mat, MatRef, Par, Spec, c64,
     diag::Diag,
     dyn_stack::{MemBuffer, MemStack},
     linalg::{
@@ -64,6 +64,38 @@ fn symmetric(a: MatRef<'_, f64>, vectors: Option<&mut Mat<f64>>) -> Result<Vec<f
         .map_err(|_| failed)?;
     let ascending: Vec<f64> = values.column_vector().iter().copied().collect();
     Ok(ascending.into_iter().rev().collect())
+}
+
+/// The same of a Hermitian matrix.
+#[derive(Debug, Clone)]
+pub struct HermitianEigen {
+    /// Largest first.
+    pub values: Vec<f64>,
+    /// Column `i` belongs to `values[i]`.
+    pub vectors: Mat<c64>,
+}
+
+/// The eigendecomposition of a Hermitian matrix; only its lower triangle is read.
+pub fn eigh_complex(a: MatRef<'_, c64>) -> Result<HermitianEigen, LinalgError> {
+    let n = a.nrows();
+    let failed = LinalgError::Convergence("Hermitian eigenproblem", n);
+    if (0..n).any(|j| (j..n).any(|i| !a[(i, j)].re.is_finite() || !a[(i, j)].im.is_finite())) {
+        return Err(failed);
+    }
+    let (mut values, mut vectors) = (Diag::<c64>::zeros(n), Mat::<c64>::zeros(n, n));
+    let wanted = ComputeEigenvectors::Yes;
+    let mut memory = MemBuffer::new(self_adjoint_evd_scratch::<c64>(n, wanted, Par::Seq, Spec::default()));
+    self_adjoint_evd(
+        a,
+        values.as_mut(),
+        Some(vectors.as_mut()),
+        Par::Seq,
+        MemStack::new(&mut memory),
+        Spec::default(),
+    )
+    .map_err(|_| failed)?;
+    let values: Vec<f64> = values.column_vector().iter().rev().map(|value| value.re).collect();
+    Ok(HermitianEigen { values, vectors: Mat::from_fn(n, n, |i, j| vectors[(i, n - 1 - j)]) })
 }
 
 /// The thin singular value decomposition `a = left · diag(values) · rightᵀ`, largest value first.

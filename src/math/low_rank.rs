@@ -55,9 +55,10 @@ impl Components {
 }
 
 impl LowRank {
-    /// The lossless map of full width: the identity.
-    pub fn identity(width: usize) -> Self {
-        Self { down: Mat::identity(width, width), up: Mat::identity(width, width) }
+    /// The map that keeps the last `rank` of `width` values; lossless where all others are zero.
+    pub fn last(rank: usize, width: usize) -> Self {
+        let kept = |channel: usize, at: usize| f64::from(u8::from(channel + width == at + rank));
+        Self { down: Mat::from_fn(rank, width, kept), up: Mat::from_fn(width, rank, |at, c| kept(c, at)) }
     }
 }
 
@@ -128,7 +129,7 @@ mod tests {
             Components::new(gram(5, 8).as_ref(), roots(gram(6, 8).as_ref(), 1e-3).unwrap()).unwrap();
         let map = components.truncate(8);
         assert!(distance(&product(map.up.as_ref(), map.down.as_ref()), &Mat::identity(8, 8)) < 1e-10);
-        let lossless = LowRank::identity(3);
+        let lossless = LowRank::last(3, 3);
         assert!(distance(&lossless.up, &lossless.down) < 1e-300);
     }
 
@@ -188,5 +189,14 @@ mod tests {
             product(map.up.as_ref(), map.down.as_ref())
         };
         assert!(distance(&kept(&a), &kept(&b)) < 1e-9);
+    }
+
+    #[test]
+    fn the_last_values_are_kept_and_all_others_are_zero() {
+        let map = LowRank::last(2, 5);
+        let kept = product(map.up.as_ref(), map.down.as_ref());
+        let want = Mat::from_fn(5, 5, |i, j| f64::from(u8::from(i == j && i >= 3)));
+        assert!(distance(&kept, &want) < 1e-15);
+        assert_eq!((map.down.nrows(), map.up.ncols()), (2, 2));
     }
 }

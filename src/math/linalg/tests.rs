@@ -20,6 +20,28 @@ fn eigenvectors_rebuild_the_matrix_and_are_sorted() {
 }
 
 #[test]
+fn hermitian_eigenvectors_rebuild_the_matrix_are_unitary_and_sorted() {
+    for n in [1, 2, 8] {
+        let (re, im) = (random(11, n, 2 * n), random(12, n, 2 * n));
+        let x = Mat::from_fn(n, 2 * n, |i, t| c64::new(re[(i, t)], im[(i, t)]));
+        let sum = |i: usize, j: usize| -> c64 { (0..2 * n).map(|t| x[(i, t)] * x[(j, t)].conj()).sum() };
+        let a = Mat::from_fn(n, n, sum);
+        let HermitianEigen { values, vectors } = eigh_complex(a.as_ref()).unwrap();
+        assert!(values.windows(2).all(|pair| pair[0] >= pair[1]));
+        for i in 0..n {
+            for j in 0..n {
+                let again: c64 = (0..n).map(|c| vectors[(i, c)] * values[c] * vectors[(j, c)].conj()).sum();
+                assert!((again - a[(i, j)]).norm() < 1e-11, "{i} {j}");
+                let inner: c64 = (0..n).map(|g| vectors[(g, i)].conj() * vectors[(g, j)]).sum();
+                assert!((inner.re - f64::from(u8::from(i == j))).abs() < 1e-12 && inner.im.abs() < 1e-12);
+            }
+        }
+    }
+    let broken = Mat::from_fn(2, 2, |_, _| c64::new(0.0, f64::NAN));
+    assert!(matches!(eigh_complex(broken.as_ref()), Err(LinalgError::Convergence(_, 2))));
+}
+
+#[test]
 fn singular_values_rebuild_tall_and_wide_matrices() {
     for (m, n) in [(5, 3), (3, 5), (30, 30)] {
         let a = random(3, m, n);

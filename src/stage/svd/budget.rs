@@ -3,17 +3,17 @@
 
 use crate::{artifact::conversion::Candidate, math::linalg::LinalgError};
 
-use super::source::Source;
+use super::{rotated::Rotated, shared::Component, source::Source};
 
 /// One layer's share of a split.
 pub(super) struct Part {
-    /// Rotated pairs, ascending.
-    pub(super) rotated: Vec<usize>,
+    /// What stays rotated.
+    pub(super) rotated: Rotated,
     /// Error of a latent of no width at all.
     pub(super) content: f64,
     /// Latent error at the split's rank, summed over tokens.
     pub(super) latent_error: f64,
-    /// Error of the pairs that are not rotated.
+    /// Error of what is not rotated.
     pub(super) rope_error: f64,
 }
 
@@ -25,36 +25,61 @@ pub(super) struct Split {
     pub(super) candidate: Candidate,
 }
 
-/// Which pairs a layer would keep rotated, best first: those that turn within the context before those that hardly do, and by what
+/// What a layer would keep rotated, best first.
+pub(super) enum Ranking {
+    /// Pairs of every key/value head.
+    Pairs(Vec<usize>),
+    /// Components that all heads share.
+    Shared(Vec<Component>),
+}
+
+impl Ranking {
+    /// The first `n`.
+    fn first(&self, n: usize) -> Rotated {
+        fn sorted<T: Ord + Copy>(first: &[T]) -> Vec<T> {
+            let mut first = first.to_vec();
+            first.sort_unstable();
+            first
+        }
+        match self {
+            Self::Pairs(all) => Rotated::Pairs(sorted(&all[..n])),
+            Self::Shared(all) => Rotated::Shared(sorted(&all[..n])),
+        }
+    }
+}
+
+/// Shared components by what un-rotating them costs. Of pairs: those that turn within the context before those that hardly do, and by what
 /// un-rotating them costs.
-pub(super) fn ranking(source: &Source, frequencies: &[f64], least_turn: f64) -> Vec<usize> {
+pub(super) fn ranking(source: &Source, frequencies: &[f64], least_turn: f64) -> Ranking {
+    if let Some(shared) = &source.shared {
+        return Ranking::Shared(shared.ranking());
+    }
     let mut order: Vec<usize> = (0..frequencies.len()).collect();
     let turns = |pair: usize| frequencies[pair] > least_turn;
     order.sort_by(|&a, &b| {
         turns(b).cmp(&turns(a)).then(source.turning[b].total_cmp(&source.turning[a])).then(a.cmp(&b))
     });
-    order
+    Ranking::Pairs(order)
 }
 
-/// What a split of `pairs` rotated pairs and at most `rank` latent channels does to every layer.
+/// What a split of `pairs` rotated pairs or components and at most `rank` latent channels does to every layer.
 pub(super) fn split(
     sources: &[Source],
-    rankings: &[Vec<usize>],
+    rankings: &[Ranking],
     (pairs, rank): (usize, usize),
 ) -> Result<Split, LinalgError> {
     let mut parts = Vec::new();
     let (mut predicted, mut everything) = (0.0, 0.0);
-    let mut useful = 0;
+    let (mut useful, mut elements) = (0, 0);
     for (source, ranking) in sources.iter().zip(rankings) {
-        let mut rotated = ranking[..pairs].to_vec();
-        rotated.sort_unstable();
+        let rotated = ranking.first(pairs);
+        elements = rotated.elements(source.sizes);
         useful = useful.max(source.useful_rank(&rotated));
         let rank = rank.min(useful);
         let components = source.components(&rotated)?;
-        let still = source.sizes.others(&rotated);
         let part = Part {
             latent_error: components.error(rank),
-            rope_error: still.iter().map(|&pair| source.turning[pair]).sum(),
+            rope_error: source.rope_error(&rotated),
             content: components.error(0),
             rotated,
         };
@@ -63,7 +88,7 @@ pub(super) fn split(
         parts.push(part);
     }
     let rank = rank.min(useful);
-    let kv_elements = rank + sources.first().map_or(0, |s| 2 * s.sizes.kv_heads * pairs);
+    let kv_elements = rank + elements;
     let predicted = predicted / everything.max(f64::MIN_POSITIVE);
     let candidate =
         Candidate { rope_pairs: pairs, kv_lora_rank: rank, kv_elements, predicted, kl: None, chosen: false };

@@ -1,7 +1,9 @@
 //! Folds a choice of rotated pairs and a low-rank map into the tensors of a latent attention layer. Knows no error.
 //!
-//! Query and key heads become `[un-rotated; rotated]`. Un-rotated queries and keys no longer pass through the rotary table, so each
+//! Query and key heads become `[un-rotated; rotated]`; where heads share a rotated key, the un-rotated part is as wide as a head was. Un-rotated queries and keys no longer pass through the rotary table, so each
 //! carries YaRN's factor itself. `kv_b_proj` holds, per key/value head, the key rows and then the value rows.
+
+mod shared;
 
 use std::collections::BTreeMap;
 
@@ -15,13 +17,14 @@ use crate::{
 
 use super::{
     Dtype,
+    rotated::Rotated,
     source::{Sizes, Source},
 };
 
 /// The attention tensors of a converted layer by their name after `self_attn.`; what is not here stays as it was.
 pub(super) fn fold(
     (source, projections): (&Source, &Projections),
-    rotated: &[usize],
+    rotated: &Rotated,
     map: &LowRank,
     dtype: Dtype,
 ) -> BTreeMap<String, Owned> {
@@ -32,9 +35,17 @@ pub(super) fn fold(
         tensors.insert(format!("{name}.weight"), owned(&weight, dtype));
         tensors.insert(format!("{name}.bias"), vector(with_bias, hidden, dtype));
     };
-    put("q_proj", &queries(source, projections, rotated));
-    if !rotated.is_empty() {
-        put("k_rope_proj", &rotated_keys(source, projections, rotated));
+    let (q, k_rope) = match rotated {
+        Rotated::Pairs(pairs) => {
+            (queries(source, projections, pairs), rotated_keys(source, projections, pairs))
+        }
+        Rotated::Shared(components) => {
+            (shared::queries(source, projections, components), shared::keys(source, projections, components))
+        }
+    };
+    put("q_proj", &q);
+    if k_rope.nrows() > 0 {
+        put("k_rope_proj", &k_rope);
     }
     let (down, up) = latent((source, projections), rotated, map);
     put("kv_a_proj", &down);
@@ -48,7 +59,7 @@ pub(super) fn is_dense_key_value(name: &str) -> bool {
 }
 
 /// Query rows per head: un-rotated with multiplier and YaRN's factor, then rotated as they are.
-fn queries(source: &Source, projections: &Projections, rotated: &[usize]) -> Mat<f64> {
+pub(super) fn queries(source: &Source, projections: &Projections, rotated: &[usize]) -> Mat<f64> {
     let Sizes { heads, d, concentration, .. } = source.sizes;
     let q = &projections.q;
     let half = d / 2;
@@ -79,12 +90,15 @@ fn rotated_keys(source: &Source, projections: &Projections, rotated: &[usize]) -
 /// Any invertible map between the two is free; each latent channel is scaled so that its row and its column have equal norms.
 fn latent(
     (source, projections): (&Source, &Projections),
-    rotated: &[usize],
+    rotated: &Rotated,
     map: &LowRank,
 ) -> (Mat<f64>, Mat<f64>) {
     let Sizes { kv_heads, d, hidden, .. } = source.sizes;
     let mut down = product(map.down.as_ref(), source.content(projections, rotated).as_ref());
-    let nope = d - 2 * rotated.len();
+    let nope = match rotated {
+        Rotated::Pairs(pairs) => d - 2 * pairs.len(),
+        Rotated::Shared(_) => d,
+    };
     let (keys, width) = (kv_heads * nope, nope + d);
     let mut up = Mat::from_fn(kv_heads * width, map.up.ncols(), |i, j| {
         let (g, at) = (i / width, i % width);

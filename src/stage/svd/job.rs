@@ -4,18 +4,25 @@ use serde_json::{Value, json};
 
 use super::{
     Dtype, Layout, Svd, SvdError,
-    budget::{self, Split},
+    budget::{self, Ranking, Split},
     fold,
     measure::{self, Variant},
+    rotated::Rotated,
     source::Source,
 };
 use crate::{
     artifact::{checkpoint::Checkpoint, conversion::Parity},
     engine::action::{Cx, Failure},
     math::low_rank::LowRank,
-    model::{Batch, Config, config::LayerKind},
+    model::{
+        Batch, Config,
+        config::{Latent, LayerKind},
+    },
     stage::weights::Projections,
 };
+
+/// Splits of a budget between shared components and the latent that are looked at.
+const SPLITS: usize = 16;
 
 /// A conversion under way.
 pub(super) struct Job<'a> {
@@ -31,11 +38,21 @@ impl Job<'_> {
     pub(super) fn parity(&self) -> Result<Parity, Failure> {
         let all: Vec<usize> = (0..self.config.head_dim / 2).collect();
         let width = self.config.num_key_value_heads * self.config.head_dim;
-        let lossless = LowRank::identity(width);
-        let kinds = vec![(all.clone(), width); self.sources.len()];
+        let rotated = |source: &Source| match &source.shared {
+            None => Rotated::Pairs(all.clone()),
+            Some(shared) => {
+                let mut all = shared.ranking();
+                all.sort_unstable();
+                Rotated::Shared(all)
+            }
+        };
+        let kinds: Vec<_> = self.sources.iter().map(|source| (rotated(source), width)).collect();
         let attention = |source: &Source| {
             let projections = Projections::read(self.checkpoint, self.config, source.layer)?;
-            Ok(fold::fold((source, &projections), &all, &lossless, Dtype::F32))
+            let rotated = rotated(source);
+            // Keys that are left over where heads share theirs are zero, and come before the values.
+            let lossless = LowRank::last(width, if rotated.is_shared() { 2 * width } else { width });
+            Ok(fold::fold((source, &projections), &rotated, &lossless, Dtype::F32))
         };
         let variant = Variant { config: self.config_json(&kinds), attention: Box::new(attention) };
         let batch = self.prompt();
@@ -68,7 +85,7 @@ impl Job<'_> {
     pub(super) fn splits(&self) -> Result<Vec<Split>, Failure> {
         let frequencies = self.config.rope.inv_freq(self.config.head_dim);
         let least = self.svd.angle.0 / self.svd.context as f64;
-        let rankings: Vec<Vec<usize>> =
+        let rankings: Vec<Ranking> =
             self.sources.iter().map(|source| budget::ranking(source, &frequencies, least)).collect();
         let wanted = self.wanted(&frequencies, least).map_err(Failure::stage)?;
         self.cx.progress.phase("splitting the budget", Some(wanted.len() as u64), "splits");
@@ -83,13 +100,18 @@ impl Job<'_> {
 
     /// Rotated pairs and latent widths to try.
     fn wanted(&self, frequencies: &[f64], least: f64) -> Result<Vec<(usize, usize)>, SvdError> {
-        let (kv_heads, has) = (self.config.num_key_value_heads, frequencies.len());
+        let shared = self.svd.layout == Layout::D;
+        let heads = self.config.num_key_value_heads;
+        // Of one pair, or of one component that all heads share.
+        let (kv_heads, has) =
+            if shared { (1, heads * frequencies.len()) } else { (heads, frequencies.len()) };
         let turning = frequencies.iter().filter(|&&f| f > least).count();
         let pairs = match (self.svd.layout, self.svd.rope_pairs) {
             (Layout::A, _) => has..=has,
-            (Layout::B, Some(wanted)) if wanted > has => return Err(SvdError::Pairs { wanted, has }),
-            (Layout::B, Some(wanted)) => wanted..=wanted,
+            (_, Some(wanted)) if wanted > has => return Err(SvdError::Pairs { wanted, has }),
+            (_, Some(wanted)) => wanted..=wanted,
             (Layout::B, None) => 0..=turning,
+            (Layout::D, None) => 0..=has,
         };
         let Some(budget) = self.svd.kv_budget else {
             let rank = self.svd.kv_lora_rank.expect("checked: one of the two is there");
@@ -98,7 +120,9 @@ impl Job<'_> {
         let least_pairs = *pairs.start();
         let needed = 2 * kv_heads * least_pairs;
         let fits = |pairs: usize| budget.checked_sub(2 * kv_heads * pairs).filter(|&rank| rank > 0);
-        let wanted: Vec<_> = pairs.filter_map(|pairs| Some((pairs, fits(pairs)?))).collect();
+        let most = (*pairs.end()).min(budget / (2 * kv_heads));
+        let step = if shared { most.div_ceil(SPLITS).max(1) } else { 1 };
+        let wanted: Vec<_> = pairs.step_by(step).filter_map(|pairs| Some((pairs, fits(pairs)?))).collect();
         if wanted.is_empty() {
             return Err(SvdError::Budget { budget, pairs: least_pairs, kv_heads, needed });
         }
@@ -153,7 +177,7 @@ impl Job<'_> {
     }
 
     /// The converted `config.json`; `kinds` holds rotated pairs and rank of each source.
-    fn config_json(&self, kinds: &[(Vec<usize>, usize)]) -> Value {
+    fn config_json(&self, kinds: &[(Rotated, usize)]) -> Value {
         let layers = self.config.layers.len();
         let mut types: Vec<Value> = Vec::with_capacity(layers);
         let mut latents = vec![Value::Null; layers];
@@ -171,7 +195,9 @@ impl Job<'_> {
         }
         for (source, (rotated, rank)) in self.sources.iter().zip(kinds) {
             types[source.layer] = "latent_attention".into();
-            latents[source.layer] = json!({"kv_lora_rank": rank, "rope_pairs": rotated});
+            let latent =
+                Latent { kv_lora_rank: *rank, rope_pairs: rotated.pairs(), shared_rope: rotated.is_shared() };
+            latents[source.layer] = json!(latent);
         }
         let mut config = self.checkpoint.config.clone();
         let kind = Config::converted_type(config["model_type"].as_str().unwrap_or_default());

@@ -8,7 +8,9 @@ mod fold;
 mod job;
 mod measure;
 mod report;
+mod rotated;
 mod save;
+mod shared;
 mod source;
 
 use schemars::JsonSchema;
@@ -44,7 +46,8 @@ pub struct Svd {
     /// Its moments, from `analyze`.
     pub moments: Input<Moments>,
     /// `a` keeps every key rotated and exact, only values go through the latent; `b` puts keys that hardly turn, or whose turning
-    /// matters least, into the latent too.
+    /// matters least, into the latent too; `d` rotates what heads share: at each frequency the principal components across heads, as many
+    /// as matter.
     #[serde(default = "layout_b")]
     pub layout: Layout,
     /// Cached elements per token of a converted layer: rotated keys and latent together. The split between the two is chosen.
@@ -53,7 +56,7 @@ pub struct Svd {
     /// In place of `kv-budget`: the width of the latent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_lora_rank: Option<usize>,
-    /// With `kv-lora-rank` and layout `b`: rotary pairs that stay rotated, per key/value head.
+    /// With `kv-lora-rank`: rotary pairs that stay rotated, per key/value head with layout `b`, shared by all heads with `d`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_pairs: Option<usize>,
     /// The context in tokens that the model will serve.
@@ -100,6 +103,8 @@ pub enum Layout {
     A,
     /// Those whose rotation matters.
     B,
+    /// Components that all heads share, those whose rotation matters.
+    D,
 }
 
 /// What stands in for a rotation.
@@ -198,7 +203,7 @@ enum SvdError {
         "`kv-budget` {budget} leaves no latent: {pairs} rotated pairs of {kv_heads} heads take {needed} elements"
     )]
     Budget { budget: usize, pairs: usize, kv_heads: usize, needed: usize },
-    #[error("`rope-pairs` is {wanted}, but a head has {has} pairs")]
+    #[error("`rope-pairs` is {wanted}, but there are {has}")]
     Pairs { wanted: usize, has: usize },
     #[error(transparent)]
     Model(#[from] ModelError),
@@ -239,10 +244,13 @@ impl Stage for Svd {
             }
             _ => {}
         }
-        let explicit = self.layout == Layout::B && self.kv_lora_rank.is_some();
+        let explicit = self.layout != Layout::A && self.kv_lora_rank.is_some();
         if explicit != self.rope_pairs.is_some() {
-            return Err(Invalid::new("rope-pairs", "`rope-pairs` goes with `kv-lora-rank` and layout `b`")
-                .hint("layout `a` rotates all pairs, and `kv-budget` chooses their number"));
+            return Err(Invalid::new(
+                "rope-pairs",
+                "`rope-pairs` goes with `kv-lora-rank` and layout `b` or `d`",
+            )
+            .hint("layout `a` rotates all pairs, and `kv-budget` chooses their number"));
         }
         if self.convert_swa {
             return Err(Invalid::new(
@@ -297,6 +305,7 @@ impl Svd {
             return Err(Failure::stage(SvdError::NoMoments(missing)));
         }
         let options = Options {
+            layout: self.layout,
             metric: self.metric,
             tokens: self.token_weights,
             multiplier: self.multiplier,

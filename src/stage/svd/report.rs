@@ -26,7 +26,12 @@ pub(super) fn write(
     let layers: Vec<Converted> =
         job.sources.iter().enumerate().map(|(i, s)| converted(s, split, i)).collect();
     Conversion {
-        layout: if job.svd.layout == Layout::A { "a" } else { "b" }.to_owned(),
+        layout: match job.svd.layout {
+            Layout::A => "a",
+            Layout::B => "b",
+            Layout::D => "d",
+        }
+        .to_owned(),
         method: format!(
             "joint latent of un-rotated keys and values; {} calibration tokens in {} sequences of at most {} tokens; \
              uncentred second moments with biases, f64",
@@ -47,12 +52,12 @@ fn converted(source: &Source, split: &Split, i: usize) -> Converted {
     let (part, sizes) = (&split.parts[i], source.sizes);
     Converted {
         layer: source.layer,
-        rope_pairs: part.rotated.clone(),
+        rope_pairs: part.rotated.pairs(),
         kv_lora_rank: split.rank,
         latent_error: if part.content > 0.0 { part.latent_error / part.content } else { 0.0 },
         rope_error: part.rope_error / source.everything.max(f64::MIN_POSITIVE),
         kv_elements_before: 2 * sizes.kv_heads * sizes.d,
-        kv_elements_after: split.rank + 2 * sizes.kv_heads * part.rotated.len(),
+        kv_elements_after: split.rank + part.rotated.elements(sizes),
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! All errors are squared errors of the attention block's output, summed over the calibration tokens, to second order.
 
-use faer::{Mat, MatRef};
+use faer::{Mat, MatRef, c64};
 
 use crate::{
     artifact::{checkpoint::Checkpoint, moments::LayerMoments},
@@ -14,11 +14,16 @@ use crate::{
     stage::weights::Projections,
 };
 
-use super::{Metric, Multiplier, SvdError, TokenWeights};
+use super::{
+    Layout, Metric, Multiplier, SvdError, TokenWeights,
+    rotated::Rotated,
+    shared::{Component, Frequency, Shared},
+};
 
 /// What the user chose about errors.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Options {
+    pub(super) layout: Layout,
     pub(super) metric: Metric,
     pub(super) tokens: TokenWeights,
     pub(super) multiplier: Multiplier,
@@ -79,6 +84,8 @@ pub(super) struct Source {
     pub(super) multipliers: Vec<Vec<(f64, f64)>>,
     /// Predicted error of leaving each pair un-rotated.
     pub(super) turning: Vec<f64>,
+    /// With layout `d`: what heads share at each frequency.
+    pub(super) shared: Option<Shared>,
     /// The squared output error of dropping keys and values altogether: the unit of relative errors.
     pub(super) everything: f64,
 }
@@ -122,18 +129,44 @@ impl Source {
             sigma: Mat::zeros(0, 0),
             multipliers,
             turning: Vec::new(),
+            shared: None,
             everything: 0.0,
         };
-        source.sigma = congruence(source.content(&projections, &[]).as_ref(), moment.as_ref());
+        let nothing = Rotated::Pairs(Vec::new());
+        source.sigma = congruence(source.content(&projections, &nothing).as_ref(), moment.as_ref());
         source.turning = source.turning_errors(moments, &turns);
-        source.everything = source.components(&[])?.error(0);
+        if options.layout == Layout::D {
+            source.shared = Some(Shared::new(&source.frequencies(moments, &turns))?);
+        }
+        source.everything = source.components(&nothing)?.error(0);
         Ok(source)
     }
 
     /// `y = [m · un-rotated keys; values]` as a map of `x̃`: the un-rotated rows of every key head, then all value rows.
-    pub(super) fn content(&self, projections: &Projections, rotated: &[usize]) -> Mat<f64> {
+    pub(super) fn content(&self, projections: &Projections, rotated: &Rotated) -> Mat<f64> {
+        match rotated {
+            Rotated::Pairs(pairs) => self.rows(projections, &self.sizes.others(pairs)),
+            Rotated::Shared(components) => {
+                let all: Vec<usize> = (0..self.sizes.pairs()).collect();
+                product(self.rest(components).as_ref(), self.rows(projections, &all).as_ref())
+            }
+        }
+    }
+
+    /// What is left of keys and values [2 · kv heads · d, 2 · kv heads · d] without some shared components.
+    fn rest(&self, rotated: &[Component]) -> Mat<f64> {
+        let shared = self.shared.as_ref().expect("read for layout d");
+        let keys = shared.rest(rotated, self.sizes);
+        let n = keys.nrows();
+        let mut rest = Mat::identity(2 * n, 2 * n);
+        rest.as_mut().submatrix_mut(0, 0, n, n).copy_from(&keys);
+        rest
+    }
+
+    /// The rows of the pairs `still` of every key head, with YaRN's factor, then all value rows.
+    fn rows(&self, projections: &Projections, still: &[usize]) -> Mat<f64> {
         let Sizes { kv_heads, d, concentration, .. } = self.sizes;
-        let dims = self.sizes.dims(&self.sizes.others(rotated));
+        let dims = self.sizes.dims(still);
         let keys = kv_heads * dims.len();
         let (k, v) = (&projections.k, &projections.v);
         Mat::from_fn(keys + kv_heads * d, k.ncols(), |i, j| {
@@ -145,22 +178,41 @@ impl Source {
         })
     }
 
-    /// The components of un-rotated keys and values together, when the pairs `rotated` stay outside.
-    pub(super) fn components(&self, rotated: &[usize]) -> Result<Components, LinalgError> {
+    /// The components of un-rotated keys and values together, when what is `rotated` stays outside.
+    pub(super) fn components(&self, rotated: &Rotated) -> Result<Components, LinalgError> {
         let Sizes { kv_heads, d, .. } = self.sizes;
-        let dims = self.sizes.dims(&self.sizes.others(rotated));
+        let pairs = match rotated {
+            Rotated::Pairs(pairs) => pairs,
+            Rotated::Shared(components) => {
+                let sigma = congruence(self.rest(components).as_ref(), self.sigma.as_ref());
+                return Components::new(sigma.as_ref(), self.roots(&[])?);
+            }
+        };
+        let dims = self.sizes.dims(&self.sizes.others(pairs));
         let keys = (0..kv_heads).flat_map(|g| dims.iter().map(move |dim| (g, *dim)));
         // Rows of the full content: its keys are in the order of `dims(all)`, which is 0 to d − 1.
         let rows: Vec<usize> =
             keys.map(|(g, dim)| g * d + dim).chain(kv_heads * d..2 * kv_heads * d).collect();
         let sigma = Mat::from_fn(rows.len(), rows.len(), |i, j| self.sigma[(rows[i], rows[j])]);
-        Components::new(sigma.as_ref(), self.roots(rotated)?)
+        Components::new(sigma.as_ref(), self.roots(pairs)?)
     }
 
     /// The most latent channels that can carry anything: the rows of the content, or the inputs and the bias.
-    pub(super) fn useful_rank(&self, rotated: &[usize]) -> usize {
+    pub(super) fn useful_rank(&self, rotated: &Rotated) -> usize {
         let Sizes { kv_heads, d, hidden, .. } = self.sizes;
-        (kv_heads * (2 * d - 2 * rotated.len())).min(hidden + 1)
+        (2 * kv_heads * d - rotated.elements(self.sizes)).min(hidden + 1)
+    }
+
+    /// Predicted error of all that is not rotated.
+    pub(super) fn rope_error(&self, rotated: &Rotated) -> f64 {
+        match rotated {
+            Rotated::Pairs(pairs) => self.sizes.others(pairs).iter().map(|&pair| self.turning[pair]).sum(),
+            Rotated::Shared(kept) => {
+                let shared = self.shared.as_ref().expect("read for layout d");
+                let gone = shared.ranking().into_iter().filter(|at| !kept.contains(at));
+                gone.map(|at| shared.cost(at)).sum()
+            }
+        }
     }
 
     /// The roots of the metric: block diagonal, one block per key head, one for all values.
@@ -200,31 +252,51 @@ impl Source {
     }
 
     /// Of each pair: what it costs to replace its rotation by the static multiplier, if phases of queries and keys are spread.
-    fn turning_errors(
-        &self,
-        moments: &LayerMoments,
-        (turn_cos, turn_sin): &(Vec<f64>, Vec<f64>),
-    ) -> Vec<f64> {
-        let Sizes { heads, kv_heads, d, concentration, .. } = self.sizes;
+    fn turning_errors(&self, moments: &LayerMoments, turns: &(Vec<f64>, Vec<f64>)) -> Vec<f64> {
+        let Sizes { heads, kv_heads, d, .. } = self.sizes;
         let half = d / 2;
         let energy = |at: usize| self.sigma[(at, at)] + self.sigma[(at + half, at + half)];
         let pair = |j: usize| {
             let head = |h: usize| {
-                let (cos, sin) = (turn_cos[h * half + j], turn_sin[h * half + j]);
-                let (c, s) = self.multipliers[h][j];
-                // E |e^(−iθΔ) − (c − i s)|²; one YaRN factor of the logit's two squared is in `sigma`.
-                let miss = 1.0 + c * c + s * s - 2.0 * (c * cos + s * sin);
-                let key = energy(h / (heads / kv_heads) * d + j) * miss.max(0.0);
-                if self.options.metric == Metric::Plain {
-                    return key * kv_heads as f64 / heads as f64;
-                }
-                let query =
-                    moments.query[(h * d + j) * d + j] + moments.query[(h * d + j + half) * d + j + half];
-                0.5 * concentration.powi(2) / d as f64 * query * key
+                let key = energy(h / (heads / kv_heads) * d + j);
+                self.weight(moments, h, j) * key * self.miss(turns, h, j)
             };
             (0..heads).map(head).sum()
         };
         (0..half).map(pair).collect()
+    }
+
+    /// How much a squared error of the key of pair `j` counts to query head `h`; one YaRN factor of the logit's two squared is in `sigma`.
+    fn weight(&self, moments: &LayerMoments, h: usize, j: usize) -> f64 {
+        let Sizes { heads, kv_heads, d, concentration, .. } = self.sizes;
+        if self.options.metric == Metric::Plain {
+            return kv_heads as f64 / heads as f64;
+        }
+        let of = |at: usize| moments.query[(h * d + at) * d + at];
+        0.5 * concentration.powi(2) / d as f64 * (of(j) + of(j + d / 2))
+    }
+
+    /// `E |e^(−iθΔ) − (c − i s)|²` of query head `h` and pair `j`.
+    fn miss(&self, (turn_cos, turn_sin): &(Vec<f64>, Vec<f64>), h: usize, j: usize) -> f64 {
+        let at = h * self.sizes.pairs() + j;
+        let (c, s) = self.multipliers[h][j];
+        (1.0 + c * c + s * s - 2.0 * (c * turn_cos[at] + s * turn_sin[at])).max(0.0)
+    }
+
+    /// What matters at each frequency to components across heads.
+    fn frequencies(&self, moments: &LayerMoments, turns: &(Vec<f64>, Vec<f64>)) -> Vec<Frequency> {
+        let Sizes { heads, kv_heads, d, .. } = self.sizes;
+        let half = d / 2;
+        let of = |j: usize| Frequency {
+            keys: Mat::from_fn(kv_heads, kv_heads, |g, o| {
+                let (a, b) = (g * d + j, o * d + j);
+                let at = |i: usize, k: usize| self.sigma[(a + i * half, b + k * half)];
+                c64::new(at(0, 0) + at(1, 1), at(1, 0) - at(0, 1))
+            }),
+            weights: (0..heads).map(|h| self.weight(moments, h, j)).collect(),
+            misses: (0..heads).map(|h| self.miss(turns, h, j)).collect(),
+        };
+        (0..half).map(of).collect()
     }
 }
 

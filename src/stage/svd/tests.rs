@@ -78,9 +78,14 @@ fn still(draft: &mut Draft) {
 
 #[test]
 fn all_pairs_rotated_at_full_rank_equals_the_original() {
-    for (name, pairs, rank) in [("gptoss-dense", 8, 32), ("gptoss-mxfp4", 8, 33)] {
+    for (name, kv_heads, rank) in [("gptoss-dense", 2, 32), ("gptoss-mxfp4", 4, 33)] {
         let model = calibrated(name, |_| ());
-        for layout in [format!("layout = 'b'\nrope-pairs = {pairs}"), "layout = 'a'".to_owned()] {
+        let layouts = [
+            "layout = 'b'\nrope-pairs = 8".to_owned(),
+            "layout = 'a'".to_owned(),
+            format!("layout = 'd'\nrope-pairs = {}", kv_heads * 8),
+        ];
+        for layout in layouts {
             let (_bench, converted, report) = model.convert(&format!("{layout}\nkv-lora-rank = {rank}"));
             assert!(report.parity.relative_difference <= 1e-5 && report.parity.tokens > 40);
             let difference = difference(&model.checkpoint, &converted);
@@ -97,6 +102,59 @@ fn pairs_that_do_not_turn_can_go_un_rotated_without_loss() {
     assert_eq!(report.layers[0].rope_pairs, [0]);
     assert!(difference(&model.checkpoint, &converted) < 1e-4);
     assert!(report.layers.iter().all(|layer| layer.rope_error < 1e-9));
+    // Of what heads share, both components of that pair.
+    let (_bench, converted, report) = model.convert("layout = 'd'\nrope-pairs = 2\nkv-lora-rank = 33");
+    assert_eq!((&report.layers[0].rope_pairs[..], report.layers[0].kv_elements_after), (&[0, 0][..], 37));
+    assert!(difference(&model.checkpoint, &converted) < 1e-4);
+    assert!(report.layers.iter().all(|layer| layer.rope_error < 1e-9));
+    let (_bench, converted, _) = model.convert("layout = 'd'\nrope-pairs = 1\nkv-lora-rank = 33");
+    assert!(difference(&model.checkpoint, &converted) > 1e-3, "both matter");
+}
+
+/// The keys of the second head are those of the first, each pair turned by an angle of its own and made longer: a real component across
+/// heads would lose much of both, a complex one holds them.
+#[test]
+fn heads_whose_keys_are_turned_copies_share_one_rotated_key_without_loss() {
+    let model = calibrated("gptoss-dense", |draft| {
+        for (layer, part) in [(1, "weight"), (1, "bias"), (3, "weight"), (3, "bias")] {
+            let name = format!("model.layers.{layer}.self_attn.k_proj.{part}");
+            let tensor = &draft.tensors[&name];
+            let raw = Raw { dtype: tensor.dtype, shape: &tensor.shape, bytes: &tensor.bytes };
+            let (mut values, shape) = (raw.to_f32().unwrap(), tensor.shape.clone());
+            let width = values.len() / 32;
+            for at in 0..8 * width {
+                let (sin, cos) = (0.4 + (at / width) as f32).sin_cos();
+                let (a, b) = (values[at], values[at + 8 * width]);
+                values[16 * width + at] = 1.5 * (cos * a - sin * b);
+                values[24 * width + at] = 1.5 * (sin * a + cos * b);
+            }
+            draft.tensors.insert(name, Owned::f32(&shape, &values));
+        }
+    });
+    let toml = "layout = 'd'\nkv-lora-rank = 32\nrope-pairs = ";
+    let (_bench, converted, report) = model.convert(&format!("{toml}8"));
+    assert!(difference(&model.checkpoint, &converted) < 1e-4);
+    assert_eq!(report.layers[0].rope_pairs, [0, 1, 2, 3, 4, 5, 6, 7]);
+    assert!(report.layers.iter().all(|layer| layer.rope_error < 1e-9));
+    let (_bench, converted, _) = model.convert(&format!("{toml}7"));
+    assert!(difference(&model.checkpoint, &converted) > 1e-4);
+}
+
+#[test]
+fn a_budget_of_shared_components_is_kept() {
+    let model = calibrated("gptoss-dense", |_| ());
+    let (_bench, converted, report) = model.convert("layout = 'd'\nkv-budget = 38\nmeasure = 3");
+    let config = Config::parse(&converted.config).unwrap();
+    assert!(report.candidates.len() > 8 && report.candidates.iter().all(|c| c.kv_elements <= 38));
+    let chosen = report.candidates.iter().find(|c| c.chosen).unwrap();
+    for layer in &report.layers {
+        assert_eq!(config.kv_elements(layer.layer), layer.kv_elements_after);
+        assert_eq!(layer.rope_pairs.len(), chosen.rope_pairs);
+    }
+    let (_bench, _, pairs) = model.convert("layout = 'b'\nkv-budget = 38\nmeasure = 3\ncontext = 100000");
+    let kl =
+        |report: &Conversion| report.candidates.iter().filter_map(|c| c.kl).fold(f64::INFINITY, f64::min);
+    assert!(kl(&report) < kl(&pairs), "{} against {}", kl(&report), kl(&pairs));
 }
 
 /// Changes the values of a tensor with rows of the given width.
@@ -294,7 +352,7 @@ fn inputs_that_do_not_fit_are_named() {
         run(&other.checkpoint, &model.moments, toml).contains("layer 1: the moments are those of another")
     );
     let error = run(&model.checkpoint, &model.moments, "rope-pairs = 9\nkv-lora-rank = 4");
-    assert!(error.contains("`rope-pairs` is 9, but a head has 8 pairs"), "{error}");
+    assert!(error.contains("`rope-pairs` is 9, but there are 8"), "{error}");
     let error = run(&model.checkpoint, &model.moments, "layout = 'a'\nkv-budget = 32");
     assert!(error.contains("8 rotated pairs of 2 heads take 32 elements"), "{error}");
     let (_bench, converted, _) = model.convert(toml);
@@ -318,4 +376,5 @@ fn parameters_that_do_not_go_together() {
     }
     assert_eq!(stage("kv-budget = 100").check(), Ok(()));
     assert_eq!(stage("layout = 'a'\nkv-lora-rank = 5").check(), Ok(()));
+    assert_eq!(stage("layout = 'd'\nkv-lora-rank = 5\nrope-pairs = 5").check(), Ok(()));
 }
