@@ -115,7 +115,12 @@ impl Pair {
             values[c].max(0.0) * (0..weights.len()).map(head).sum::<f64>()
         };
         let costs = (0..n).map(cost).collect();
-        Ok(Self { down: Mat::from_fn(n, n, |c, g| vectors[(g, c)].conj() * roots[g]), up, costs })
+        // A component's scale is free. With rows of length 1 it is as large as keys are, which training relies on.
+        let down = Mat::from_fn(n, n, |c, g| vectors[(g, c)].conj() * roots[g]);
+        let length = |c: usize| (0..n).map(|g| down[(c, g)].norm_sqr()).sum::<f64>().sqrt();
+        let lengths: Vec<f64> = (0..n).map(length).collect();
+        let up = Mat::from_fn(n, n, |g, c| up[(g, c)] * lengths[c]);
+        Ok(Self { down: Mat::from_fn(n, n, |c, g| down[(c, g)] / lengths[c]), up, costs })
     }
 }
 
@@ -180,6 +185,10 @@ mod tests {
                 .map(|(g, o)| a[g] * keys[(g, o)] * b[o].conj())
                 .sum();
             assert!(cross.norm() < 1e-10, "{i} {j}: {cross}");
+        }
+        for c in 0..3 {
+            let length: f64 = shared.down(at(c)).iter().map(c64::norm_sqr).sum();
+            assert!((length - 1.0).abs() < 1e-12, "as large as keys are: {length}");
         }
         // Deleting every rotation costs what deleting the keys costs.
         let all: f64 = (0..3).map(|i| shared.cost(at(i))).sum();
