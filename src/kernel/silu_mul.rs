@@ -17,8 +17,18 @@ pub fn silu_mul(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
 pub(super) fn silu_mul_here(gate: &mut [f32], up: &[f32]) {
     vectorised(
         #[inline(always)]
-        || gate.iter_mut().zip(up).for_each(|(g, &u)| *g = *g / (1.0 + exp(-*g)) * u),
+        || gate.iter_mut().zip(up).for_each(|(g, &u)| *g = gated(*g, u)),
     );
+}
+
+/// `silu(gate) · up`.
+#[expect(
+    clippy::inline_always,
+    reason = "it becomes part of loops that are compiled for several instruction sets"
+)]
+#[inline(always)]
+fn gated(gate: f32, up: f32) -> f32 {
+    gate / (1.0 + exp(-gate)) * up
 }
 
 struct SiluMul;
@@ -46,7 +56,7 @@ impl CustomOp2 for SiluMul {
                 #[inline(always)]
                 || {
                     for ((y, &g), &u) in y.iter_mut().zip(gate).zip(up) {
-                        *y = g / (1.0 + exp(-g)) * u;
+                        *y = gated(g, u);
                     }
                 },
             );
