@@ -3,13 +3,17 @@
 //! Knows matrices, no model.
 
 use faer::{
-    Accum, Mat, MatRef, Par, Spec, c64,
+    Accum, Mat, MatRef, Par, Spec,
     diag::Diag,
     dyn_stack::{MemBuffer, MemStack},
     linalg::{
         evd::{ComputeEigenvectors, self_adjoint_evd, self_adjoint_evd_scratch},
         matmul::matmul,
         svd::{ComputeSvdVectors, svd, svd_scratch},
+    },
+    traits::{
+        ComplexField,
+        math_utils::{is_finite, real},
     },
 };
 
@@ -28,74 +32,46 @@ pub enum LinalgError {
 
 /// Eigenvalues, largest first, and the orthonormal eigenvectors as columns in the same order.
 #[derive(Debug, Clone)]
-pub struct Eigen {
+pub struct Eigen<T = f64> {
     /// Largest first.
     pub values: Vec<f64>,
     /// Column `i` belongs to `values[i]`.
-    pub vectors: Mat<f64>,
+    pub vectors: Mat<T>,
 }
 
-/// The eigendecomposition of a symmetric matrix; only its lower triangle is read.
-pub fn eigh(a: MatRef<'_, f64>) -> Result<Eigen, LinalgError> {
+/// The eigendecomposition of a symmetric or Hermitian matrix; only its lower triangle is read.
+pub fn eigh<T: ComplexField<Real = f64>>(a: MatRef<'_, T>) -> Result<Eigen<T>, LinalgError> {
     let n = a.nrows();
-    let mut vectors = Mat::<f64>::zeros(n, n);
-    let values = symmetric(a, Some(&mut vectors))?;
-    Ok(Eigen { values, vectors: Mat::from_fn(n, n, |i, j| vectors[(i, n - 1 - j)]) })
+    let mut vectors = Mat::<T>::zeros(n, n);
+    let values = self_adjoint(a, Some(&mut vectors))?;
+    Ok(Eigen { values, vectors: Mat::from_fn(n, n, |i, j| vectors[(i, n - 1 - j)].clone()) })
 }
 
 /// The eigenvalues of a symmetric matrix, largest first, at a fraction of the cost; only its lower triangle is read.
 pub fn eigvalsh(a: MatRef<'_, f64>) -> Result<Vec<f64>, LinalgError> {
-    symmetric(a, None)
+    self_adjoint(a, None)
 }
 
 /// The eigenvalues, largest first; the eigenvectors come in the opposite order.
-fn symmetric(a: MatRef<'_, f64>, vectors: Option<&mut Mat<f64>>) -> Result<Vec<f64>, LinalgError> {
+fn self_adjoint<T: ComplexField<Real = f64>>(
+    a: MatRef<'_, T>,
+    vectors: Option<&mut Mat<T>>,
+) -> Result<Vec<f64>, LinalgError> {
     let n = a.nrows();
-    let failed = LinalgError::Convergence("symmetric eigenproblem", n);
+    let what = if T::IS_REAL { "symmetric eigenproblem" } else { "Hermitian eigenproblem" };
+    let failed = LinalgError::Convergence(what, n);
     // The library gives values that are not numbers back as such.
-    if (0..n).any(|j| (j..n).any(|i| !a[(i, j)].is_finite())) {
+    if (0..n).any(|j| (j..n).any(|i| !is_finite(&a[(i, j)]))) {
         return Err(failed);
     }
-    let mut values = Diag::<f64>::zeros(n);
+    let mut values = Diag::<T>::zeros(n);
     let wanted = if vectors.is_some() { ComputeEigenvectors::Yes } else { ComputeEigenvectors::No };
-    let mut memory = MemBuffer::new(self_adjoint_evd_scratch::<f64>(n, wanted, Par::Seq, Spec::default()));
+    let mut memory = MemBuffer::new(self_adjoint_evd_scratch::<T>(n, wanted, Par::Seq, Spec::default()));
     let vectors = vectors.map(Mat::as_mut);
     self_adjoint_evd(a, values.as_mut(), vectors, Par::Seq, MemStack::new(&mut memory), Spec::default())
         .map_err(|_| failed)?;
-    let ascending: Vec<f64> = values.column_vector().iter().copied().collect();
+    let ascending: Vec<f64> = values.column_vector().iter().map(real).collect();
     Ok(ascending.into_iter().rev().collect())
-}
-
-/// The same of a Hermitian matrix.
-#[derive(Debug, Clone)]
-pub struct HermitianEigen {
-    /// Largest first.
-    pub values: Vec<f64>,
-    /// Column `i` belongs to `values[i]`.
-    pub vectors: Mat<c64>,
-}
-
-/// The eigendecomposition of a Hermitian matrix; only its lower triangle is read.
-pub fn eigh_complex(a: MatRef<'_, c64>) -> Result<HermitianEigen, LinalgError> {
-    let n = a.nrows();
-    let failed = LinalgError::Convergence("Hermitian eigenproblem", n);
-    if (0..n).any(|j| (j..n).any(|i| !a[(i, j)].re.is_finite() || !a[(i, j)].im.is_finite())) {
-        return Err(failed);
-    }
-    let (mut values, mut vectors) = (Diag::<c64>::zeros(n), Mat::<c64>::zeros(n, n));
-    let wanted = ComputeEigenvectors::Yes;
-    let mut memory = MemBuffer::new(self_adjoint_evd_scratch::<c64>(n, wanted, Par::Seq, Spec::default()));
-    self_adjoint_evd(
-        a,
-        values.as_mut(),
-        Some(vectors.as_mut()),
-        Par::Seq,
-        MemStack::new(&mut memory),
-        Spec::default(),
-    )
-    .map_err(|_| failed)?;
-    let values: Vec<f64> = values.column_vector().iter().rev().map(|value| value.re).collect();
-    Ok(HermitianEigen { values, vectors: Mat::from_fn(n, n, |i, j| vectors[(i, n - 1 - j)]) })
 }
 
 /// The thin singular value decomposition `a = left · diag(values) · rightᵀ`, largest value first.

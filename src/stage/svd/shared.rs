@@ -8,7 +8,7 @@
 use faer::{Mat, c64};
 
 use super::source::Sizes;
-use crate::math::linalg::{HermitianEigen, LinalgError, eigh_complex};
+use crate::math::linalg::{Eigen, LinalgError, eigh};
 
 /// A component across heads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -52,12 +52,16 @@ impl Shared {
         Ok(Self { pairs: frequencies.iter().map(Pair::new).collect::<Result<_, _>>()? })
     }
 
+    /// All components, ascending.
+    pub(super) fn all(&self) -> Vec<Component> {
+        let of = |(pair, at): (usize, &Pair)| (0..at.costs.len()).map(move |index| Component { pair, index });
+        self.pairs.iter().enumerate().flat_map(of).collect()
+    }
+
     /// All components, those first whose rotation matters most.
     pub(super) fn ranking(&self) -> Vec<Component> {
-        let cost = |at: &Component| self.cost(*at);
-        let of = |(pair, at): (usize, &Pair)| (0..at.costs.len()).map(move |index| Component { pair, index });
-        let mut all: Vec<Component> = self.pairs.iter().enumerate().flat_map(of).collect();
-        all.sort_by(|a, b| cost(b).total_cmp(&cost(a)).then(a.cmp(b)));
+        let mut all = self.all();
+        all.sort_by(|&a, &b| self.cost(b).total_cmp(&self.cost(a)).then(a.cmp(&b)));
         all
     }
 
@@ -108,7 +112,7 @@ impl Pair {
         let floor = (1e-6 * own.iter().sum::<f64>() / n as f64).max(f64::MIN_POSITIVE);
         let roots: Vec<f64> = own.iter().map(|own| own.max(floor).sqrt()).collect();
         let weighted = Mat::from_fn(n, n, |i, j| keys[(i, j)] * (roots[i] * roots[j]));
-        let HermitianEigen { values, vectors } = eigh_complex(weighted.as_ref())?;
+        let Eigen { values, vectors } = eigh(weighted.as_ref())?;
         let up = Mat::from_fn(n, n, |g, c| vectors[(g, c)] / roots[g]);
         let cost = |c: usize| {
             let head = |h: usize| weights[h] * misses[h] * up[(h / per, c)].norm_sqr();
