@@ -106,6 +106,11 @@ impl Latent {
     pub fn rope_heads(&self, kv_heads: usize) -> usize {
         if self.shared_rope { 1 } else { kv_heads }
     }
+
+    /// Cached elements of rotated keys, over all of these heads.
+    pub fn rope_elements(&self, kv_heads: usize) -> usize {
+        self.rope_heads(kv_heads) * self.qk_rope_head_dim()
+    }
 }
 
 /// A `config.json` that cannot be used.
@@ -186,10 +191,7 @@ impl Config {
     pub fn kv_elements(&self, i: usize) -> usize {
         match &self.layers[i] {
             LayerKind::Sliding | LayerKind::Full => 2 * self.num_key_value_heads * self.head_dim,
-            LayerKind::Latent(latent) => {
-                let heads = latent.rope_heads(self.num_key_value_heads);
-                latent.kv_lora_rank + heads * latent.qk_rope_head_dim()
-            }
+            LayerKind::Latent(latent) => latent.kv_lora_rank + latent.rope_elements(self.num_key_value_heads),
         }
     }
 }

@@ -268,7 +268,7 @@ impl Attention {
             LayerKind::Latent(latent) => {
                 let (nope, rope, rank) =
                     (latent.qk_nope_head_dim(d), latent.qk_rope_head_dim(), latent.kv_lora_rank);
-                let rope_rows = latent.rope_heads(kv_heads) * rope;
+                let rope_rows = latent.rope_elements(kv_heads);
                 Self::Latent(LatentAttention {
                     common,
                     q_proj: q_proj(nope + rope),

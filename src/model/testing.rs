@@ -88,13 +88,16 @@ pub(crate) fn checkpoint(draft: &Draft) -> (TempDir, Checkpoint) {
     (dir, checkpoint)
 }
 
+/// The elements of a tensor.
+pub(crate) fn floats(draft: &Draft, name: &str) -> Vec<f32> {
+    let tensor = &draft.tensors[name];
+    Raw { dtype: tensor.dtype, shape: &tensor.shape, bytes: &tensor.bytes }.to_f32().unwrap()
+}
+
 /// The model with its layers of full attention made latent without loss: every pair stays rotated, the values are the content, and
 /// the latent's channels are scaled by factors that the second map takes back.
 pub(crate) fn lossless(draft: &Draft, layer: usize) -> Draft {
-    let read = |name: &str| {
-        let tensor = &draft.tensors[&format!("model.layers.{layer}.self_attn.{name}")];
-        Raw { dtype: tensor.dtype, shape: &tensor.shape, bytes: &tensor.bytes }.to_f32().unwrap()
-    };
+    let read = |name: &str| floats(draft, &format!("model.layers.{layer}.self_attn.{name}"));
     let (k, k_bias, v, v_bias) =
         (read("k_proj.weight"), read("k_proj.bias"), read("v_proj.weight"), read("v_proj.bias"));
     let mut out = Draft { config: draft.config.clone(), tensors: draft.tensors.clone(), ..Draft::default() };
@@ -124,43 +127,37 @@ pub(crate) fn lossless(draft: &Draft, layer: usize) -> Draft {
 /// is zero in those of other heads.
 pub(crate) fn lossless_shared(draft: &Draft, layer: usize) -> Draft {
     let mut out = lossless(draft, layer);
-    let (half, per) = (D / 2, HEADS / KV_HEADS);
-    let pairs: Vec<usize> = (0..half).flat_map(|pair| std::iter::repeat_n(pair, KV_HEADS)).collect();
     // Of each element of the rotated key: its key/value head and its place in that head.
-    let places: Vec<(usize, usize)> = (0..KV_HEADS * D).map(|at| (at % KV_HEADS, at / KV_HEADS)).collect();
-    for (name, per_head, width) in [("k_rope_proj", 1, 0), ("q_proj", per, D)] {
-        for part in ["weight", "bias"] {
-            let name = format!("model.layers.{layer}.self_attn.{name}.{part}");
-            let tensor = &out.tensors[&name];
-            let old =
-                Raw { dtype: tensor.dtype, shape: &tensor.shape, bytes: &tensor.bytes }.to_f32().unwrap();
-            let cols = if part == "weight" { HIDDEN } else { 1 };
-            let row = |head: usize, at: usize| &old[(head * D + at) * cols..][..cols];
-            let nothing = vec![0.0; cols];
-            let mut new = Vec::new();
-            for head in 0..if width == 0 { 1 } else { HEADS } {
-                (0..width).for_each(|_| new.extend_from_slice(&nothing));
-                for &(g, at) in &places {
-                    let own = width == 0 || head / per_head == g;
-                    new.extend_from_slice(if own {
-                        row(if width == 0 { g } else { head }, at)
-                    } else {
-                        &nothing
-                    });
-                }
-            }
-            let rows = new.len() / cols;
-            let shape = if part == "weight" { vec![rows, cols] } else { vec![rows] };
-            out.tensors.insert(name, Owned::f32(&shape, &new));
+    let places = (0..KV_HEADS * D).map(|at| (at % KV_HEADS, at / KV_HEADS));
+    let nothing = || std::iter::repeat_n(None, D);
+    let key: Vec<Option<usize>> = places.clone().map(|(g, at)| Some(g * D + at)).collect();
+    let seen =
+        |h: usize| places.clone().map(move |(g, at)| (h * KV_HEADS / HEADS == g).then_some(h * D + at));
+    let queries = (0..HEADS).flat_map(|h| nothing().chain(seen(h))).collect();
+    let content =
+        (0..KV_HEADS).flat_map(|g| nothing().chain((0..D).map(move |at| Some(g * D + at)))).collect();
+    let maps = [
+        ("k_rope_proj", &["weight", "bias"][..], key),
+        ("q_proj", &["weight", "bias"][..], queries),
+        ("kv_b_proj", &["weight"][..], content),
+    ];
+    for (map, parts, rows) in maps {
+        for part in parts {
+            pick_rows(&mut out, &format!("model.layers.{layer}.self_attn.{map}.{part}"), &rows);
         }
     }
-    let name = format!("model.layers.{layer}.self_attn.kv_b_proj.weight");
-    let tensor = &out.tensors[&name];
-    let old = Raw { dtype: tensor.dtype, shape: &tensor.shape, bytes: &tensor.bytes }.to_f32().unwrap();
-    let rank = KV_HEADS * D;
-    let rows = old.chunks_exact(D * rank).flat_map(|head| [vec![0.0; D * rank], head.to_vec()].concat());
-    let rows: Vec<f32> = rows.collect();
-    out.tensors.insert(name, Owned::f32(&[2 * rank, rank], &rows));
-    out.config["mla"][layer] = json!({"kv_lora_rank": rank, "rope_pairs": pairs, "shared_rope": true});
+    let pairs: Vec<usize> = (0..D / 2).flat_map(|pair| std::iter::repeat_n(pair, KV_HEADS)).collect();
+    out.config["mla"][layer] =
+        json!({"kv_lora_rank": KV_HEADS * D, "rope_pairs": pairs, "shared_rope": true});
     out
+}
+
+/// Makes a tensor of some of its rows, and of zeros where none is named.
+fn pick_rows(draft: &mut Draft, name: &str, rows: &[Option<usize>]) {
+    let (old, mut shape) = (floats(draft, name), draft.tensors[name].shape.clone());
+    let width = old.len() / shape[0];
+    let row = |row: &Option<usize>| row.map_or(vec![0.0; width], |row| old[row * width..][..width].to_vec());
+    let new: Vec<f32> = rows.iter().flat_map(row).collect();
+    shape[0] = rows.len();
+    draft.tensors.insert(name.to_owned(), Owned::f32(&shape, &new));
 }

@@ -1,7 +1,8 @@
 //! Multi-head latent attention, expanded form: rotated keys as they are, un-rotated keys and values from a shared latent.
 //!
-//! Cached per token: the rotated keys (2 · pairs for each key/value head, or once for all) and the latent (`kv_lora_rank`). The latent carries the
-//! bias of keys and values, so `kv_b_proj` has none and can be absorbed into queries and outputs (DeepSeek-V2, arXiv 2405.04434 §2.1).
+//! Cached per token: the rotated keys (2 · pairs for each key/value head, or once for all) and the latent (`kv_lora_rank`). The latent
+//! carries the bias of keys and values, so `kv_b_proj` has none and can be absorbed into queries and outputs (DeepSeek-V2, arXiv 2405.04434
+//! §2.1).
 //! Query and key heads are laid out `[un-rotated; rotated]`.
 
 use candle_core::{Result, Tensor};

@@ -68,7 +68,7 @@ impl<'a> Report<'a> {
                 },
                 kv_lora_rank: latent.map(|l| l.kv_lora_rank),
                 rope_pairs: latent.map(|l| l.rope_pairs.clone()),
-                rotated: latent.map(|l| l.rope_heads(config.num_key_value_heads) * l.qk_rope_head_dim()),
+                rotated: latent.map(|l| l.rope_elements(config.num_key_value_heads)),
                 kv_elements_per_token: config.kv_elements(i),
                 original_kv_elements_per_token: original,
             }

@@ -3,7 +3,7 @@
 
 use crate::{artifact::conversion::Candidate, math::linalg::LinalgError};
 
-use super::{rotated::Rotated, shared::Component, source::Source};
+use super::{rotated::Rotated, source::Source};
 
 /// One layer's share of a split.
 pub(super) struct Part {
@@ -25,47 +25,24 @@ pub(super) struct Split {
     pub(super) candidate: Candidate,
 }
 
-/// What a layer would keep rotated, best first.
-pub(super) enum Ranking {
-    /// Pairs of every key/value head.
-    Pairs(Vec<usize>),
-    /// Components that all heads share.
-    Shared(Vec<Component>),
-}
-
-impl Ranking {
-    /// The first `n`.
-    fn first(&self, n: usize) -> Rotated {
-        fn sorted<T: Ord + Copy>(first: &[T]) -> Vec<T> {
-            let mut first = first.to_vec();
-            first.sort_unstable();
-            first
-        }
-        match self {
-            Self::Pairs(all) => Rotated::Pairs(sorted(&all[..n])),
-            Self::Shared(all) => Rotated::Shared(sorted(&all[..n])),
-        }
-    }
-}
-
-/// Shared components by what un-rotating them costs. Of pairs: those that turn within the context before those that hardly do, and by what
-/// un-rotating them costs.
-pub(super) fn ranking(source: &Source, frequencies: &[f64], least_turn: f64) -> Ranking {
+/// What a layer would keep rotated, best first: shared components by what un-rotating them costs; pairs that turn within the context before
+/// those that hardly do, and by what un-rotating them costs.
+pub(super) fn ranking(source: &Source, frequencies: &[f64], least_turn: f64) -> Rotated {
     if let Some(shared) = &source.shared {
-        return Ranking::Shared(shared.ranking());
+        return Rotated::Shared(shared.ranking());
     }
     let mut order: Vec<usize> = (0..frequencies.len()).collect();
     let turns = |pair: usize| frequencies[pair] > least_turn;
     order.sort_by(|&a, &b| {
         turns(b).cmp(&turns(a)).then(source.turning[b].total_cmp(&source.turning[a])).then(a.cmp(&b))
     });
-    Ranking::Pairs(order)
+    Rotated::Pairs(order)
 }
 
 /// What a split of `pairs` rotated pairs or components and at most `rank` latent channels does to every layer.
 pub(super) fn split(
     sources: &[Source],
-    rankings: &[Ranking],
+    rankings: &[Rotated],
     (pairs, rank): (usize, usize),
 ) -> Result<Split, LinalgError> {
     let mut parts = Vec::new();

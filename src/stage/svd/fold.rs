@@ -95,10 +95,7 @@ fn latent(
 ) -> (Mat<f64>, Mat<f64>) {
     let Sizes { kv_heads, d, hidden, .. } = source.sizes;
     let mut down = product(map.down.as_ref(), source.content(projections, rotated).as_ref());
-    let nope = match rotated {
-        Rotated::Pairs(pairs) => d - 2 * pairs.len(),
-        Rotated::Shared(_) => d,
-    };
+    let nope = rotated.latent(map.down.nrows()).qk_nope_head_dim(d);
     let (keys, width) = (kv_heads * nope, nope + d);
     let mut up = Mat::from_fn(kv_heads * width, map.up.ncols(), |i, j| {
         let (g, at) = (i / width, i % width);

@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::{
     Dtype, Layout, Svd, SvdError,
-    budget::{self, Ranking, Split},
+    budget::{self, Split},
     fold,
     measure::{self, Variant},
     rotated::Rotated,
@@ -14,10 +14,7 @@ use crate::{
     artifact::{checkpoint::Checkpoint, conversion::Parity},
     engine::action::{Cx, Failure},
     math::low_rank::LowRank,
-    model::{
-        Batch, Config,
-        config::{Latent, LayerKind},
-    },
+    model::{Batch, Config, config::LayerKind},
     stage::weights::Projections,
 };
 
@@ -40,18 +37,14 @@ impl Job<'_> {
         let width = self.config.num_key_value_heads * self.config.head_dim;
         let rotated = |source: &Source| match &source.shared {
             None => Rotated::Pairs(all.clone()),
-            Some(shared) => {
-                let mut all = shared.ranking();
-                all.sort_unstable();
-                Rotated::Shared(all)
-            }
+            Some(shared) => Rotated::Shared(shared.all()),
         };
         let kinds: Vec<_> = self.sources.iter().map(|source| (rotated(source), width)).collect();
         let attention = |source: &Source| {
             let projections = Projections::read(self.checkpoint, self.config, source.layer)?;
             let rotated = rotated(source);
             // Keys that are left over where heads share theirs are zero, and come before the values.
-            let lossless = LowRank::last(width, if rotated.is_shared() { 2 * width } else { width });
+            let lossless = LowRank::last(width, if source.shared.is_some() { 2 * width } else { width });
             Ok(fold::fold((source, &projections), &rotated, &lossless, Dtype::F32))
         };
         let variant = Variant { config: self.config_json(&kinds), attention: Box::new(attention) };
@@ -85,7 +78,7 @@ impl Job<'_> {
     pub(super) fn splits(&self) -> Result<Vec<Split>, Failure> {
         let frequencies = self.config.rope.inv_freq(self.config.head_dim);
         let least = self.svd.angle.0 / self.svd.context as f64;
-        let rankings: Vec<Ranking> =
+        let rankings: Vec<Rotated> =
             self.sources.iter().map(|source| budget::ranking(source, &frequencies, least)).collect();
         let wanted = self.wanted(&frequencies, least).map_err(Failure::stage)?;
         self.cx.progress.phase("splitting the budget", Some(wanted.len() as u64), "splits");
@@ -195,9 +188,7 @@ impl Job<'_> {
         }
         for (source, (rotated, rank)) in self.sources.iter().zip(kinds) {
             types[source.layer] = "latent_attention".into();
-            let latent =
-                Latent { kv_lora_rank: *rank, rope_pairs: rotated.pairs(), shared_rope: rotated.is_shared() };
-            latents[source.layer] = json!(latent);
+            latents[source.layer] = json!(rotated.latent(*rank));
         }
         let mut config = self.checkpoint.config.clone();
         let kind = Config::converted_type(config["model_type"].as_str().unwrap_or_default());

@@ -50,10 +50,11 @@ pub(super) fn write(
 
 fn converted(source: &Source, split: &Split, i: usize) -> Converted {
     let (part, sizes) = (&split.parts[i], source.sizes);
+    let latent = part.rotated.latent(split.rank);
     Converted {
         layer: source.layer,
-        rope_pairs: part.rotated.pairs(),
-        kv_lora_rank: split.rank,
+        rope_pairs: latent.rope_pairs,
+        kv_lora_rank: latent.kv_lora_rank,
         latent_error: if part.content > 0.0 { part.latent_error / part.content } else { 0.0 },
         rope_error: part.rope_error / source.everything.max(f64::MIN_POSITIVE),
         kv_elements_before: 2 * sizes.kv_heads * sizes.d,

@@ -153,10 +153,17 @@ impl Source {
         }
     }
 
+    /// What heads share.
+    ///
+    /// # Panics
+    /// With a layout in which they share nothing.
+    pub(super) fn across_heads(&self) -> &Shared {
+        self.shared.as_ref().expect("there with layout d")
+    }
+
     /// What is left of keys and values [2 · kv heads · d, 2 · kv heads · d] without some shared components.
     fn rest(&self, rotated: &[Component]) -> Mat<f64> {
-        let shared = self.shared.as_ref().expect("read for layout d");
-        let keys = shared.rest(rotated, self.sizes);
+        let keys = self.across_heads().rest(rotated, self.sizes);
         let n = keys.nrows();
         let mut rest = Mat::identity(2 * n, 2 * n);
         rest.as_mut().submatrix_mut(0, 0, n, n).copy_from(&keys);
@@ -208,8 +215,8 @@ impl Source {
         match rotated {
             Rotated::Pairs(pairs) => self.sizes.others(pairs).iter().map(|&pair| self.turning[pair]).sum(),
             Rotated::Shared(kept) => {
-                let shared = self.shared.as_ref().expect("read for layout d");
-                let gone = shared.ranking().into_iter().filter(|at| !kept.contains(at));
+                let shared = self.across_heads();
+                let gone = shared.all().into_iter().filter(|at| !kept.contains(at));
                 gone.map(|at| shared.cost(at)).sum()
             }
         }

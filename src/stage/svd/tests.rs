@@ -6,7 +6,7 @@ use crate::{
         checkpoint::{Draft, Raw, files_in},
         texts::{Text, Texts},
     },
-    model::{Batch, Model, probe::NoProbe},
+    model::{Batch, Model, probe::NoProbe, testing::floats},
     stage::{
         analyze::{
             Analyze,
@@ -118,9 +118,7 @@ fn heads_whose_keys_are_turned_copies_share_one_rotated_key_without_loss() {
     let model = calibrated("gptoss-dense", |draft| {
         for (layer, part) in [(1, "weight"), (1, "bias"), (3, "weight"), (3, "bias")] {
             let name = format!("model.layers.{layer}.self_attn.k_proj.{part}");
-            let tensor = &draft.tensors[&name];
-            let raw = Raw { dtype: tensor.dtype, shape: &tensor.shape, bytes: &tensor.bytes };
-            let (mut values, shape) = (raw.to_f32().unwrap(), tensor.shape.clone());
+            let (mut values, shape) = (floats(draft, &name), draft.tensors[&name].shape.clone());
             let width = values.len() / 32;
             for at in 0..8 * width {
                 let (sin, cos) = (0.4 + (at / width) as f32).sin_cos();

@@ -16,7 +16,7 @@ use crate::{
 pub(super) fn queries(source: &Source, projections: &Projections, components: &[Component]) -> Mat<f64> {
     let Sizes { heads, kv_heads, d, .. } = source.sizes;
     let still = super::queries(source, projections, &[]);
-    let shared = source.shared.as_ref().expect("read for layout d");
+    let shared = source.across_heads();
     let q = &projections.q;
     let (half, rope) = (d / 2, 2 * components.len());
     Mat::from_fn(heads * (d + rope), q.ncols(), |i, j| {
@@ -35,7 +35,7 @@ pub(super) fn queries(source: &Source, projections: &Projections, components: &[
 /// Rows of the rotated key.
 pub(super) fn keys(source: &Source, projections: &Projections, components: &[Component]) -> Mat<f64> {
     let d = source.sizes.d;
-    let shared = source.shared.as_ref().expect("read for layout d");
+    let shared = source.across_heads();
     let k = &projections.k;
     let down: Vec<Vec<c64>> = components.iter().map(|&at| shared.down(at)).collect();
     Mat::from_fn(2 * components.len(), k.ncols(), |i, j| {
