@@ -86,14 +86,24 @@ pub struct Figures {
     pub kl_mean_se: Option<f64>,
     /// Its median.
     pub kl_median: f64,
+    /// Its 90th percentile.
+    pub kl_p90: f64,
     /// Its 95th percentile.
     pub kl_p95: f64,
     /// Its 99th percentile.
     pub kl_p99: f64,
+    /// Its 99.9th percentile.
+    pub kl_p999: f64,
     /// Its greatest value.
     pub kl_max: f64,
     /// Share of tokens whose likeliest next token is the original's.
     pub top1: f64,
+    /// Its standard error, tokens of one document taken as dependent; `None` for fewer than two documents.
+    pub top1_se: Option<f64>,
+    /// Mean change of the probability of the token that follows.
+    pub delta_p_mean: f64,
+    /// Root mean square of that change.
+    pub delta_p_rms: f64,
     /// `exp` of the mean negative log-likelihood.
     pub perplexity: f64,
     /// Perplexity divided by the original's on the same tokens.
@@ -167,10 +177,15 @@ pub(crate) mod tests {
             kl_mean: kl,
             kl_mean_se: Some(kl / 16.0),
             kl_median: kl / 2.0,
+            kl_p90: kl * 2.0,
             kl_p95: kl * 4.0,
             kl_p99: kl * 9.0,
+            kl_p999: kl * 16.0,
             kl_max: kl * 20.0,
             top1: 1.0 - kl,
+            top1_se: Some(kl / 32.0),
+            delta_p_mean: -kl / 8.0,
+            delta_p_rms: kl / 2.0,
             perplexity,
             perplexity_ratio: perplexity / 2.5,
             ln_ratio: (perplexity / 2.5).ln(),

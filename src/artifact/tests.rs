@@ -171,7 +171,7 @@ fn a_fault_in_json_is_told_with_file_line_and_reason() {
     );
     check(
         edited(&example(), "scores.json", "\"healed\"", "3"),
-        "`scores`, file `scores.json`, line 71",
+        "`scores`, file `scores.json`, line 81",
         "expected a string",
     );
 }

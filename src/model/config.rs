@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 pub use super::rope::{Rope, Scaling};
-use super::{arch, quantization};
+use super::{arch, quantization, storage::Stored};
 
 /// The hyper-parameters of a decoder.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,6 +35,17 @@ pub struct Config {
     pub parts: Parts,
     /// The experts; `None` for one dense MLP a layer.
     pub experts: Option<Experts>,
+    /// How the KV cache and activations are stored between computations; no file says so, an evaluation does.
+    pub storage: Storage,
+}
+
+/// What is rounded while a model runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Storage {
+    /// What is cached of a token: keys as they are rotated and values, or the latent.
+    pub cache: Stored,
+    /// What passes between the parts of a layer.
+    pub activations: Stored,
 }
 
 /// Parts that some architectures have.

@@ -21,6 +21,7 @@ use super::{
     config::{Config, Experts, LayerKind},
     params::{ModelError, Param, Params},
     probe::Probe,
+    storage::Stored,
 };
 
 /// A whole model in memory.
@@ -51,6 +52,8 @@ pub struct Layer {
     post_attention_layernorm: RmsNorm,
     /// What follows attention.
     pub mlp: Mlp,
+    /// How what passes between the parts is stored.
+    activations: Stored,
 }
 
 /// The second half of a layer.
@@ -168,6 +171,7 @@ impl Layer {
             input_layernorm: norm("input_layernorm.weight"),
             attention: Attention::read(params, config, index),
             post_attention_layernorm: norm("post_attention_layernorm.weight"),
+            activations: config.storage.activations,
             mlp: Mlp::read(params, config, index),
         }
     }
@@ -189,22 +193,23 @@ impl Layer {
 
     /// The attention block's contribution [t, hidden] for the residual stream `x`, before it is added.
     pub fn attend(&self, x: &Tensor, batch: &Batch, probe: &mut dyn Probe) -> Result<Tensor, ModelError> {
-        let x = self.input_layernorm.forward(x)?;
-        Ok(match &self.attention {
+        let x = self.activations.round(&self.input_layernorm.forward(x)?)?;
+        let attended = match &self.attention {
             Attention::Grouped(attention) => attention.forward(&x, batch, probe)?,
             Attention::Latent(attention) => attention.forward(&x, batch, probe)?,
-        })
+        };
+        Ok(self.activations.round(&attended)?)
     }
 
     /// The rest of the layer: adds `attended` to `x`, then the MLP.
     pub fn finish(&self, x: &Tensor, attended: &Tensor, probe: &mut dyn Probe) -> Result<Tensor, ModelError> {
-        let x = (x + attended)?;
-        let normed = self.post_attention_layernorm.forward(&x)?;
+        let x = self.activations.round(&(x + attended)?)?;
+        let normed = self.activations.round(&self.post_attention_layernorm.forward(&x)?)?;
         let y = match &self.mlp {
             Mlp::Dense(mlp) => mlp.forward(&normed)?,
             Mlp::Experts(moe) => moe.forward(&normed, probe)?,
         };
-        let x = (&x + y)?;
+        let x = self.activations.round(&(&x + y)?)?;
         probe.layer(self.index, &x)?;
         Ok(x)
     }
@@ -253,6 +258,7 @@ impl Attention {
                 Param::constant(f32::NEG_INFINITY, heads)
             },
             o_proj: maps.linear("o_proj", [hidden, heads * d], parts.o_bias),
+            cache: config.storage.cache,
         };
         // A conversion may put a bias where there was none.
         let bias = parts.qkv_bias || matches!(kind, LayerKind::Latent(_));

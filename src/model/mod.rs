@@ -13,6 +13,7 @@ pub mod params;
 pub mod probe;
 pub mod quantization;
 pub mod rope;
+pub mod storage;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod text_encoder;

@@ -73,8 +73,8 @@ fn write_bundle(name: &str, golden: &Golden) {
 
 /// Figures are not what this file is about: an original compared with itself.
 fn scores() -> Scores {
-    let figures = json!({"tokens": 1, "kl_mean": 0.0, "kl_mean_se": null, "kl_median": 0.0, "kl_p95": 0.0, "kl_p99": 0.0,
-        "kl_max": 0.0, "top1": 1.0, "perplexity": 90.0, "perplexity_ratio": 1.0, "ln_ratio": 0.0, "ln_ratio_se": null});
+    let figures = json!({"tokens": 1, "kl_mean": 0.0, "kl_mean_se": null, "kl_median": 0.0, "kl_p90": 0.0, "kl_p95": 0.0, "kl_p99": 0.0, "kl_p999": 0.0,
+        "kl_max": 0.0, "top1": 1.0, "top1_se": null, "delta_p_mean": 0.0, "delta_p_rms": 0.0, "perplexity": 90.0, "perplexity_ratio": 1.0, "ln_ratio": 0.0, "ln_ratio_se": null});
     let original = json!({"model": "original", "all": figures, "buckets": [], "recall": null, "kv_bytes_per_token": 256,
         "kv_bytes_per_token_sliding": 256, "kv_elements_per_layer": [64, 64], "kv_cut": 0.0, "kv_cut_whole_model": 0.0});
     serde_json::from_value(json!({

@@ -1,6 +1,11 @@
 //! The table of an evaluation as text: one column per model, one row per figure. Knows nothing of how it was measured.
 
+use std::collections::BTreeMap;
+
 use super::{Figures, Row, Scores};
+
+/// More models than this have a row each.
+const MOST_COLUMNS: usize = 5;
 
 /// What stands where a model has no such figure.
 const NONE: &str = "–";
@@ -10,7 +15,7 @@ impl Scores {
     pub fn markdown(&self) -> String {
         let bar = |cells: &Vec<String>| format!("| {} |", cells.join(" | "));
         let mut lines: Vec<String> = self.rows().iter().map(bar).collect();
-        lines.insert(1, format!("|---|{}", "---:|".repeat(self.models.len())));
+        lines.insert(1, format!("|---|{}", "---:|".repeat(self.rows()[0].len() - 1)));
         lines.push(String::new());
         lines.extend(self.notes());
         lines.join("\n") + "\n"
@@ -21,7 +26,7 @@ impl Scores {
         let rows = self.rows();
         let chars = |cell: &String| cell.chars().count();
         let width = |column: usize| rows.iter().map(|row| chars(&row[column])).max().unwrap_or(0);
-        let widths: Vec<usize> = (0..=self.models.len()).map(width).collect();
+        let widths: Vec<usize> = (0..rows[0].len()).map(width).collect();
         let line = |row: &Vec<String>| {
             let first = format!("{:<1$}", row[0], widths[0]);
             row[1..]
@@ -32,8 +37,28 @@ impl Scores {
         rows.iter().map(line).chain(self.notes()).collect()
     }
 
-    /// The cells, head first; every row has as many.
+    /// The cells, head first; every row has as many. Of many models, the main figures only, a row for each.
     fn rows(&self) -> Vec<Vec<String>> {
+        if self.models.len() > MOST_COLUMNS { self.one_row_each() } else { self.one_column_each() }
+    }
+
+    fn one_row_each(&self) -> Vec<Vec<String>> {
+        let head = ["", "KL, mean", "KL 99 %", "same top", "perplexity ratio", "recall", "KV elements"];
+        let row = |m: &Row| {
+            vec![
+                m.model.clone(),
+                with_error(m.all.kl_mean, m.all.kl_mean_se),
+                nats(m.all.kl_p99),
+                share_with_error(m.all.top1, m.all.top1_se),
+                nats(m.all.perplexity_ratio),
+                m.recall.as_ref().map_or(NONE.to_owned(), |r| percent(r.accuracy)),
+                between(&m.kv_elements_per_layer),
+            ]
+        };
+        std::iter::once(head.map(str::to_owned).to_vec()).chain(self.models.iter().map(row)).collect()
+    }
+
+    fn one_column_each(&self) -> Vec<Vec<String>> {
         let row = |name: &str, cell: &dyn Fn(&Row) -> String| {
             std::iter::once(name.to_owned()).chain(self.models.iter().map(cell)).collect::<Vec<_>>()
         };
@@ -41,10 +66,11 @@ impl Scores {
             row("", &|m| m.model.clone()),
             row("KL to the original, mean", &|m| with_error(m.all.kl_mean, m.all.kl_mean_se)),
             row("KL median", &|m| nats(m.all.kl_median)),
-            row("KL 95 %", &|m| nats(m.all.kl_p95)),
-            row("KL 99 %", &|m| nats(m.all.kl_p99)),
+            row("KL 90 %, 95 %", &|m| format!("{:.4}, {:.4}", m.all.kl_p90, m.all.kl_p95)),
+            row("KL 99 %, 99.9 %", &|m| format!("{:.4}, {:.4}", m.all.kl_p99, m.all.kl_p999)),
             row("KL max", &|m| nats(m.all.kl_max)),
-            row("same top token", &|m| percent(m.all.top1)),
+            row("same top token", &|m| share_with_error(m.all.top1, m.all.top1_se)),
+            row("Δp of the next token, RMS", &|m| percent(m.all.delta_p_rms)),
             row("perplexity", &|m| format!("{:.3}", m.all.perplexity)),
             row("perplexity ratio", &|m| nats(m.all.perplexity_ratio)),
             row("ln ratio", &|m| with_error(m.all.ln_ratio, m.all.ln_ratio_se)),
@@ -75,10 +101,33 @@ impl Scores {
         rows
     }
 
+    /// Of models that are samples of one kind, `golden.1` and `golden.2`: mean, standard deviation and range of their divergence.
+    fn spreads(&self) -> Vec<String> {
+        let mut kinds: BTreeMap<&str, Vec<f64>> = BTreeMap::new();
+        for model in &self.models {
+            if let Some((kind, _)) = model.model.rsplit_once('.').filter(|(_, n)| n.parse::<u64>().is_ok()) {
+                kinds.entry(kind).or_default().push(model.all.kl_mean);
+            }
+        }
+        let line = |(kind, kls): (&str, Vec<f64>)| {
+            let n = kls.len() as f64;
+            let mean = kls.iter().sum::<f64>() / n;
+            let deviation = (kls.iter().map(|kl| (kl - mean).powi(2)).sum::<f64>() / (n - 1.0)).sqrt();
+            let (least, most) =
+                kls.iter().fold((f64::INFINITY, 0f64), |(least, most), &kl| (least.min(kl), most.max(kl)));
+            format!(
+                "{kind}: mean KL {mean:.4}, standard deviation {deviation:.4}, {least:.4} to {most:.4} over {} samples",
+                kls.len()
+            )
+        };
+        kinds.into_iter().filter(|(_, kls)| kls.len() > 1).map(line).collect()
+    }
+
     fn notes(&self) -> Vec<String> {
         let p = &self.protocol;
         let bos = p.bos.as_ref().map_or("no token".to_owned(), |token| format!("`{token}`"));
-        vec![
+        let mut notes = self.spreads();
+        notes.extend([
             format!(
                 "{}: {} documents, each cut after {} tokens, {bos} before each; {} predicted tokens; {}.",
                 p.text, p.documents, p.max_tokens, p.tokens, p.numerics
@@ -87,7 +136,8 @@ impl Scores {
                 "KL(original ‖ model) in nats per token; ± is a standard error over documents; a cached element has {} bytes.",
                 p.kv_element_bytes
             ),
-        ]
+        ]);
+        notes
     }
 }
 
@@ -101,6 +151,10 @@ fn percent(x: f64) -> String {
 
 fn with_error(x: f64, error: Option<f64>) -> String {
     error.map_or_else(|| nats(x), |error| format!("{x:.4} ± {error:.4}"))
+}
+
+fn share_with_error(x: f64, error: Option<f64>) -> String {
+    error.map_or_else(|| percent(x), |error| format!("{:.1} ± {:.1} %", 100.0 * x, 100.0 * error))
 }
 
 fn pair(figures: &Figures) -> String {
@@ -117,6 +171,15 @@ fn elements(layers: &[usize]) -> String {
         [] => NONE.to_owned(),
         [first, rest @ ..] if rest.iter().all(|n| n == first) => first.to_string(),
         layers => layers.iter().map(usize::to_string).collect::<Vec<_>>().join(" "),
+    }
+}
+
+/// The least and the greatest number of a layer.
+fn between(layers: &[usize]) -> String {
+    match (layers.iter().min(), layers.iter().max()) {
+        (Some(least), Some(most)) if least < most => format!("{least} to {most}"),
+        (Some(least), _) => least.to_string(),
+        _ => NONE.to_owned(),
     }
 }
 
@@ -137,6 +200,37 @@ mod tests {
         assert_eq!(table[1], "|---|---:|---:|");
         assert!(table.iter().all(|line| line.matches('|').count() == 4), "{text}");
         assert!(text.ends_with("a cached element has 2 bytes.\n"), "{text}");
+    }
+
+    #[test]
+    fn many_models_have_a_row_each() {
+        let mut scores = example();
+        let healed = scores.models[1].clone();
+        scores.models.resize(7, healed);
+        scores.models[6].kv_elements_per_layer = vec![96, 128, 100];
+        let lines = scores.lines();
+        assert_eq!(lines.len(), 1 + 7 + 2, "{}", lines.join("\n"));
+        assert!(lines[0].contains("KL, mean") && lines[2].starts_with("healed  "), "{}", lines.join("\n"));
+        assert!(lines[7].ends_with("96 to 128") && lines[6].ends_with("  108"), "{}", lines.join("\n"));
+        let text = scores.markdown();
+        assert_eq!(text.lines().nth(1), Some("|---|---:|---:|---:|---:|---:|---:|"));
+        assert!(text.lines().take(9).all(|line| line.matches('|').count() == 8), "{text}");
+    }
+
+    #[test]
+    fn samples_of_one_kind_show_their_spread() {
+        let mut scores = example();
+        for (name, kl) in [("golden.1", 0.1), ("golden.2", 0.3), ("other.1", 0.5), ("v1.5b", 0.5)] {
+            let mut row = scores.models[1].clone();
+            row.model = name.into();
+            row.all.kl_mean = kl;
+            scores.models.push(row);
+        }
+        let spread = "golden: mean KL 0.2000, standard deviation 0.1414, 0.1000 to 0.3000 over 2 samples";
+        let lines = scores.lines();
+        assert_eq!(lines[lines.len() - 3], spread);
+        assert_eq!(lines.iter().filter(|line| line.contains("samples")).count(), 1);
+        assert!(scores.markdown().contains(spread));
     }
 
     #[test]

@@ -12,7 +12,7 @@ use serde::Deserialize;
 use serde_json::Value;
 
 use super::{
-    config::{Config, ConfigError, Latent, LayerKind, Parts},
+    config::{Config, ConfigError, Latent, LayerKind, Parts, Storage},
     rope,
 };
 
@@ -109,6 +109,7 @@ impl Common {
             tie_word_embeddings: self.tie_word_embeddings,
             parts,
             experts: None,
+            storage: Storage::default(),
         })
     }
 

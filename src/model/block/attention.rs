@@ -12,6 +12,7 @@ use crate::{
         batch::Batch,
         params::Param,
         probe::{AttentionSeen, Probe},
+        storage::Stored,
     },
 };
 
@@ -37,6 +38,8 @@ pub struct Common {
     pub sinks: Param,
     /// [hidden, heads · dv].
     pub o_proj: Linear,
+    /// How what is cached is stored.
+    pub cache: Stored,
 }
 
 impl Common {
@@ -88,6 +91,7 @@ impl GroupedQuery {
         }
         let (q, k) = (rope(&q, &table)?, rope(&k, &table)?);
         let v = self.v_proj.heads(x, common.kv_heads)?;
+        let (k, v) = (common.cache.round(&k)?, common.cache.round(&v)?);
         common.attend(x, (&q, &k, &v), batch, probe)
     }
 }

@@ -38,7 +38,7 @@ impl LatentAttention {
     /// Normalised input `x` [t, hidden] → [t, hidden].
     pub fn forward(&self, x: &Tensor, batch: &Batch, probe: &mut dyn Probe) -> Result<Tensor> {
         let common = &self.common;
-        let latent = self.kv_a_proj.forward(x)?;
+        let latent = common.cache.round(&self.kv_a_proj.forward(x)?)?;
         let content = self.kv_b_proj.heads(&latent, common.kv_heads)?;
         let k_nope = content.narrow(2, 0, self.nope)?;
         let v = content.narrow(2, self.nope, self.dv)?.contiguous()?;
@@ -49,7 +49,7 @@ impl LatentAttention {
                 let width = 2 * common.inv_freq.len();
                 let table = common.rotations(batch);
                 let q_rope = rope(&q.narrow(2, self.nope, width)?.contiguous()?, &table)?;
-                let k_rope = rope(&k_rope_proj.heads(x, self.rope_heads)?, &table)?;
+                let k_rope = common.cache.round(&rope(&k_rope_proj.heads(x, self.rope_heads)?, &table)?)?;
                 let k_rope = k_rope.broadcast_as((x.dim(0)?, common.kv_heads, width))?;
                 if self.nope == 0 {
                     (q_rope, k_rope)

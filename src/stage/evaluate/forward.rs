@@ -39,7 +39,7 @@ pub(super) fn batches(documents: &[&[u32]]) -> Vec<Batch> {
 
 /// A model's final states on all batches, and the head that turns them into logits.
 pub(super) struct States {
-    name: &'static str,
+    name: String,
     shell: Shell,
     /// [t, hidden] for each batch, before the final norm.
     hidden: Hidden,
@@ -48,23 +48,23 @@ pub(super) struct States {
 impl States {
     /// Runs one of `of` models over all batches, layer by layer.
     pub(super) fn run(
-        (name, of): (&'static str, usize),
+        (name, of): (&str, usize),
         (checkpoint, config): (&Checkpoint, &Config),
         batches: &[Batch],
         cx: &Cx<'_>,
     ) -> Result<Self, Failure> {
-        let failed = |source| Failure::stage(EvaluateError::Model { name, source });
+        let failed = |source| Failure::stage(EvaluateError::Model { name: name.to_owned(), source });
         let shell = Shell::load(checkpoint, config).map_err(failed)?;
         let model = (checkpoint, config, &shell);
         let hidden = streamed::residuals(cx, model, &batches.iter(), (name, of), failed)?;
-        Ok(Self { name, shell, hidden })
+        Ok(Self { name: name.to_owned(), shell, hidden })
     }
 
     /// Logits of `n` rows of a batch [n, vocab].
     fn logits(&self, batch: usize, from: usize, n: usize) -> Result<Tensor, Failure> {
         let rows = self.hidden.rows(batch, from, n).map_err(Failure::stage)?;
         let logits = || Ok(self.shell.lm_head.forward(&self.shell.normed(&rows)?)?);
-        let failed = |source| Failure::stage(EvaluateError::Model { name: self.name, source });
+        let failed = |source| Failure::stage(EvaluateError::Model { name: self.name.clone(), source });
         logits().map_err(failed)
     }
 }
@@ -84,7 +84,7 @@ pub(super) fn predictions(
             let n = chunk.min(batch.len() - from);
             let logits: Vec<Tensor> =
                 models.iter().map(|model| model.logits(b, from, n)).collect::<Result<_, _>>()?;
-            let names: Vec<&'static str> = models.iter().map(|model| model.name).collect();
+            let names: Vec<&str> = models.iter().map(|model| model.name.as_str()).collect();
             let chosen: Vec<(usize, usize)> = (0..n)
                 .filter(|row| weights[from + row] > 0.0)
                 .map(|row| (row, targets[from + row] as usize))
@@ -100,18 +100,20 @@ pub(super) fn predictions(
 
 /// Every model's prediction of the chosen (row, target), the first model being the original.
 fn compare(
-    names: &[&'static str],
+    names: &[&str],
     logits: &[Tensor],
     chosen: &[(usize, usize)],
 ) -> Result<Vec<Vec<Predicted>>, EvaluateError> {
-    let failed =
-        |e: candle_core::Error| EvaluateError::Model { name: names[0], source: ModelError::Tensor(e) };
+    let failed = |e: candle_core::Error| EvaluateError::Model {
+        name: names[0].to_owned(),
+        source: ModelError::Tensor(e),
+    };
     let views = logits.iter().map(host).collect::<Result<Vec<_>, _>>().map_err(failed)?;
     let vocab = logits[0].dim(1).map_err(failed)?;
     let row = |&(row, target): &(usize, usize)| {
         let of = |model: usize| {
             Distribution::new(&views[model][row * vocab..(row + 1) * vocab])
-                .ok_or(EvaluateError::NotFinite { name: names[model] })
+                .ok_or(EvaluateError::NotFinite { name: names[model].to_owned() })
         };
         let original = of(0)?;
         let others = (1..names.len()).map(|model| Ok(original.against(&of(model)?, target)));

@@ -9,13 +9,15 @@ mod held_out;
 mod rows;
 mod summary;
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     artifact::{Artifact, checkpoint::Checkpoint, scores::Scores, splits::Split, texts::Texts},
     engine::action::{Cx, Failure, OutputPort, Pool},
-    model::{Config, ModelError},
+    model::{Config, ModelError, config::Storage, storage::Stored},
     stage::{
         Input, InputPort, Invalid, Stage,
         code::{self, Code},
@@ -38,6 +40,16 @@ pub struct Evaluate {
     /// The model after healing.
     #[serde(default)]
     pub healed: Option<Input<Checkpoint>>,
+    /// More models to compare, by the name of their column: `variants = { transmla = "svd-transmla" }`.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub variants: BTreeMap<String, Input<Checkpoint>>,
+    /// The cache of original, converted and healed model stored in fewer bits, such as `["fp8", "int4"]`: what the same bytes buy
+    /// otherwise. A column each, named `original-fp8` and so on.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub caches: Vec<Stored>,
+    /// Runs the original once more with cache and activations in BF16: no smaller divergence means anything.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub noise_floor: bool,
     /// Held-out documents; either this or `split`.
     #[serde(default)]
     pub texts: Option<Input<Texts>>,
@@ -87,13 +99,13 @@ fn chunk() -> usize {
 #[derive(Debug, thiserror::Error)]
 enum EvaluateError {
     #[error("the model `{name}`: {source}")]
-    Model { name: &'static str, source: ModelError },
+    Model { name: String, source: ModelError },
     #[error(
         "the model `{name}` has a vocabulary of {got}, the original one of {want}; a KL divergence needs the same tokens"
     )]
-    Vocabulary { name: &'static str, got: usize, want: usize },
+    Vocabulary { name: String, got: usize, want: usize },
     #[error("the model `{name}` gives logits that are not finite; its weights are damaged")]
-    NotFinite { name: &'static str },
+    NotFinite { name: String },
     #[error("no held-out document has two tokens or more ({left_out} were left out by `exclude`)")]
     NoText { left_out: usize },
     #[error(transparent)]
@@ -109,6 +121,7 @@ impl Stage for Evaluate {
     fn inputs(&self) -> Vec<InputPort> {
         let mut ports = vec![self.original.port("original"), self.converted.port("converted")];
         ports.extend(self.healed.as_ref().map(|input| input.port("healed")));
+        ports.extend(self.variants.iter().map(|(name, input)| input.port(format!("variants.{name}"))));
         ports.extend(self.texts.as_ref().map(|input| input.port("texts")));
         ports.extend(self.split.as_ref().map(|input| input.port("split")));
         ports.extend(self.exclude.iter().enumerate().map(|(i, input)| input.port(format!("exclude.{i}"))));
@@ -133,6 +146,20 @@ impl Stage for Evaluate {
                 ));
             }
         }
+        let plain = |name: &str| {
+            !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
+        };
+        for name in self.variants.keys() {
+            if !plain(name) || ["original", "converted", "healed"].contains(&name.as_str()) {
+                return Err(Invalid::new("variants", format!("`{name}` cannot be the name of a variant"))
+                    .hint(
+                        "letters, digits, `-`, `_` and `.`; `original`, `converted` and `healed` are taken",
+                    ));
+            }
+        }
+        if self.caches.contains(&Stored::Exact) {
+            return Err(Invalid::new("caches", "an `exact` cache is that of the model itself"));
+        }
         for (param, edges) in [("buckets", &self.buckets), ("distances", &self.distances)] {
             if edges.first() == Some(&0) || edges.windows(2).any(|pair| pair[0] >= pair[1]) {
                 return Err(Invalid::new(param, format!("`{param}` must be positive and ascending")));
@@ -149,10 +176,10 @@ impl Stage for Evaluate {
         let passes: usize = models.iter().map(|model| model.config.layers.len()).sum();
         let tokens: usize = ids.iter().map(|ids| ids.len()).sum();
         cx.progress.phase("evaluating", Some(((passes + 1) * tokens) as u64), "tokens");
-        let run = |m: &Model| States::run((m.name, models.len()), (&m.checkpoint, &m.config), &batches, cx);
+        let run = |m: &Model| States::run((&m.name, models.len()), (&m.checkpoint, &m.config), &batches, cx);
         let states = models.iter().map(run).collect::<Result<Vec<_>, _>>()?;
         let predictions = forward::predictions(&states, &batches, self.chunk, cx)?;
-        let configs: Vec<_> = models.iter().map(|model| (model.name, &model.config)).collect();
+        let configs: Vec<_> = models.iter().map(|model| (model.name.as_str(), &model.config)).collect();
         let scores = rows::scores(self, &configs, &held_out, &predictions);
         scores.save(&cx.output("scores")).map_err(Failure::stage)?;
         scores.lines().iter().for_each(|line| cx.progress.say(line));
@@ -160,9 +187,12 @@ impl Stage for Evaluate {
     }
 }
 
+/// The column of the original in BF16.
+const NOISE_FLOOR: &str = "bf16-noise";
+
 /// A model to measure.
 struct Model {
-    name: &'static str,
+    name: String,
     checkpoint: Checkpoint,
     config: Config,
 }
@@ -170,22 +200,45 @@ struct Model {
 impl Evaluate {
     /// The original first.
     fn models(&self, cx: &Cx<'_>) -> Result<Vec<Model>, Failure> {
-        let inputs = [
-            ("original", Some(&self.original)),
-            ("converted", Some(&self.converted)),
-            ("healed", self.healed.as_ref()),
-        ];
+        let mut inputs =
+            vec![("original".to_owned(), &self.original), ("converted".to_owned(), &self.converted)];
+        inputs.extend(self.healed.as_ref().map(|input| ("healed".to_owned(), input)));
         let mut models: Vec<Model> = Vec::new();
-        for (name, input) in inputs {
-            let Some(input) = input else { continue };
-            let checkpoint = input.load(cx, name)?;
-            let config = Config::parse(&checkpoint.config)
-                .map_err(|e| Failure::stage(EvaluateError::Model { name, source: e.into() }))?;
+        let variants =
+            self.variants.iter().map(|(name, input)| (name.clone(), format!("variants.{name}"), input));
+        let named = inputs.into_iter().map(|(name, input)| (name.clone(), name, input));
+        for (name, port, input) in named.chain(variants) {
+            let checkpoint = input.load(cx, &port)?;
+            let failed = |source| EvaluateError::Model { name: name.clone(), source };
+            let config = Config::parse(&checkpoint.config).map_err(|e| Failure::stage(failed(e.into())))?;
             let (got, want) =
                 (config.vocab_size, models.first().map_or(config.vocab_size, |m| m.config.vocab_size));
             if got != want {
                 return Err(Failure::stage(EvaluateError::Vocabulary { name, got, want }));
             }
+            models.push(Model { name, checkpoint, config });
+        }
+        let base: Vec<(String, Storage)> = models
+            .iter()
+            .filter(|model| !self.variants.contains_key(&model.name))
+            .flat_map(|model| self.caches.iter().map(|&cache| (model.name.clone(), cache)))
+            .map(|(name, cache)| (name, Storage { cache, activations: Stored::Exact }))
+            .collect();
+        let all = Storage { cache: Stored::Bf16, activations: Stored::Bf16 };
+        let floor = self.noise_floor.then(|| ("original".to_owned(), all));
+        for (of, storage) in base.into_iter().chain(floor) {
+            let input = match of.as_str() {
+                "original" => &self.original,
+                "converted" => &self.converted,
+                _ => self.healed.as_ref().expect("one of the models above"),
+            };
+            let checkpoint = input.load(cx, &of)?;
+            let model = models.iter().find(|model| model.name == of).expect("one of the models above");
+            let config = Config { storage, ..model.config.clone() };
+            let name = match storage.activations {
+                Stored::Exact => format!("{of}-{}", storage.cache.name()),
+                _ => NOISE_FLOOR.to_owned(),
+            };
             models.push(Model { name, checkpoint, config });
         }
         Ok(models)

@@ -18,24 +18,25 @@ const ELEMENT_BYTES: usize = 2;
 /// The scores of the models, the original first, from their predictions.
 pub(super) fn scores(
     stage: &Evaluate,
-    models: &[(&'static str, &Config)],
+    models: &[(&str, &Config)],
     held_out: &HeldOut,
     predictions: &[Vec<Predicted>],
 ) -> Scores {
     let (places, answers) = held_out.places();
     let baseline = Cache::of(models[0].1, stage.max_length);
-    let row = |(&(name, config), seen): (&(&'static str, &Config), &Vec<Predicted>)| {
+    let row = |(&(name, config), seen): (&(&str, &Config), &Vec<Predicted>)| {
         let beside = Beside { places: &places, original: &predictions[0], model: seen };
         let cache = Cache::of(config, stage.max_length);
+        let bytes = |elements: usize| elements * config.storage.cache.bits() / 8;
         Row {
             model: name.to_owned(),
             all: beside.all(),
             buckets: beside.buckets(&stage.buckets, stage.max_length),
             recall: summary::recall(&answers, held_out.skipped(), seen, &stage.distances),
-            kv_bytes_per_token: cache.growing() * ELEMENT_BYTES,
-            kv_bytes_per_token_sliding: cache.sliding * ELEMENT_BYTES,
-            kv_cut: saved(cache.growing(), baseline.growing()),
-            kv_cut_whole_model: saved(cache.whole, baseline.whole),
+            kv_bytes_per_token: bytes(cache.growing()),
+            kv_bytes_per_token_sliding: bytes(cache.sliding),
+            kv_cut: saved(bytes(cache.growing()), baseline.growing() * ELEMENT_BYTES),
+            kv_cut_whole_model: saved(bytes(cache.whole), baseline.whole * ELEMENT_BYTES),
             kv_elements_per_layer: cache.full,
         }
     };

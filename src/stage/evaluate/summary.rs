@@ -64,15 +64,22 @@ impl Beside<'_> {
         let mut sorted: Vec<f64> = chosen.iter().map(|&i| kl(i)).collect();
         sorted.sort_unstable_by(f64::total_cmp);
         let ln_ratio = mean(&difference);
+        let agrees = |i: usize| f64::from(u8::from(self.model[i].agrees));
+        let delta_p = |i: usize| (-self.model[i].nll).exp() - (-self.original[i].nll).exp();
         Figures {
             tokens: chosen.len(),
             kl_mean: mean(&kl),
             kl_mean_se: self.standard_error(&chosen, &kl),
             kl_median: quantile(&sorted, 0.5),
+            kl_p90: quantile(&sorted, 0.9),
             kl_p95: quantile(&sorted, 0.95),
             kl_p99: quantile(&sorted, 0.99),
+            kl_p999: quantile(&sorted, 0.999),
             kl_max: quantile(&sorted, 1.0),
-            top1: mean(&|i| f64::from(u8::from(self.model[i].agrees))),
+            top1: mean(&agrees),
+            top1_se: self.standard_error(&chosen, &agrees),
+            delta_p_mean: mean(&delta_p),
+            delta_p_rms: mean(&|i| delta_p(i).powi(2)).sqrt(),
             perplexity: mean(&|i| self.model[i].nll).exp(),
             perplexity_ratio: ln_ratio.exp(),
             ln_ratio,

@@ -98,6 +98,48 @@ fn near(got: f64, want: f64) {
 }
 
 #[test]
+fn variants_stand_beside_under_their_names() {
+    let (original, converted) = (checkpoint(|_| {}), checkpoint(spoil));
+    let bench = Bench::new()
+        .input("original", &original.1)
+        .input("converted", &original.1)
+        .input("variants.b-2", &original.1)
+        .input("variants.a_1", &converted.1)
+        .input("texts", &texts());
+    bench.run(&stage("variants = { b-2 = 'x', a_1 = 'y' }")).unwrap();
+    let scores: Scores = bench.load("scores");
+    let names: Vec<&str> = scores.models.iter().map(|row| row.model.as_str()).collect();
+    assert_eq!(names, ["original", "converted", "a_1", "b-2"]);
+    assert_eq!(scores.models[3].all, scores.models[0].all);
+    assert!(scores.models[2].all.kl_mean > 1e-3);
+    for name in ["healed", "", "a b", "../up"] {
+        let stage = stage(&format!("variants = {{ '{name}' = 'x' }}"));
+        assert_eq!(stage.check().unwrap_err().param, "variants", "{name}");
+    }
+}
+
+/// Fewer bits cost more, and save bytes; the original in BF16 stands beside.
+#[test]
+fn caches_in_fewer_bits_are_columns_of_their_own() {
+    let (original, converted) = (checkpoint(|_| {}), checkpoint(spoil));
+    let bench =
+        Bench::new().input("original", &original.1).input("converted", &converted.1).input("texts", &texts());
+    bench.run(&stage("caches = ['bf16', 'fp8', 'int4']\nnoise-floor = true")).unwrap();
+    let scores: Scores = bench.load("scores");
+    let names: Vec<&str> = scores.models.iter().map(|row| row.model.as_str()).collect();
+    let expected = ["original", "converted", "original-bf16", "original-fp8", "original-int4"];
+    assert_eq!(names[..5], expected);
+    assert_eq!(names[5..], ["converted-bf16", "converted-fp8", "converted-int4", "bf16-noise"]);
+    let [bf16, fp8, int4, noise] = [2, 3, 4, 8].map(|i| scores.models[i].all.kl_mean);
+    assert!(0.0 < bf16 && bf16 < noise && noise < fp8, "{bf16} {noise} {fp8}");
+    assert!(fp8 < 10.0 * int4, "{fp8} {int4}");
+    let bytes = |i: usize| scores.models[i].kv_bytes_per_token;
+    assert_eq!([bytes(2), 2 * bytes(3), 16 * bytes(4)], [bytes(0), bytes(0), 5 * bytes(0)]);
+    assert!((scores.models[3].kv_cut - 0.5).abs() < 1e-12);
+    assert_eq!(stage("caches = ['exact']").check().unwrap_err().param, "caches");
+}
+
+#[test]
 fn figures_equal_an_independent_reference() {
     let texts = texts();
     let (scores, _) = run("buckets = [16, 32]\nmax-length = 64", &texts);

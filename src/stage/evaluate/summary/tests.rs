@@ -38,10 +38,18 @@ fn figures_worked_out_by_hand() {
     assert_eq!(all.tokens, 5);
     close(all.kl_mean, 0.2);
     close(all.kl_median, 0.2);
+    close(all.kl_p90, 0.3 + 0.6 * 0.1);
     close(all.kl_p95, 0.3 + 0.8 * 0.1);
     close(all.kl_p99, 0.3 + 0.96 * 0.1);
+    close(all.kl_p999, 0.3 + 0.996 * 0.1);
     close(all.kl_max, 0.4);
     close(all.top1, 0.6);
+    // Deviations of the agreement: 0.4 − 0.6 in one document, 0.4 + 0.4 − 0.6 in the other.
+    close(all.top1_se.unwrap(), (2.0 * 0.08f64).sqrt() / 5.0);
+    let p = |nll: f64| (-nll).exp();
+    let changes = [p(1.2) - p(1.0), p(2.2) - p(2.0), 0.0, p(1.4) - p(1.5), p(1.7) - p(1.0)];
+    close(all.delta_p_mean, changes.iter().sum::<f64>() / 5.0);
+    close(all.delta_p_rms, (changes.iter().map(|x| x * x).sum::<f64>() / 5.0).sqrt());
     close(all.perplexity, 1.4f64.exp());
     close(all.ln_ratio, 0.2);
     close(all.perplexity_ratio, 0.2f64.exp());
