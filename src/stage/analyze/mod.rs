@@ -58,6 +58,12 @@ pub struct Analyze {
     /// Tokens in the sums, over all sequences.
     #[serde(default = "max_tokens")]
     pub max_tokens: usize,
+    /// Takes documents in the order they are `given`, or `shuffled` by the stage's seed: another seed is another sample.
+    #[serde(default)]
+    pub order: Order,
+    /// Puts a random token, drawn by the stage's seed, in the place of every calibration token: what calibrating on nothing gives.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub noise: bool,
     /// Sequences are cut after this many tokens.
     #[serde(default = "max_length")]
     pub max_length: usize,
@@ -77,6 +83,17 @@ fn max_length() -> usize {
 }
 fn held_out_tokens() -> usize {
     8192
+}
+
+/// In which order documents are taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// As they come.
+    #[default]
+    Given,
+    /// At random.
+    Shuffled,
 }
 
 /// Why a model could not be analysed.
@@ -196,6 +213,9 @@ impl Analyze {
         let checkpoint = self.model.load(cx, "model")?;
         let config = Config::parse(&checkpoint.config).map_err(Failure::stage)?;
         let mut sequences = self.sequences(cx, &checkpoint)?;
+        if self.noise {
+            sequences.drown(config.vocab_size, cx.seed);
+        }
         if let Some(Shard { index, of }) = shard {
             let all = sequences.calibration.len();
             sequences.keep_share(index, of);
@@ -226,7 +246,10 @@ impl Analyze {
             (None, Some(texts)) => texts.load(cx, "texts")?.0.into_iter().map(Document::from).collect(),
             (None, None) => Vec::new(),
         };
-        let ids = encode(cx, checkpoint, &texts)?;
+        let mut ids = encode(cx, checkpoint, &texts)?;
+        if self.order == Order::Shuffled {
+            sequences::shuffle(&mut ids, cx.seed);
+        }
         let limits = Limits {
             max_tokens: self.max_tokens,
             max_length: self.max_length,
