@@ -10,16 +10,22 @@ use super::{Artifact, ArtifactError, Files, read_json};
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Conversion {
-    /// `a` (all keys rotated) or `b` (slow pairs in the latent).
+    /// The method's name: `metric` or that of a published one.
+    pub method: String,
+    /// `a` (all keys rotated), `b` (slow pairs in the latent), `d` (components that heads share are rotated) or `recompute` (keys are
+    /// made again).
     pub layout: String,
     /// How the calibration was done, in words.
-    pub method: String,
+    pub calibration: String,
     /// The gate that was passed first.
     pub parity: Parity,
     /// One entry per converted layer.
     pub layers: Vec<Converted>,
     /// The splits between rotated pairs and rank that were compared; empty when both were given.
     pub candidates: Vec<Candidate>,
+    /// The best split of each budget that was searched, ascending; empty without a search.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub curve: Vec<Candidate>,
     /// What the whole model caches.
     pub cache: Cache,
 }
@@ -62,12 +68,20 @@ pub struct Converted {
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Candidate {
-    /// Rotated pairs per key/value head.
+    /// Adjacent frequencies that are treated as one.
+    pub freqfold: usize,
+    /// Rotated pairs per key/value head, or rotated components that the heads share.
     pub rope_pairs: usize,
-    /// Width of the latent.
+    /// Of each converted layer, where they differ; the number above is their mean.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pairs_by_layer: Vec<usize>,
+    /// Width of the latent, or its mean.
     pub kv_lora_rank: usize,
-    /// Cached elements per token of a converted layer.
+    /// Cached elements per token of a converted layer; their mean where layers differ.
     pub kv_elements: usize,
+    /// Of each converted layer, where they differ.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub layers: Vec<usize>,
     /// Predicted squared output error, summed over layers, over that from dropping keys and values altogether.
     pub predicted: f64,
     /// Mean KL divergence (nats per token) from the original on held-out sequences, where it was measured.

@@ -145,7 +145,7 @@ fn a_fault_in_json_is_told_with_file_line_and_reason() {
     );
     check(
         edited(&Conversion::default(), "conversion.json", "\"tokens\": 0", "\"tokens\": -1"),
-        "`conversion`, file `conversion.json`, line 8",
+        "`conversion`, file `conversion.json`, line 9",
         "invalid value: integer `-1`",
     );
     check(

@@ -17,6 +17,8 @@ pub(crate) struct Projections {
     pub(crate) v: Mat<f64>,
     /// Output without its bias [D, heads · d].
     pub(crate) o: Mat<f64>,
+    /// Whether queries, keys and values have biases.
+    pub(crate) qkv_bias: bool,
     /// A digest of all attention tensors of the layer.
     pub(crate) fingerprint: String,
 }
@@ -48,7 +50,8 @@ impl Projections {
         let o = values("o_proj.weight", &[hidden, width])?;
         params.finish()?;
         let o = Mat::from_fn(hidden, width, |i, j| f64::from(o[i * width + j]));
-        Ok(Self { q, k, v, o, fingerprint: fingerprint(checkpoint, layer) })
+        let qkv_bias = config.parts.qkv_bias;
+        Ok(Self { q, k, v, o, qkv_bias, fingerprint: fingerprint(checkpoint, layer) })
     }
 
     /// `W_O,hᵀ W_O,h'` [d, d] of two query heads.

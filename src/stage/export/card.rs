@@ -17,6 +17,8 @@ pub(super) struct Report<'a> {
     kv: Kv,
     sliding_window: usize,
     /// What the conversion itself reported, when it was given.
+    /// Whether heads share a rotated key.
+    shared_rope: bool,
     conversion: Option<&'a Conversion>,
     scores: &'a Scores,
 }
@@ -83,7 +85,9 @@ impl<'a> Report<'a> {
         let kv = Kv { full, original_full, sliding: sum(true, |l| l.kv_elements_per_token), cut };
         let tool = Tool { name: env!("CARGO_PKG_NAME"), version: env!("CARGO_PKG_VERSION") };
         let sliding_window = config.sliding_window;
-        Self { tool, base_model, layers, kv, sliding_window, conversion, scores }
+        let shared = |kind: &LayerKind| matches!(kind, LayerKind::Latent(latent) if latent.shared_rope);
+        let shared_rope = config.layers.iter().any(shared);
+        Self { tool, base_model, layers, kv, sliding_window, shared_rope, conversion, scores }
     }
 }
 
@@ -108,6 +112,8 @@ pub(super) fn model_card(facts: &Facts<'_>, report: &Report<'_>) -> Result<Strin
         /// What the model is, as the start of a sentence.
         origin: String,
         latent_layers: usize,
+        /// What those layers cache of keys, beside the latent.
+        rotated_keys: &'static str,
         /// The measured table with its protocol, in Markdown.
         table: String,
     }
@@ -116,7 +122,13 @@ pub(super) fn model_card(facts: &Facts<'_>, report: &Report<'_>) -> Result<Strin
         None => "A GPT-OSS model".to_owned(),
     };
     let latent_layers = report.layers.iter().filter(|l| l.attention == "latent").count();
-    let context = Context { facts, report, origin, latent_layers, table: report.scores.markdown() };
+    let rotated_keys = if report.shared_rope {
+        "one rotated key that all heads share"
+    } else {
+        "the exact rotated keys of some rotary frequencies"
+    };
+    let table = report.scores.markdown();
+    let context = Context { facts, report, origin, latent_layers, rotated_keys, table };
     render(include_str!("templates/model_card.md.jinja"), context)
 }
 
@@ -173,7 +185,8 @@ mod tests {
         };
         Conversion {
             layout: "b".into(),
-            method: "metric output, token weights attention".into(),
+            method: "metric".into(),
+            calibration: "joint latent of un-rotated keys and values".into(),
             parity: Parity { relative_difference: 1.5e-6, tolerance: 1e-5, largest_logit: 20.0, tokens: 586 },
             layers: vec![layer],
             ..Conversion::default()
@@ -209,6 +222,21 @@ mod tests {
         let conversion = converted();
         let report = Report::new(&config(), facts().base_model, (&scores, Some(&conversion)));
         insta::assert_snapshot!(model_card(&facts(), &report).unwrap());
+    }
+
+    #[test]
+    fn components_that_heads_share_are_counted_not_listed() {
+        let scores = example();
+        let (mut config, mut conversion) = (config(), converted());
+        let pairs = vec![0, 0, 1];
+        config.layers[1] =
+            LayerKind::Latent(Latent { kv_lora_rank: 40, rope_pairs: pairs.clone(), shared_rope: true });
+        conversion.layout = "d".into();
+        conversion.layers[0].rope_pairs = pairs;
+        let report = Report::new(&config, None, (&scores, Some(&conversion)));
+        let card = model_card(&facts(), &report).unwrap();
+        assert!(card.contains("| 1 | 3 components at 2 frequencies | 40 |"), "{card}");
+        assert!(card.contains("one rotated key that all heads share"), "{card}");
     }
 
     #[test]

@@ -1,14 +1,38 @@
-//! Splits a cache budget between rotated pairs and latent width: every split's predicted error, and measured divergence for the
-//! best of them. Knows no tensor of the checkpoint.
+//! Candidates for a cache budget: how much stays rotated, how wide the latent is, every candidate's predicted error, and the choice by
+//! measured divergence. Knows no tensor of the checkpoint.
 
 use crate::{artifact::conversion::Candidate, math::linalg::LinalgError};
 
-use super::{rotated::Rotated, source::Source};
+use super::{error::SvdError, job::Job, pieces::Layout, ranking::Ranking, rotated::Rotated, source::Source};
+
+/// Splits of a budget between shared components and the latent that are looked at.
+const SPLITS: usize = 16;
+
+/// What is tried in all layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Choice {
+    /// Adjacent frequencies that are treated as one.
+    pub(super) freqfold: usize,
+    /// Rotated pairs per head, or rotated components.
+    pub(super) pairs: usize,
+    /// At most as many latent channels.
+    pub(super) rank: usize,
+}
+
+/// How much more than predicted the error of what is not rotated counts in a layer's own choice, to be tried. It is the same at all
+/// positions, so it adds up where errors of the latent average out: on SmolLM2-135M its share in the divergence is about twice the
+/// predicted one.
+const ROPE_WEIGHTS: [f64; 3] = [1.0, 2.0, 4.0];
 
 /// One layer's share of a split.
+#[derive(Debug, Clone)]
 pub(super) struct Part {
+    /// What was asked for.
+    pub(super) choice: Choice,
     /// What stays rotated.
     pub(super) rotated: Rotated,
+    /// Width of the latent.
+    pub(super) rank: usize,
     /// Error of a latent of no width at all.
     pub(super) content: f64,
     /// Latent error at the split's rank, summed over tokens.
@@ -19,57 +43,123 @@ pub(super) struct Part {
 
 /// One split for all layers.
 pub(super) struct Split {
-    pub(super) rank: usize,
     /// One per source, in their order.
     pub(super) parts: Vec<Part>,
     pub(super) candidate: Candidate,
 }
 
-/// What a layer would keep rotated, best first: shared components by what un-rotating them costs; pairs that turn within the context before
-/// those that hardly do, and by what un-rotating them costs.
-pub(super) fn ranking(source: &Source, frequencies: &[f64], least_turn: f64) -> Rotated {
-    if let Some(shared) = &source.shared {
-        return Rotated::Shared(shared.ranking());
+/// What can be tried with the given ranking, within the budget or as the user wants it; empty where `rope-pairs` is not to be had.
+pub(super) fn choices(
+    job: &Job<'_>,
+    budget: Option<usize>,
+    (freqfold, ranking): (usize, &Ranking),
+    turning: usize,
+) -> Result<Vec<Choice>, SvdError> {
+    let (svd, pieces) = (job.svd, job.pieces);
+    let kv_heads = job.config.num_key_value_heads;
+    let mut counts = ranking.counts(kv_heads, pieces.rotary_choice);
+    let has = *counts.last().expect("nothing rotated is a choice too");
+    match (pieces.layout, svd.rope_pairs) {
+        (Layout::A, _) => counts = vec![has],
+        (_, Some(wanted)) if wanted > has => return Err(SvdError::Pairs { wanted, has }),
+        (_, Some(wanted)) => counts.retain(|&count| count == wanted),
+        (Layout::B, None) => counts.truncate(turning + 1),
+        _ => {}
     }
-    let mut order: Vec<usize> = (0..frequencies.len()).collect();
-    let turns = |pair: usize| frequencies[pair] > least_turn;
-    order.sort_by(|&a, &b| {
-        turns(b).cmp(&turns(a)).then(source.turning[b].total_cmp(&source.turning[a])).then(a.cmp(&b))
-    });
-    Rotated::Pairs(order)
+    let choice = |pairs: usize, rank: usize| Choice { freqfold, pairs, rank };
+    let Some(budget) = budget else {
+        let rank = svd.kv_lora_rank.expect("checked: one of the two is there");
+        return Ok(counts.into_iter().map(|pairs| choice(pairs, rank)).collect());
+    };
+    let Some(&least) = counts.first() else { return Ok(vec![]) };
+    let each = each(pieces.layout, kv_heads);
+    counts.retain(|pairs| pairs * each < budget);
+    if counts.is_empty() {
+        return Err(SvdError::Budget { budget, pairs: least, needed: least * each });
+    }
+    let step = if pieces.layout == Layout::D { counts.len().div_ceil(SPLITS + 1) } else { 1 };
+    Ok(counts.into_iter().step_by(step).map(|pairs| choice(pairs, budget - pairs * each)).collect())
 }
 
-/// What a split of `pairs` rotated pairs or components and at most `rank` latent channels does to every layer.
+/// Elements of one pair of all heads, or of one component that they share.
+pub(super) fn each(layout: Layout, kv_heads: usize) -> usize {
+    match layout {
+        Layout::A | Layout::B => 2 * kv_heads,
+        Layout::D => 2,
+        Layout::Recompute => 0,
+    }
+}
+
+/// What choices do to the layers, one choice for each source.
 pub(super) fn split(
     sources: &[Source],
-    rankings: &[Rotated],
-    (pairs, rank): (usize, usize),
+    rankings: &[Ranking],
+    choices: &[Choice],
 ) -> Result<Split, LinalgError> {
-    let mut parts = Vec::new();
-    let (mut predicted, mut everything) = (0.0, 0.0);
-    let (mut useful, mut elements) = (0, 0);
-    for (source, ranking) in sources.iter().zip(rankings) {
-        let rotated = ranking.first(pairs);
-        elements = rotated.elements(source.sizes);
-        useful = useful.max(source.useful_rank(&rotated));
-        let rank = rank.min(useful);
-        let components = source.components(&rotated)?;
-        let part = Part {
-            latent_error: components.error(rank),
-            rope_error: source.rope_error(&rotated),
-            content: components.error(0),
-            rotated,
-        };
-        predicted += part.latent_error + part.rope_error;
-        everything += source.everything;
-        parts.push(part);
+    let parts: Vec<Part> = sources
+        .iter()
+        .zip(rankings)
+        .zip(choices)
+        .map(|((source, ranking), choice)| part(source, ranking, *choice))
+        .collect::<Result<_, _>>()?;
+    Ok(assemble(sources, parts))
+}
+
+/// Splits in which each layer has the part, out of those of `splits`, that is best for it by prediction.
+pub(super) fn mixed(sources: &[Source], splits: &[Split]) -> Vec<Split> {
+    let one_fold = splits.iter().all(|split| split.candidate.freqfold == splits[0].candidate.freqfold);
+    if splits.len() < 2 || !one_fold {
+        return Vec::new();
     }
-    let rank = rank.min(useful);
-    let kv_elements = rank + elements;
-    let predicted = predicted / everything.max(f64::MIN_POSITIVE);
-    let candidate =
-        Candidate { rope_pairs: pairs, kv_lora_rank: rank, kv_elements, predicted, kl: None, chosen: false };
-    Ok(Split { rank, parts, candidate })
+    let of = |weight: f64| {
+        let error = |part: &Part| part.latent_error + weight * part.rope_error;
+        let best = |layer: usize| {
+            let parts = splits.iter().map(|split| &split.parts[layer]);
+            parts.min_by(|a, b| error(a).total_cmp(&error(b))).expect("more than one split").clone()
+        };
+        assemble(sources, (0..sources.len()).map(best).collect())
+    };
+    ROPE_WEIGHTS.map(of).into()
+}
+
+fn assemble(sources: &[Source], parts: Vec<Part>) -> Split {
+    let everything: f64 = sources.iter().map(|source| source.everything).sum();
+    let predicted: f64 = parts.iter().map(|part| part.latent_error + part.rope_error).sum();
+    let elements = |(source, part): (&Source, &Part)| part.rank + part.rotated.elements(source.sizes);
+    let elements: Vec<usize> = sources.iter().zip(&parts).map(elements).collect();
+    let mean = |of: &dyn Fn(usize) -> usize| (0..parts.len()).map(of).sum::<usize>() / parts.len();
+    let differ = |all: Vec<usize>| if all.iter().all(|&n| n == all[0]) { Vec::new() } else { all };
+    let candidate = Candidate {
+        freqfold: parts[0].choice.freqfold,
+        rope_pairs: mean(&|i| parts[i].choice.pairs),
+        pairs_by_layer: differ(parts.iter().map(|part| part.choice.pairs).collect()),
+        kv_lora_rank: mean(&|i| parts[i].rank),
+        kv_elements: mean(&|i| elements[i]),
+        layers: differ(elements),
+        predicted: predicted / everything.max(f64::MIN_POSITIVE),
+        kl: None,
+        chosen: false,
+    };
+    Split { parts, candidate }
+}
+
+/// What a choice does to one layer.
+pub(super) fn part(source: &Source, ranking: &Ranking, choice: Choice) -> Result<Part, LinalgError> {
+    let (rotated, rope_error) = ranking.first(choice.pairs);
+    let rank = choice.rank.min(source.useful_rank(&rotated));
+    let content = source.components(&rotated)?;
+    let (latent_error, content) = (content.error(rank), content.error(0));
+    Ok(Part { choice, rotated, rank, content, latent_error, rope_error })
+}
+
+/// The choice for one layer that divides `elements` as `like` divides its own, with a number of rotated pairs out of `counts`.
+pub(super) fn scaled(like: Choice, counts: &[usize], each: usize, elements: usize) -> Choice {
+    let whole = like.pairs * each + like.rank;
+    let wanted = like.pairs as f64 * elements as f64 / whole.max(1) as f64;
+    let fitting = counts.iter().copied().filter(|pairs| pairs * each < elements);
+    let near = |pairs: &usize| (*pairs as f64 - wanted).abs();
+    let pairs = fitting.min_by(|a, b| near(a).total_cmp(&near(b))).unwrap_or(counts[0]);
+    Choice { pairs, rank: elements.saturating_sub(pairs * each).max(1), ..like }
 }
 
 /// Marks and returns the best of `splits`: the least measured divergence, or the least predicted error where none was measured.
@@ -100,7 +190,7 @@ mod tests {
 
     /// A split of which only these figures matter.
     fn split(predicted: f64, kl: Option<f64>) -> Split {
-        Split { rank: 1, parts: vec![], candidate: Candidate { predicted, kl, ..Candidate::default() } }
+        Split { parts: vec![], candidate: Candidate { predicted, kl, ..Candidate::default() } }
     }
 
     #[test]
@@ -117,6 +207,20 @@ mod tests {
             let chosen: Vec<usize> = (0..splits.len()).filter(|&i| splits[i].candidate.chosen).collect();
             assert_eq!(chosen, [best], "one is marked");
         }
+    }
+
+    #[test]
+    fn a_layer_with_more_or_less_divides_it_alike() {
+        let like = Choice { freqfold: 1, pairs: 16, rank: 64 };
+        let counts: Vec<usize> = (0..=48).collect();
+        for (elements, expected) in
+            [(96, (16, 64)), (48, (8, 32)), (192, (32, 128)), (2, (0, 2)), (97, (16, 65))]
+        {
+            let choice = scaled(like, &counts, 2, elements);
+            assert_eq!((choice.pairs, choice.rank), expected, "{elements}");
+        }
+        let uneven = scaled(like, &[8, 16, 32], 2, 150);
+        assert_eq!((uneven.pairs, uneven.rank), (32, 86), "the nearest that is to be had");
     }
 
     #[test]

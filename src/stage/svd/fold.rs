@@ -1,7 +1,8 @@
 //! Folds a choice of rotated pairs and a low-rank map into the tensors of a latent attention layer. Knows no error.
 //!
-//! Query and key heads become `[un-rotated; rotated]`; where heads share a rotated key, the un-rotated part is as wide as a head was. Un-rotated queries and keys no longer pass through the rotary table, so each
-//! carries YaRN's factor itself. `kv_b_proj` holds, per key/value head, the key rows and then the value rows.
+//! Query and key heads become `[un-rotated; rotated]`; where heads share a rotated key, the un-rotated part is as wide as a head was.
+//! Un-rotated queries and keys no longer pass through the rotary table, so each carries YaRN's factor itself. `kv_b_proj` holds, per
+//! key/value head, the key rows and then the value rows.
 
 mod shared;
 
@@ -16,7 +17,7 @@ use crate::{
 };
 
 use super::{
-    Dtype,
+    pieces::Dtype,
     rotated::Rotated,
     source::{Sizes, Source},
 };
@@ -35,13 +36,23 @@ pub(super) fn fold(
         tensors.insert(format!("{name}.weight"), owned(&weight, dtype));
         tensors.insert(format!("{name}.bias"), vector(with_bias, hidden, dtype));
     };
+    if matches!(rotated, Rotated::Recomputed) {
+        let [k, v] = recomputed(source, projections, map);
+        put("k_proj", &k);
+        put("v_proj", &v);
+        if !projections.qkv_bias {
+            tensors.retain(|_, tensor| tensor.shape.len() > 1);
+        }
+        return tensors;
+    }
     let (q, k_rope) = match rotated {
         Rotated::Pairs(pairs) => {
             (queries(source, projections, pairs), rotated_keys(source, projections, pairs))
         }
-        Rotated::Shared(components) => {
-            (shared::queries(source, projections, components), shared::keys(source, projections, components))
+        Rotated::Shared { kept, .. } => {
+            (shared::queries(source, projections, kept), shared::keys(source, projections, kept))
         }
+        Rotated::Recomputed => unreachable!("folded above"),
     };
     put("q_proj", &q);
     if k_rope.nrows() > 0 {
@@ -51,6 +62,17 @@ pub(super) fn fold(
     put("kv_a_proj", &down);
     tensors.insert("kv_b_proj.weight".to_owned(), owned(&up, dtype));
     tensors
+}
+
+/// Projections of low rank in place of those of keys and values.
+fn recomputed(source: &Source, projections: &Projections, map: &LowRank) -> [Mat<f64>; 2] {
+    let Sizes { kv_heads, d, concentration, .. } = source.sizes;
+    let n = kv_heads * d;
+    let content = source.content(projections, &Rotated::Recomputed);
+    let kept = product(map.up.as_ref(), product(map.down.as_ref(), content.as_ref()).as_ref());
+    // The rotary table brings YaRN's factor, which the content has too.
+    let part = |from: usize, factor: f64| Mat::from_fn(n, kept.ncols(), |i, j| kept[(from + i, j)] / factor);
+    [part(0, concentration), part(n, 1.0)]
 }
 
 /// Whether a converted layer no longer has this tensor.
@@ -95,7 +117,8 @@ fn latent(
 ) -> (Mat<f64>, Mat<f64>) {
     let Sizes { kv_heads, d, hidden, .. } = source.sizes;
     let mut down = product(map.down.as_ref(), source.content(projections, rotated).as_ref());
-    let nope = rotated.latent(map.down.nrows()).qk_nope_head_dim(d);
+    let latent = rotated.latent(map.down.nrows()).expect("keys that are made again have no such layer");
+    let nope = latent.qk_nope_head_dim(d);
     let (keys, width) = (kv_heads * nope, nope + d);
     let mut up = Mat::from_fn(kv_heads * width, map.up.ncols(), |i, j| {
         let (g, at) = (i / width, i % width);

@@ -1,25 +1,30 @@
 //! A conversion under way: the parity gate, the splits of the budget, their measurement. Knows no file.
 
+use std::collections::BTreeMap;
+
 use serde_json::{Value, json};
 
 use super::{
-    Dtype, Layout, Svd, SvdError,
-    budget::{self, Split},
+    Svd,
+    budget::{self, Choice, Part, Split},
+    error::SvdError,
     fold,
     measure::{self, Variant},
+    pieces::{Dtype, Layout, Pieces},
+    ranking::Ranking,
     rotated::Rotated,
     source::Source,
 };
 use crate::{
-    artifact::{checkpoint::Checkpoint, conversion::Parity},
+    artifact::{
+        checkpoint::{Checkpoint, Owned},
+        conversion::{Candidate, Parity},
+    },
     engine::action::{Cx, Failure},
     math::low_rank::LowRank,
     model::{Batch, Config, config::LayerKind},
     stage::weights::Projections,
 };
-
-/// Splits of a budget between shared components and the latent that are looked at.
-const SPLITS: usize = 16;
 
 /// A conversion under way.
 pub(super) struct Job<'a> {
@@ -28,6 +33,7 @@ pub(super) struct Job<'a> {
     pub(super) checkpoint: &'a Checkpoint,
     pub(super) config: &'a Config,
     pub(super) sources: &'a [Source],
+    pub(super) pieces: &'a Pieces,
 }
 
 impl Job<'_> {
@@ -35,19 +41,28 @@ impl Job<'_> {
     pub(super) fn parity(&self) -> Result<Parity, Failure> {
         let all: Vec<usize> = (0..self.config.head_dim / 2).collect();
         let width = self.config.num_key_value_heads * self.config.head_dim;
-        let rotated = |source: &Source| match &source.shared {
-            None => Rotated::Pairs(all.clone()),
-            Some(shared) => Rotated::Shared(shared.all()),
+        let rotated = |source: &Source| match self.pieces.layout {
+            Layout::A | Layout::B => Rotated::Pairs(all.clone()),
+            Layout::D => {
+                let kept = source.shared[&1].iter().flatten().cloned().collect();
+                Rotated::Shared { kept, rest: Vec::new() }
+            }
+            Layout::Recompute => Rotated::Recomputed,
         };
-        let kinds: Vec<_> = self.sources.iter().map(|source| (rotated(source), width)).collect();
+        let lossless = match self.pieces.layout {
+            Layout::A | Layout::B => LowRank::last(width, width),
+            // Keys that are left over where heads share theirs are zero, and come before the values.
+            Layout::D => LowRank::last(width, 2 * width),
+            Layout::Recompute => LowRank::last(2 * width, 2 * width),
+        };
+        let kinds: Vec<_> =
+            self.sources.iter().map(|source| (source.layer, rotated(source), width)).collect();
         let attention = |source: &Source| {
             let projections = Projections::read(self.checkpoint, self.config, source.layer)?;
-            let rotated = rotated(source);
-            // Keys that are left over where heads share theirs are zero, and come before the values.
-            let lossless = LowRank::last(width, if source.shared.is_some() { 2 * width } else { width });
-            Ok(fold::fold((source, &projections), &rotated, &lossless, Dtype::F32))
+            Ok(fold::fold((source, &projections), &rotated(source), &lossless, Dtype::F32))
         };
-        let variant = Variant { config: self.config_json(&kinds), attention: Box::new(attention) };
+        let config = self.config_json(&kinds);
+        let variant = Variant { config, attention: Box::new(attention), only: None };
         let batch = self.prompt();
         let outcome = measure::run(self, &[variant], &batch, "parity")?;
         let (difference, largest) = outcome.largest_difference(0)?;
@@ -74,70 +89,72 @@ impl Job<'_> {
         batch
     }
 
-    /// Every feasible split of the budget, or the one that was asked for.
-    pub(super) fn splits(&self) -> Result<Vec<Split>, Failure> {
+    /// What every layer would keep rotated.
+    pub(super) fn rankings(&self, freqfold: usize) -> Vec<Ranking> {
         let frequencies = self.config.rope.inv_freq(self.config.head_dim);
-        let least = self.svd.angle.0 / self.svd.context as f64;
-        let rankings: Vec<Rotated> =
-            self.sources.iter().map(|source| budget::ranking(source, &frequencies, least)).collect();
-        let wanted = self.wanted(&frequencies, least).map_err(Failure::stage)?;
+        let rank = |source| Ranking::new(source, freqfold, (&frequencies, self.least_turn()));
+        self.sources.iter().map(rank).collect()
+    }
+
+    /// Radians per token below which a pair hardly turns within the context.
+    fn least_turn(&self) -> f64 {
+        self.svd.angle.0 / self.svd.context as f64
+    }
+
+    /// Every feasible split of the budget, or the one that was asked for.
+    pub(super) fn splits(&self, budget: Option<usize>) -> Result<Vec<Split>, Failure> {
+        let frequencies = self.config.rope.inv_freq(self.config.head_dim);
+        let turning = frequencies.iter().filter(|&&f| f > self.least_turn()).count();
+        let mut wanted: Vec<Choice> = Vec::new();
+        let rankings: BTreeMap<usize, Vec<Ranking>> =
+            self.pieces.freqfold.iter().map(|&freqfold| (freqfold, self.rankings(freqfold))).collect();
+        for (&freqfold, rankings) in &rankings {
+            let choices = budget::choices(self, budget, (freqfold, &rankings[0]), turning);
+            wanted.extend(choices.map_err(Failure::stage)?);
+        }
+        if wanted.is_empty() {
+            let wanted = self.svd.rope_pairs.expect("without it there is a choice");
+            return Err(Failure::stage(SvdError::Uneven { wanted }));
+        }
         self.cx.progress.phase("splitting the budget", Some(wanted.len() as u64), "splits");
         let mut splits = Vec::new();
-        for at in wanted {
+        for choice in wanted {
             self.cx.check_stop()?;
-            splits.push(budget::split(self.sources, &rankings, at).map_err(Failure::stage)?);
+            let choices = vec![choice; self.sources.len()];
+            let split = budget::split(self.sources, &rankings[&choice.freqfold], &choices);
+            splits.push(split.map_err(Failure::stage)?);
             self.cx.progress.advance(1);
+        }
+        if self.pieces.own_splits {
+            splits.extend(budget::mixed(self.sources, &splits));
         }
         Ok(splits)
     }
 
-    /// Rotated pairs and latent widths to try.
-    fn wanted(&self, frequencies: &[f64], least: f64) -> Result<Vec<(usize, usize)>, SvdError> {
-        let shared = self.svd.layout == Layout::D;
-        let heads = self.config.num_key_value_heads;
-        // Of one pair, or of one component that all heads share.
-        let (kv_heads, has) =
-            if shared { (1, heads * frequencies.len()) } else { (heads, frequencies.len()) };
-        let turning = frequencies.iter().filter(|&&f| f > least).count();
-        let pairs = match (self.svd.layout, self.svd.rope_pairs) {
-            (Layout::A, _) => has..=has,
-            (_, Some(wanted)) if wanted > has => return Err(SvdError::Pairs { wanted, has }),
-            (_, Some(wanted)) => wanted..=wanted,
-            (Layout::B, None) => 0..=turning,
-            (Layout::D, None) => 0..=has,
-        };
-        let Some(budget) = self.svd.kv_budget else {
-            let rank = self.svd.kv_lora_rank.expect("checked: one of the two is there");
-            return Ok(pairs.map(|pairs| (pairs, rank)).collect());
-        };
-        let least_pairs = *pairs.start();
-        let needed = 2 * kv_heads * least_pairs;
-        let fits = |pairs: usize| budget.checked_sub(2 * kv_heads * pairs).filter(|&rank| rank > 0);
-        let most = (*pairs.end()).min(budget / (2 * kv_heads));
-        let step = if shared { most.div_ceil(SPLITS).max(1) } else { 1 };
-        let wanted: Vec<_> = pairs.step_by(step).filter_map(|pairs| Some((pairs, fits(pairs)?))).collect();
-        if wanted.is_empty() {
-            return Err(SvdError::Budget { budget, pairs: least_pairs, kv_heads, needed });
+    /// The best split of every budget of the search, ascending, `own` among them; empty without a search.
+    pub(super) fn curve(&self, own: &Candidate, held_out: &[Vec<u32>]) -> Result<Vec<Candidate>, Failure> {
+        let Some(search) = &self.svd.search else { return Ok(vec![]) };
+        let mut curve = vec![own.clone()];
+        for &budget in search.kv_budget.iter().filter(|&&budget| Some(budget) != self.svd.kv_budget) {
+            let mut splits = self.splits(Some(budget))?;
+            self.measure(&mut splits, held_out)?;
+            let best = budget::choose(&mut splits);
+            curve.push(Candidate { chosen: false, ..splits.swap_remove(best).candidate });
         }
-        Ok(wanted)
+        curve.sort_by_key(|candidate| candidate.kv_elements);
+        Ok(curve)
     }
 
     /// Measures the most promising splits on held-out sequences.
     pub(super) fn measure(&self, splits: &mut [Split], held_out: &[Vec<u32>]) -> Result<(), Failure> {
-        let mut tokens = 0;
-        let fits = |ids: &&Vec<u32>| {
-            tokens += ids.len();
-            tokens <= self.svd.measure_tokens
-        };
-        let sequences: Vec<&[u32]> = held_out.iter().take_while(fits).map(Vec::as_slice).collect();
-        if sequences.is_empty() || self.svd.measure == 0 {
+        let Some(batch) = whole_sequences(held_out, self.svd.measure_tokens) else { return Ok(()) };
+        let which = budget::promising(splits, self.svd.measure);
+        if which.is_empty() {
             return Ok(());
         }
-        let which = budget::promising(splits, self.svd.measure);
         let variants: Vec<Variant> = which.iter().map(|&i| self.variant(&splits[i])).collect();
-        let batch = Batch::new(sequences);
         let label = format!("measuring {} splits on {} held-out tokens", which.len(), batch.len());
-        let measured = measure::run(self, &variants, &batch, &label)?.kl(self.cx)?;
+        let measured = measure::run(self, &variants, &batch, &label)?.kl(self.cx, 1)?;
         drop(variants);
         for (kl, i) in measured.into_iter().zip(which) {
             splits[i].candidate.kl = Some(kl);
@@ -147,15 +164,19 @@ impl Job<'_> {
 
     /// The model that a split makes; each layer is folded when it is asked for.
     pub(super) fn variant<'a>(&'a self, split: &'a Split) -> Variant<'a> {
-        let kinds: Vec<_> = split.parts.iter().map(|part| (part.rotated.clone(), split.rank)).collect();
+        let kind = |(source, part): (&Source, &Part)| (source.layer, part.rotated.clone(), part.rank);
+        let kinds: Vec<_> = self.sources.iter().zip(&split.parts).map(kind).collect();
         let attention = move |source: &Source| {
             let at = self.sources.iter().position(|one| one.layer == source.layer);
-            let rotated = &split.parts[at.expect("a source of this job")].rotated;
-            let map = source.components(rotated)?.truncate(split.rank);
-            let projections = Projections::read(self.checkpoint, self.config, source.layer)?;
-            Ok(fold::fold((source, &projections), rotated, &map, self.svd.dtype))
+            self.folded(source, &split.parts[at.expect("a source of this job")])
         };
-        Variant { config: self.config_json(&kinds), attention: Box::new(attention) }
+        Variant { config: self.config_json(&kinds), attention: Box::new(attention), only: None }
+    }
+
+    pub(super) fn folded(&self, source: &Source, part: &Part) -> Result<BTreeMap<String, Owned>, SvdError> {
+        let map = source.components(&part.rotated)?.truncate(part.rank);
+        let projections = Projections::read(self.checkpoint, self.config, source.layer)?;
+        Ok(fold::fold((source, &projections), &part.rotated, &map, self.svd.dtype))
     }
 
     /// Bytes of folding one layer: its weights in f64, what they become, and the decomposition of its content.
@@ -169,8 +190,8 @@ impl Job<'_> {
         ((2 * weights + 8 * content * content + kept) * size_of::<f64>()) as u64
     }
 
-    /// The converted `config.json`; `kinds` holds rotated pairs and rank of each source.
-    fn config_json(&self, kinds: &[(Rotated, usize)]) -> Value {
+    /// The converted `config.json`; `kinds` holds the converted layers with what stays rotated and their rank.
+    pub(super) fn config_json(&self, kinds: &[(usize, Rotated, usize)]) -> Value {
         let layers = self.config.layers.len();
         let mut types: Vec<Value> = Vec::with_capacity(layers);
         let mut latents = vec![Value::Null; layers];
@@ -186,15 +207,29 @@ impl Job<'_> {
                 latents[i] = json!(latent);
             }
         }
-        for (source, (rotated, rank)) in self.sources.iter().zip(kinds) {
-            types[source.layer] = "latent_attention".into();
-            latents[source.layer] = json!(rotated.latent(*rank));
-        }
         let mut config = self.checkpoint.config.clone();
+        if self.pieces.layout == Layout::Recompute {
+            return config;
+        }
+        for (layer, rotated, rank) in kinds {
+            types[*layer] = "latent_attention".into();
+            latents[*layer] = json!(rotated.latent(*rank));
+        }
         let kind = Config::converted_type(config["model_type"].as_str().unwrap_or_default());
         config["model_type"] = kind.into();
         config["layer_types"] = types.into();
         config["mla"] = latents.into();
         config
     }
+}
+
+/// Whole held-out sequences of together at most so many tokens.
+pub(super) fn whole_sequences(held_out: &[Vec<u32>], most: usize) -> Option<Batch> {
+    let mut tokens = 0;
+    let fits = |ids: &&Vec<u32>| {
+        tokens += ids.len();
+        tokens <= most
+    };
+    let sequences: Vec<&[u32]> = held_out.iter().take_while(fits).map(Vec::as_slice).collect();
+    (!sequences.is_empty()).then(|| Batch::new(sequences))
 }

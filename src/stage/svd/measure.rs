@@ -6,7 +6,7 @@ use candle_core::Tensor;
 use rayon::prelude::*;
 use serde_json::Value;
 
-use super::{SvdError, fold, job::Job, source::Source};
+use super::{error::SvdError, fold, job::Job, source::Source};
 use crate::{
     artifact::checkpoint::Owned,
     engine::action::{Cx, Failure},
@@ -22,6 +22,14 @@ type Fold<'a> = dyn Fn(&Source) -> Result<BTreeMap<String, Owned>, SvdError> + '
 pub(super) struct Variant<'a> {
     pub(super) config: Value,
     pub(super) attention: Box<Fold<'a>>,
+    /// The only layer that is converted, where it is not all of them.
+    pub(super) only: Option<usize>,
+}
+
+impl Variant<'_> {
+    fn converts(&self, layer: usize) -> bool {
+        self.only.is_none_or(|only| only == layer)
+    }
 }
 
 /// Rows of logits at a time.
@@ -34,7 +42,7 @@ pub(super) struct Outcome {
     variants: Vec<Tensor>,
 }
 
-/// Pushes `batch` through the original and all variants, side by side. Layers before the first converted one are computed once.
+/// Pushes `batch` through the original and all variants, side by side. Layers before a variant's first converted one are computed once.
 pub(super) fn run(
     job: &Job<'_>,
     variants: &[Variant<'_>],
@@ -47,32 +55,35 @@ pub(super) fn run(
     let mut hidden = streamed::room(cx, &needs, streams.clone(), (config, "measured.f32"))?;
     let shell = Shell::load(checkpoint, config).map_err(Failure::stage)?;
     hidden.put(0, shell.embed(&batch.ids).map_err(Failure::stage)?).map_err(Failure::stage)?;
-    let mut apart = false;
     let layers = config.layers.len();
-    cx.progress.phase(label, Some((batch.len() * layers * (variants.len() + 1)) as u64), "tokens");
+    // Until its first converted layer, a variant is the original.
+    let mut apart = vec![false; variants.len()];
+    let work: usize = variants.iter().map(|v| layers - v.only.unwrap_or(sources[0].layer)).sum();
+    cx.progress.phase(label, Some((batch.len() * (layers + work)) as u64), "tokens");
     for index in 0..layers {
-        cx.check_stop()?;
         let source = sources.iter().find(|source| source.layer == index);
         let layer = Layer::load(checkpoint, config, index).map_err(Failure::stage)?;
-        if source.is_some() && !apart {
-            let x = hidden.take(0).map_err(Failure::stage)?;
-            for stream in 0..=variants.len() {
-                hidden.put(stream, x.clone()).map_err(Failure::stage)?;
-            }
-            apart = true;
+        let begins = |v: usize| source.is_some() && !apart[v] && variants[v].converts(index);
+        let begin: Vec<usize> = (0..variants.len()).filter(|&v| begins(v)).collect();
+        let x = hidden.take(0).map_err(Failure::stage)?;
+        for v in begin {
+            hidden.put(v + 1, x.clone()).map_err(Failure::stage)?;
+            apart[v] = true;
         }
-        let mut step = |layer: &Layer, stream: usize| step(layer, (&mut hidden, stream), batch);
-        step(&layer, 0)?;
-        for (variant, stream) in variants.iter().zip(1..).filter(|_| apart) {
+        hidden.put(0, x).map_err(Failure::stage)?;
+        let mut step = |layer: &Layer, stream: usize| {
             cx.check_stop()?;
-            match source {
-                Some(source) => step(&converted(job, variant, source)?, stream)?,
-                None => step(&layer, stream)?,
-            }
+            step(layer, (&mut hidden, stream), batch)?;
             cx.progress.advance(batch.len() as u64);
+            Ok::<_, Failure>(())
+        };
+        step(&layer, 0)?;
+        for (v, variant) in variants.iter().enumerate().filter(|&(v, _)| apart[v]) {
+            match source.filter(|_| variant.converts(index)) {
+                Some(source) => step(&converted(job, variant, source)?, v + 1)?,
+                None => step(&layer, v + 1)?,
+            }
         }
-        let done = if apart { 1 } else { variants.len() + 1 };
-        cx.progress.advance((batch.len() * done) as u64);
         Layer::release(checkpoint, index);
     }
     let mut normed = |stream: usize| {
@@ -120,28 +131,34 @@ impl Outcome {
         Ok(largest)
     }
 
-    /// The mean KL divergence of each variant from the original, in nats per token.
-    pub(super) fn kl(&self, cx: &Cx<'_>) -> Result<Vec<f64>, Failure> {
+    /// The mean KL divergence of each variant from the original over every `stride`-th token, in nats per token.
+    pub(super) fn kl(&self, cx: &Cx<'_>, stride: usize) -> Result<Vec<f64>, Failure> {
         let mut sums = vec![0f64; self.variants.len()];
-        let tokens = self.original.dim(0).map_err(Failure::stage)?;
-        cx.progress.phase("comparing logits", Some((tokens * (sums.len() + 1)) as u64), "tokens");
-        for from in self.chunks() {
-            let original = self.logits(&self.original, from)?;
+        let rows: Vec<u32> = (0..self.original.dims()[0] as u32).step_by(stride).collect();
+        cx.progress.phase("comparing logits", Some((rows.len() * (sums.len() + 1)) as u64), "tokens");
+        for rows in rows.chunks(ROWS) {
+            let original = self.chosen(&self.original, rows)?;
             let vocab = original.dim(1).map_err(Failure::stage)?;
-            let n = original.dim(0).map_err(Failure::stage)? as u64;
             let p = host(&original).map_err(Failure::stage)?;
-            cx.progress.advance(n);
+            cx.progress.advance(rows.len() as u64);
             for (sum, variant) in sums.iter_mut().zip(&self.variants) {
                 cx.check_stop()?;
-                let variant = self.logits(variant, from)?;
+                let variant = self.chosen(variant, rows)?;
                 let q = host(&variant).map_err(Failure::stage)?;
                 let rows = p.par_chunks_exact(vocab).zip(q.par_chunks_exact(vocab));
                 let each: Vec<f64> = rows.map(|(p, q)| divergence(p, q)).collect();
                 *sum += each.iter().sum::<f64>();
-                cx.progress.advance(n);
+                cx.progress.advance(each.len() as u64);
             }
         }
-        Ok(sums.into_iter().map(|sum| sum / tokens.max(1) as f64).collect())
+        Ok(sums.into_iter().map(|sum| sum / rows.len().max(1) as f64).collect())
+    }
+
+    /// Logits of the given rows of `x`.
+    fn chosen(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor, Failure> {
+        let ids = Tensor::new(rows, x.device()).map_err(Failure::stage)?;
+        let rows = x.index_select(&ids, 0);
+        rows.and_then(|x| self.shell.lm_head.forward(&x)).map_err(Failure::stage)
     }
 
     fn chunks(&self) -> impl Iterator<Item = usize> + use<> {

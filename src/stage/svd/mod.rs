@@ -4,9 +4,16 @@
 //! calibration moments in the metric of the attention output. Knows no text and no training.
 
 mod budget;
+mod content;
+mod divide;
+mod error;
 mod fold;
 mod job;
+mod layers;
 mod measure;
+mod metric;
+mod pieces;
+mod ranking;
 mod report;
 mod rotated;
 mod save;
@@ -17,19 +24,18 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use self::{
+    error::SvdError,
     job::Job,
-    source::{Options, Source},
+    pieces::{
+        Dtype, LatentKind, LayerBudgets, Layout, Method, Metric, Multiplier, Pieces, RotaryBasis,
+        RotaryChoice, Search, TokenWeights,
+    },
+    source::Source,
 };
 use crate::{
-    artifact::{
-        Artifact,
-        checkpoint::{Checkpoint, Owned},
-        conversion::Conversion,
-        moments::Moments,
-    },
+    artifact::{Artifact, checkpoint::Checkpoint, conversion::Conversion, moments::Moments},
     engine::action::{Cx, Failure, OutputPort, Pool},
-    math::linalg::LinalgError,
-    model::{Config, ModelError, config::LayerKind},
+    model::{Config, config::LayerKind},
     stage::{
         Finite, Input, InputPort, Invalid, Stage,
         code::{self, Code},
@@ -45,18 +51,24 @@ pub struct Svd {
     pub model: Input<Checkpoint>,
     /// Its moments, from `analyze`.
     pub moments: Input<Moments>,
+    /// Whose conversion: `metric` is this project's; `transmla`, `mha2mla`, `care` and `palu` are published ones, for comparison. It sets the
+    /// defaults of `layout`, `rotary-basis`, `rotary-choice`, `freqfold`, `query-weights`, `multiplier`, `token-weights`, `metric`,
+    /// `latent` and `own-splits`, each of which can be set by itself.
+    #[serde(default)]
+    pub method: Method,
     /// `a` keeps every key rotated and exact, only values go through the latent; `b` puts keys that hardly turn, or whose turning
-    /// matters least, into the latent too; `d` rotates what heads share: at each frequency the principal components across heads, as many
-    /// as matter.
-    #[serde(default = "layout_b")]
-    pub layout: Layout,
+    /// matters least, into the latent too; `d` rotates what heads share: at each frequency the components across heads, as many as matter;
+    /// `recompute` rotates keys after they were made from their latent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layout: Option<Layout>,
     /// Cached elements per token of a converted layer: rotated keys and latent together. The split between the two is chosen.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_budget: Option<usize>,
     /// In place of `kv-budget`: the width of the latent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub kv_lora_rank: Option<usize>,
-    /// With `kv-lora-rank`: rotary pairs that stay rotated, per key/value head with layout `b`, shared by all heads with `d`.
+    /// Rotary pairs that stay rotated, per key/value head with layout `b`, shared by all heads with `d`; chosen where only `kv-budget` is
+    /// given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rope_pairs: Option<usize>,
     /// The context in tokens that the model will serve.
@@ -65,22 +77,50 @@ pub struct Svd {
     /// A pair that turns less than this over the whole context, in radians, is the first to go into the latent.
     #[serde(default = "angle")]
     pub angle: Finite,
+    /// With layout `d`: components across heads with `complex` or `real` factors, or the `heads`' own keys.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotary_basis: Option<RotaryBasis>,
+    /// With layout `d`: the `free` choice of those whose rotation matters most, a `uniform` number at each frequency, or by `norm` in each
+    /// head.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotary_choice: Option<RotaryChoice>,
+    /// With layout `d`: how many adjacent frequencies are treated as one; of several numbers the best one is taken.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub freqfold: Vec<usize>,
+    /// Whether components are weighted by what queries make of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub query_weights: Option<bool>,
     /// What stands in for a rotation that is given up: `one` (nothing), or the mean `real` or `complex` factor seen in calibration,
     /// folded into the queries.
-    #[serde(default)]
-    pub multiplier: Multiplier,
-    /// How much a token counts: by the squared `attention` that it receives, equally (`none`), or the mean of `both`.
-    #[serde(default)]
-    pub token_weights: TokenWeights,
-    /// What an error of keys and values costs: the change of the attention `output`, or `plain` squares.
-    #[serde(default)]
-    pub metric: Metric,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub multiplier: Option<Multiplier>,
+    /// How much a token counts: by the squared `attention` that it receives, equally (`none`), or the mean of `both`; `weights` looks at no
+    /// token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token_weights: Option<TokenWeights>,
+    /// What an error of keys and values costs: the change of the attention `output`, `plain` squares, or squares `balanced` by mean norms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metric: Option<Metric>,
+    /// Whether keys and values share their channels (`joint`) or have half of them each (`separate`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub latent: Option<LatentKind>,
+    /// Whether each layer may divide its elements between rotated keys and latent in its own way, by the predicted error.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub own_splits: Option<bool>,
     /// Added to the metric's eigenvalues, as a share of their mean.
     #[serde(default = "damping")]
     pub damping: Finite,
     /// How many of the budget's splits are measured on held-out text; 0 trusts the prediction.
     #[serde(default = "measure")]
     pub measure: usize,
+    /// How `kv-budget` is divided among layers: the same for all (`uniform`), or by the divergence that converting each layer alone makes on
+    /// held-out text, in two sizes (`two-level`) or any (`free`). Taken where it measures better than `uniform`.
+    #[serde(default)]
+    pub layer_budgets: LayerBudgets,
+    /// `search = { kv-budget = [128, 192, 256] }` looks for the best split of these budgets too, with the same moments and on the same
+    /// held-out text, and puts quality by size into the report.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub search: Option<Search>,
     /// Held-out tokens for that.
     #[serde(default = "measure_tokens")]
     pub measure_tokens: usize,
@@ -95,78 +135,6 @@ pub struct Svd {
     pub convert_swa: bool,
 }
 
-/// Which keys stay rotated.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Layout {
-    /// All of them.
-    A,
-    /// Those whose rotation matters.
-    B,
-    /// Components that all heads share, those whose rotation matters.
-    D,
-}
-
-/// What stands in for a rotation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Multiplier {
-    /// Nothing.
-    One,
-    /// The mean cosine of its angle.
-    Real,
-    /// The mean of cosine and sine.
-    #[default]
-    Complex,
-}
-
-/// How much a token counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum TokenWeights {
-    /// By the squared attention that it receives.
-    #[default]
-    Attention,
-    /// All the same.
-    None,
-    /// The mean of the two.
-    Both,
-}
-
-/// What an error costs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Metric {
-    /// The squared change of the attention output.
-    #[default]
-    Output,
-    /// Its own square.
-    Plain,
-}
-
-/// Element type of new tensors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Dtype {
-    /// 32 bits.
-    #[default]
-    F32,
-    /// 16 bits, rounded to nearest even.
-    Bf16,
-}
-
-impl Dtype {
-    fn store(self, shape: &[usize], values: &[f32]) -> Owned {
-        match self {
-            Self::F32 => Owned::f32(shape, values),
-            Self::Bf16 => Owned::bf16(shape, values),
-        }
-    }
-}
-
-fn layout_b() -> Layout {
-    Layout::B
-}
 fn context() -> usize {
     8192
 }
@@ -184,33 +152,6 @@ fn measure_tokens() -> usize {
 }
 fn parity_tolerance() -> Finite {
     Finite(1e-5)
-}
-
-/// Why a model could not be converted.
-#[derive(Debug, thiserror::Error)]
-enum SvdError {
-    #[error("layer {layer}: the moments are those of another model; give `svd` the model that `analyze` saw")]
-    OtherModel { layer: usize },
-    #[error("the moments lack the full-attention layers {0:?}; run `analyze` on all layers")]
-    NoMoments(Vec<usize>),
-    #[error("the model has no full-attention layer to convert")]
-    NothingToConvert,
-    #[error(
-        "the lossless factorisation differs from the original by {measured:.3e} of the largest logit, more than `parity-tolerance` {tolerance:.0e}; this model has a part that the conversion does not know"
-    )]
-    Parity { measured: f64, tolerance: f64 },
-    #[error(
-        "`kv-budget` {budget} leaves no latent: {pairs} rotated pairs of {kv_heads} heads take {needed} elements"
-    )]
-    Budget { budget: usize, pairs: usize, kv_heads: usize, needed: usize },
-    #[error("`rope-pairs` is {wanted}, but there are {has}")]
-    Pairs { wanted: usize, has: usize },
-    #[error(transparent)]
-    Model(#[from] ModelError),
-    #[error(transparent)]
-    Linalg(#[from] LinalgError),
-    #[error("tensor operation failed: {0}")]
-    Tensor(#[from] candle_core::Error),
 }
 
 impl Stage for Svd {
@@ -244,13 +185,27 @@ impl Stage for Svd {
             }
             _ => {}
         }
-        let explicit = self.layout != Layout::A && self.kv_lora_rank.is_some();
-        if explicit != self.rope_pairs.is_some() {
-            return Err(Invalid::new(
-                "rope-pairs",
-                "`rope-pairs` goes with `kv-lora-rank` and layout `b` or `d`",
-            )
-            .hint("layout `a` rotates all pairs, and `kv-budget` chooses their number"));
+        let layout = self.layout.unwrap_or(self.method.pieces().layout);
+        let chooses = matches!(layout, Layout::B | Layout::D);
+        match (chooses, self.rope_pairs) {
+            (false, Some(_)) => {
+                return Err(Invalid::new("rope-pairs", "`rope-pairs` goes with layout `b` or `d`").hint(
+                    "layout `a` rotates all pairs, and `recompute` rotates keys after they were made",
+                ));
+            }
+            (true, None) if self.kv_lora_rank.is_some() => {
+                return Err(Invalid::new("rope-pairs", "`kv-lora-rank` needs `rope-pairs` beside it")
+                    .hint("`kv-budget` chooses both"));
+            }
+            _ => {}
+        }
+        self.check_rotary(layout)?;
+        if let Some(search) = &self.search {
+            let good = self.kv_budget.is_some() && self.measure > 0 && !search.kv_budget.contains(&0);
+            if !good || search.kv_budget.is_empty() {
+                return Err(Invalid::new("search", "`search` compares budgets above 0 by measuring them")
+                    .hint("it goes with `kv-budget`, and with a `measure` above 0"));
+            }
         }
         if self.convert_swa {
             return Err(Invalid::new(
@@ -272,15 +227,38 @@ impl Stage for Svd {
         let checkpoint = self.model.load(cx, "model")?;
         let moments = self.moments.load(cx, "moments")?;
         let config = Config::parse(&checkpoint.config).map_err(Failure::stage)?;
-        let sources = self.sources(cx, &checkpoint, &config, &moments)?;
-        let job = Job { svd: self, cx, checkpoint: &checkpoint, config: &config, sources: &sources };
+        let original = 2 * config.num_key_value_heads * config.head_dim;
+        let budgets = self.search.iter().flat_map(|search| &search.kv_budget).chain(&self.kv_budget);
+        if let Some(&budget) = budgets.into_iter().find(|&&budget| budget > original) {
+            return Err(Failure::stage(SvdError::TooLarge { budget, original }));
+        }
+        let pieces = self.pieces(&config).map_err(Failure::stage)?;
+        if moments.about.tokens <= config.hidden_size {
+            cx.progress.say(&format!(
+                "the moments rest on {} tokens, fewer than the {} inputs of a layer: raise `max-tokens` of `analyze`",
+                moments.about.tokens, config.hidden_size
+            ));
+        }
+        let sources = self.sources(cx, (&checkpoint, &config), &pieces, &moments)?;
+        let job = Job {
+            svd: self,
+            cx,
+            checkpoint: &checkpoint,
+            config: &config,
+            sources: &sources,
+            pieces: &pieces,
+        };
         let parity = job.parity()?;
-        let mut splits = job.splits()?;
-        if splits.len() > 1 {
+        let mut splits = job.splits(self.kv_budget)?;
+        if splits.len() > 1 || self.search.is_some() {
             job.measure(&mut splits, &moments.held_out)?;
         }
-        let best = budget::choose(&mut splits);
-        let report = report::write(&job, &moments, parity, (&splits, best));
+        let mut best = budget::choose(&mut splits);
+        let curve = job.curve(&splits[best].candidate, &moments.held_out)?;
+        if self.layer_budgets != LayerBudgets::Uniform {
+            best = job.redivide(&mut splits, best, &moments.held_out)?;
+        }
+        let report = report::write(&job, &moments, (parity, curve), (&splits, best));
         report::say(cx, &report);
         save::save(&job, &job.variant(&splits[best]))?;
         report.save(&cx.output("report")).map_err(Failure::stage)
@@ -288,11 +266,56 @@ impl Stage for Svd {
 }
 
 impl Svd {
+    /// The method's pieces with what the user set in their place.
+    fn pieces(&self, config: &Config) -> Result<Pieces, SvdError> {
+        let published = self.method.pieces();
+        let pairs = config.head_dim / 2;
+        if let Some(&fold) = self.freqfold.iter().find(|&&fold| !pairs.is_multiple_of(fold)) {
+            return Err(SvdError::Freqfold(fold, pairs));
+        }
+        let freqfold = if self.freqfold.is_empty() { published.freqfold } else { self.freqfold.clone() };
+        Ok(Pieces {
+            layout: self.layout.unwrap_or(published.layout),
+            rotary_basis: self.rotary_basis.unwrap_or(published.rotary_basis),
+            rotary_choice: self.rotary_choice.unwrap_or(published.rotary_choice),
+            freqfold: freqfold.into_iter().filter(|fold| pairs.is_multiple_of(*fold)).collect(),
+            query_weights: self.query_weights.unwrap_or(published.query_weights),
+            multiplier: self.multiplier.unwrap_or(published.multiplier),
+            token_weights: self.token_weights.unwrap_or(published.token_weights),
+            metric: self.metric.unwrap_or(published.metric),
+            latent: self.latent.unwrap_or(published.latent),
+            own_splits: self.own_splits.unwrap_or(published.own_splits),
+        })
+    }
+
+    /// Pieces that only components across heads have.
+    fn check_rotary(&self, layout: Layout) -> Result<(), Invalid> {
+        let published = self.method.pieces();
+        let basis = self.rotary_basis.unwrap_or(published.rotary_basis);
+        let choice = self.rotary_choice.unwrap_or(published.rotary_choice);
+        let set = [
+            ("rotary-basis", self.rotary_basis.is_some()),
+            ("rotary-choice", self.rotary_choice.is_some()),
+            ("freqfold", !self.freqfold.is_empty()),
+        ];
+        if let Some((name, _)) = set.iter().find(|(_, set)| *set && layout != Layout::D) {
+            return Err(Invalid::new(*name, format!("`{name}` goes with layout `d`")));
+        }
+        if self.freqfold.contains(&0) {
+            return Err(Invalid::new("freqfold", "a group of frequencies has at least one"));
+        }
+        if (choice == RotaryChoice::Norm) && basis != RotaryBasis::Heads {
+            return Err(Invalid::new("rotary-choice", "`norm` compares the keys of single heads")
+                .hint("it goes with `rotary-basis = \"heads\"`"));
+        }
+        Ok(())
+    }
+
     fn sources(
         &self,
         cx: &Cx<'_>,
-        checkpoint: &Checkpoint,
-        config: &Config,
+        (checkpoint, config): (&Checkpoint, &Config),
+        pieces: &Pieces,
         moments: &Moments,
     ) -> Result<Vec<Source>, Failure> {
         let full = (0..config.layers.len()).filter(|&i| config.layers[i] == LayerKind::Full);
@@ -304,18 +327,11 @@ impl Svd {
         if !missing.is_empty() {
             return Err(Failure::stage(SvdError::NoMoments(missing)));
         }
-        let options = Options {
-            layout: self.layout,
-            metric: self.metric,
-            tokens: self.token_weights,
-            multiplier: self.multiplier,
-            damping: self.damping.0,
-        };
         cx.progress.phase("reading moments", Some(full.len() as u64), "layers");
         let read = |layer: usize| {
             cx.check_stop()?;
             let sums = moments.layer(layer).map_err(Failure::stage)?;
-            let source = Source::read(checkpoint, config, (layer, &sums), options);
+            let source = Source::read(checkpoint, config, (layer, &sums), (pieces, self.damping.0));
             cx.progress.advance(1);
             source.map_err(Failure::stage)
         };

@@ -2,14 +2,19 @@
 
 use crate::{
     artifact::{
-        conversion::{Cache, Conversion, Converted, Parity},
+        conversion::{Cache, Candidate, Conversion, Converted, Parity},
         moments::Moments,
     },
     engine::action::Cx,
     model::{Config, config::LayerKind},
 };
 
-use super::{Layout, budget::Split, job::Job, source::Source};
+use super::{
+    budget::Split,
+    job::Job,
+    pieces::{LatentKind, Layout},
+    source::Source,
+};
 
 /// Bytes of a cached BF16 element.
 const ELEMENT_BYTES: usize = 2;
@@ -18,26 +23,32 @@ const ELEMENT_BYTES: usize = 2;
 pub(super) fn write(
     job: &Job<'_>,
     moments: &Moments,
-    parity: Parity,
+    (parity, curve): (Parity, Vec<Candidate>),
     (splits, best): (&[Split], usize),
 ) -> Conversion {
     let split = &splits[best];
     let about = &moments.about;
     let layers: Vec<Converted> =
         job.sources.iter().enumerate().map(|(i, s)| converted(s, split, i)).collect();
+    let latent = match job.pieces.latent {
+        LatentKind::Joint => "joint latent of un-rotated keys and values",
+        LatentKind::Separate => "latents of un-rotated keys and of values",
+    };
     Conversion {
-        layout: match job.svd.layout {
+        method: job.svd.method.name().to_owned(),
+        layout: match job.pieces.layout {
             Layout::A => "a",
             Layout::B => "b",
             Layout::D => "d",
+            Layout::Recompute => "recompute",
         }
         .to_owned(),
-        method: format!(
-            "joint latent of un-rotated keys and values; {} calibration tokens in {} sequences of at most {} tokens; \
-             uncentred second moments with biases, f64",
+        calibration: format!(
+            "{latent}; {} calibration tokens in {} sequences of at most {} tokens; uncentred second moments with biases, f64",
             about.tokens, about.sequences, about.max_length
         ),
         parity,
+        curve,
         cache: cache(job.config, &layers, job.svd.context),
         layers,
         candidates: if splits.len() > 1 {
@@ -50,15 +61,14 @@ pub(super) fn write(
 
 fn converted(source: &Source, split: &Split, i: usize) -> Converted {
     let (part, sizes) = (&split.parts[i], source.sizes);
-    let latent = part.rotated.latent(split.rank);
     Converted {
         layer: source.layer,
-        rope_pairs: latent.rope_pairs,
-        kv_lora_rank: latent.kv_lora_rank,
+        rope_pairs: part.rotated.latent(part.rank).map_or(vec![], |latent| latent.rope_pairs),
+        kv_lora_rank: part.rank,
         latent_error: if part.content > 0.0 { part.latent_error / part.content } else { 0.0 },
         rope_error: part.rope_error / source.everything.max(f64::MIN_POSITIVE),
         kv_elements_before: 2 * sizes.kv_heads * sizes.d,
-        kv_elements_after: split.rank + part.rotated.elements(sizes),
+        kv_elements_after: part.rank + part.rotated.elements(sizes),
     }
 }
 
@@ -90,20 +100,34 @@ pub(super) fn say(cx: &Cx<'_>, report: &Conversion) {
     for c in &report.candidates {
         let kl = c.kl.map_or(String::new(), |kl| format!(", KL {kl:.4}"));
         let mark = if c.chosen { " ←" } else { "" };
+        let folded =
+            if c.freqfold > 1 { format!(" of {} frequencies each", c.freqfold) } else { String::new() };
+        let range = c.layers.iter().min().zip(c.layers.iter().max());
+        let each = range.map_or(String::new(), |(least, most)| format!(", {least} to {most} by layer"));
+        let range = c.pairs_by_layer.iter().min().zip(c.pairs_by_layer.iter().max());
+        let pairs = range.map_or(c.rope_pairs.to_string(), |(least, most)| format!("{least} to {most}"));
         cx.progress.say(&format!(
-            "split: {} rotated pairs + rank {} = {} elements, predicted error {:.3} %{kl}{mark}",
-            c.rope_pairs,
+            "split: {} rotated pairs{folded} + rank {} = {} elements{each}, predicted error {:.3} %{kl}{mark}",
+            pairs,
             c.kv_lora_rank,
             c.kv_elements,
             100.0 * c.predicted
         ));
     }
+    cx.progress.say(&arithmetic(&report.cache));
+    for c in &report.curve {
+        let kl = c.kl.map_or("not measured".to_owned(), |kl| format!("KL {kl:.4}"));
+        cx.progress.say(&format!(
+            "search: {} elements, {kl}, {} rotated pairs + rank {}",
+            c.kv_elements, c.rope_pairs, c.kv_lora_rank
+        ));
+    }
     for layer in &report.layers {
         let cut = 1.0 - layer.kv_elements_after as f64 / layer.kv_elements_before as f64;
         cx.progress.say(&format!(
-            "layer {}: rotated pairs {:?} + rank {} = {} of {} elements (−{:.1} %), latent error {:.3} %, rope error {:.3} %",
+            "layer {}: {} + rank {} = {} of {} elements (−{:.1} %), latent error {:.3} %, rope error {:.3} %",
             layer.layer,
-            layer.rope_pairs,
+            rotated(&report.layout, &layer.rope_pairs),
             layer.kv_lora_rank,
             layer.kv_elements_after,
             layer.kv_elements_before,
@@ -114,9 +138,49 @@ pub(super) fn say(cx: &Cx<'_>, report: &Conversion) {
     }
 }
 
+/// The arithmetic of the cache in words: why sliding-window layers stay as they are.
+fn arithmetic(cache: &Cache) -> String {
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let sliding = if cache.sliding_bytes == 0 {
+        String::new()
+    } else {
+        let share = 100.0 * cache.sliding_bytes as f64 / cache.bytes_before.max(1) as f64;
+        format!(
+            "; of that sliding-window layers hold {:.2} MiB ({share:.2} % of the original's) at any length, and stay as they are",
+            mib(cache.sliding_bytes)
+        )
+    };
+    format!(
+        "cache of {} tokens in BF16: {:.1} MiB, before {:.1} MiB{sliding}",
+        cache.context,
+        mib(cache.bytes_after),
+        mib(cache.bytes_before)
+    )
+}
+
+/// What stays rotated, in words.
+fn rotated(layout: &str, rope_pairs: &[usize]) -> String {
+    match layout {
+        "recompute" => "keys made again".to_owned(),
+        "d" => {
+            let mut frequencies = rope_pairs.to_vec();
+            frequencies.dedup();
+            format!("{} rotated components at {} frequencies", rope_pairs.len(), frequencies.len())
+        }
+        _ => format!("rotated pairs {rope_pairs:?}"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_stays_rotated_is_listed_for_heads_and_counted_for_components() {
+        assert_eq!(rotated("b", &[0, 3]), "rotated pairs [0, 3]");
+        assert_eq!(rotated("d", &[0, 0, 3]), "3 rotated components at 2 frequencies");
+        assert_eq!(rotated("recompute", &[]), "keys made again");
+    }
 
     fn config(window: usize) -> Config {
         Config::parse(&serde_json::json!({"model_type": "gpt_oss", "hidden_size": 32, "vocab_size": 8,
@@ -124,6 +188,25 @@ mod tests {
             "num_hidden_layers": 4, "num_local_experts": 2, "num_experts_per_tok": 1, "rms_norm_eps": 1e-5,
             "sliding_window": window, "rope_theta": 1000.0}))
         .unwrap()
+    }
+
+    /// GPT-OSS 20B: 12 of 24 layers slide over 128 tokens, each token has 1,024 elements in a layer.
+    #[test]
+    fn the_arithmetic_of_published_sizes() {
+        let cache = Cache {
+            context: 131_072,
+            sliding_bytes: 12 * 128 * 2048,
+            bytes_before: 12 * (128 + 131_072) * 2048,
+            bytes_after: 12 * (128 * 2048 + 131_072 * 1152),
+            ..Cache::default()
+        };
+        assert_eq!(
+            arithmetic(&cache),
+            "cache of 131072 tokens in BF16: 1731.0 MiB, before 3075.0 MiB; of that sliding-window layers hold 3.00 MiB \
+             (0.10 % of the original's) at any length, and stay as they are"
+        );
+        let none = arithmetic(&Cache { sliding_bytes: 0, ..cache });
+        assert!(none.ends_with("before 3075.0 MiB"), "{none}");
     }
 
     #[test]

@@ -2,33 +2,25 @@
 //!
 //! All errors are squared errors of the attention block's output, summed over the calibration tokens, to second order.
 
+use std::{collections::BTreeMap, sync::OnceLock};
+
 use faer::{Mat, MatRef, c64};
 
 use crate::{
     artifact::{checkpoint::Checkpoint, moments::LayerMoments},
-    math::{
-        linalg::{LinalgError, Roots, congruence, product, roots},
-        low_rank::Components,
-    },
+    math::linalg::{LinalgError, Roots, congruence, product},
     model::Config,
     stage::weights::Projections,
 };
 
 use super::{
-    Layout, Metric, Multiplier, SvdError, TokenWeights,
+    content::Content,
+    error::SvdError,
+    metric,
+    pieces::{LatentKind, Layout, Pieces, RotaryChoice, TokenWeights},
     rotated::Rotated,
-    shared::{Component, Frequency, Shared},
+    shared::{self, Component, Group, How},
 };
-
-/// What the user chose about errors.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Options {
-    pub(super) layout: Layout,
-    pub(super) metric: Metric,
-    pub(super) tokens: TokenWeights,
-    pub(super) multiplier: Multiplier,
-    pub(super) damping: f64,
-}
 
 /// Sizes that a conversion needs.
 #[derive(Debug, Clone, Copy)]
@@ -73,19 +65,24 @@ impl Sizes {
 pub(super) struct Source {
     pub(super) layer: usize,
     pub(super) sizes: Sizes,
-    options: Options,
+    pub(super) pieces: Pieces,
+    pub(super) damping: f64,
     /// Mean `y yᵀ` under the token weights, with `y` = [m · all keys; all values].
-    sigma: Mat<f64>,
+    pub(super) sigma: Mat<f64>,
     /// Metric of the values [kv heads · d, kv heads · d].
-    values: Mat<f64>,
+    pub(super) values: Mat<f64>,
     /// `Σ G q qᵀ` per query head [d, d], after the static multipliers.
-    queries: Vec<Mat<f64>>,
+    pub(super) queries: Vec<Mat<f64>>,
+    /// The roots of the metric of all keys and values, once somebody asked.
+    pub(super) whole: OnceLock<Roots>,
     /// Cosine and sine of the static multiplier of each query head and pair, as folded into the queries `[heads][pairs]`.
     pub(super) multipliers: Vec<Vec<(f64, f64)>>,
     /// Predicted error of leaving each pair un-rotated.
     pub(super) turning: Vec<f64>,
-    /// With layout `d`: what heads share at each frequency.
-    pub(super) shared: Option<Shared>,
+    /// With layout `d`: what heads share at each group of frequencies, by the size of a group; 1 is always there.
+    pub(super) shared: BTreeMap<usize, Vec<Vec<Component>>>,
+    /// Where the choice goes by norms: the product of query and key norm of each key/value head and pair.
+    pub(super) norms: Vec<Vec<f64>>,
     /// The squared output error of dropping keys and values altogether: the unit of relative errors.
     pub(super) everything: f64,
 }
@@ -96,7 +93,7 @@ impl Source {
         checkpoint: &Checkpoint,
         config: &Config,
         (layer, moments): (usize, &LayerMoments),
-        options: Options,
+        (pieces, damping): (&Pieces, f64),
     ) -> Result<Self, SvdError> {
         let sizes = Sizes::of(config);
         let dim = sizes.hidden + 1;
@@ -109,34 +106,48 @@ impl Source {
         if moments.weights != projections.fingerprint {
             return Err(SvdError::OtherModel { layer });
         }
+        let sums = [&moments.plain, &moments.attended, &moments.overlap, &moments.query, &moments.gauss];
+        if sums.iter().any(|sum| sum.iter().any(|x| !x.is_finite())) {
+            return Err(SvdError::NotFinite { layer });
+        }
         let mean = |sums: &[f64]| {
             let total = sums[dim * dim - 1].max(f64::MIN_POSITIVE);
             Mat::from_fn(dim, dim, |i, j| sums[i * dim + j] / total)
         };
-        let moment = match options.tokens {
+        let moment = match pieces.token_weights {
             TokenWeights::Attention => mean(&moments.attended),
             TokenWeights::None => mean(&moments.plain),
             TokenWeights::Both => 0.5 * (mean(&moments.attended) + mean(&moments.plain)),
+            TokenWeights::Weights => Mat::identity(dim, dim),
         };
-        let turns = moments.turns(&config.rope.inv_freq(sizes.d));
-        let multipliers = multipliers(&turns, sizes, options.multiplier);
+        let inv_freq = config.rope.inv_freq(sizes.d);
+        let turns = moments.turns(&inv_freq);
+        let multipliers = metric::multipliers(&turns, sizes, pieces.multiplier);
         let mut source = Self {
             layer,
             sizes,
-            options,
-            values: value_metric(&projections, &moments.overlap, sizes),
-            queries: queries(moments, sizes, &multipliers),
+            pieces: pieces.clone(),
+            damping,
+            values: metric::value_metric(&projections, &moments.overlap, sizes),
+            queries: metric::queries(moments, sizes, &multipliers),
+            whole: OnceLock::new(),
             sigma: Mat::zeros(0, 0),
             multipliers,
             turning: Vec::new(),
-            shared: None,
+            shared: BTreeMap::new(),
+            norms: Vec::new(),
             everything: 0.0,
         };
         let nothing = Rotated::Pairs(Vec::new());
         source.sigma = congruence(source.content(&projections, &nothing).as_ref(), moment.as_ref());
         source.turning = source.turning_errors(moments, &turns);
-        if options.layout == Layout::D {
-            source.shared = Some(Shared::new(&source.frequencies(moments, &turns))?);
+        if pieces.layout == Layout::D {
+            for &fold in pieces.freqfold.iter().chain(&[1]) {
+                source.shared.insert(fold, source.groups(moments, (&turns, &inv_freq), fold)?);
+            }
+        }
+        if pieces.rotary_choice == RotaryChoice::Norm {
+            source.norms = norms(&projections, mean(&moments.plain).as_ref(), sizes);
         }
         source.everything = source.components(&nothing)?.error(0);
         Ok(source)
@@ -144,26 +155,19 @@ impl Source {
 
     /// `y = [m · un-rotated keys; values]` as a map of `x̃`: the un-rotated rows of every key head, then all value rows.
     pub(super) fn content(&self, projections: &Projections, rotated: &Rotated) -> Mat<f64> {
+        let all: Vec<usize> = (0..self.sizes.pairs()).collect();
         match rotated {
             Rotated::Pairs(pairs) => self.rows(projections, &self.sizes.others(pairs)),
-            Rotated::Shared(components) => {
-                let all: Vec<usize> = (0..self.sizes.pairs()).collect();
-                product(self.rest(components).as_ref(), self.rows(projections, &all).as_ref())
+            Rotated::Recomputed => self.rows(projections, &all),
+            Rotated::Shared { kept, .. } => {
+                product(self.rest(kept).as_ref(), self.rows(projections, &all).as_ref())
             }
         }
     }
 
-    /// What heads share.
-    ///
-    /// # Panics
-    /// With a layout in which they share nothing.
-    pub(super) fn across_heads(&self) -> &Shared {
-        self.shared.as_ref().expect("there with layout d")
-    }
-
     /// What is left of keys and values [2 · kv heads · d, 2 · kv heads · d] without some shared components.
     fn rest(&self, rotated: &[Component]) -> Mat<f64> {
-        let keys = self.across_heads().rest(rotated, self.sizes);
+        let keys = shared::rest(rotated, self.sizes);
         let n = keys.nrows();
         let mut rest = Mat::identity(2 * n, 2 * n);
         rest.as_mut().submatrix_mut(0, 0, n, n).copy_from(&keys);
@@ -185,77 +189,48 @@ impl Source {
         })
     }
 
-    /// The components of un-rotated keys and values together, when what is `rotated` stays outside.
-    pub(super) fn components(&self, rotated: &Rotated) -> Result<Components, LinalgError> {
+    /// The components of un-rotated keys and values, when what is `rotated` stays outside.
+    pub(super) fn components(&self, rotated: &Rotated) -> Result<Content, LinalgError> {
         let Sizes { kv_heads, d, .. } = self.sizes;
-        let pairs = match rotated {
-            Rotated::Pairs(pairs) => pairs,
-            Rotated::Shared(components) => {
-                let sigma = congruence(self.rest(components).as_ref(), self.sigma.as_ref());
-                return Components::new(sigma.as_ref(), self.roots(&[])?);
+        let n = kv_heads * d;
+        let kind = self.pieces.latent;
+        let roots = self.roots(rotated)?;
+        let useful = self.useful(rotated);
+        match rotated {
+            Rotated::Recomputed => Content::new(kind, self.sigma.as_ref(), roots, (n, useful)),
+            Rotated::Shared { kept, .. } => {
+                let sigma = congruence(self.rest(kept).as_ref(), self.sigma.as_ref());
+                Content::new(kind, sigma.as_ref(), roots, (n, useful))
             }
-        };
-        let dims = self.sizes.dims(&self.sizes.others(pairs));
-        let keys = (0..kv_heads).flat_map(|g| dims.iter().map(move |dim| (g, *dim)));
-        // Rows of the full content: its keys are in the order of `dims(all)`, which is 0 to d − 1.
-        let rows: Vec<usize> =
-            keys.map(|(g, dim)| g * d + dim).chain(kv_heads * d..2 * kv_heads * d).collect();
-        let sigma = Mat::from_fn(rows.len(), rows.len(), |i, j| self.sigma[(rows[i], rows[j])]);
-        Components::new(sigma.as_ref(), self.roots(pairs)?)
+            Rotated::Pairs(pairs) => {
+                let dims = self.sizes.dims(&self.sizes.others(pairs));
+                let keys = (0..kv_heads).flat_map(|g| dims.iter().map(move |dim| (g, *dim)));
+                // Rows of the full content: its keys are in the order of `dims(all)`, which is 0 to d − 1.
+                let rows: Vec<usize> = keys.map(|(g, dim)| g * d + dim).chain(n..2 * n).collect();
+                let sigma = Mat::from_fn(rows.len(), rows.len(), |i, j| self.sigma[(rows[i], rows[j])]);
+                let keys = kv_heads * dims.len();
+                Content::new(kind, sigma.as_ref(), roots, (keys, useful))
+            }
+        }
     }
 
     /// The most latent channels that can carry anything: the rows of the content, or the inputs and the bias.
     pub(super) fn useful_rank(&self, rotated: &Rotated) -> usize {
         let Sizes { kv_heads, d, hidden, .. } = self.sizes;
-        (2 * kv_heads * d - rotated.elements(self.sizes)).min(hidden + 1)
-    }
-
-    /// Predicted error of all that is not rotated.
-    pub(super) fn rope_error(&self, rotated: &Rotated) -> f64 {
-        match rotated {
-            Rotated::Pairs(pairs) => self.sizes.others(pairs).iter().map(|&pair| self.turning[pair]).sum(),
-            Rotated::Shared(kept) => {
-                let shared = self.across_heads();
-                let gone = shared.all().into_iter().filter(|at| !kept.contains(at));
-                gone.map(|at| shared.cost(at)).sum()
+        match self.pieces.latent {
+            LatentKind::Joint => (2 * kv_heads * d - rotated.elements(self.sizes)).min(hidden + 1),
+            LatentKind::Separate => {
+                let (keys, values) = self.useful(rotated);
+                keys + values
             }
         }
     }
 
-    /// The roots of the metric: block diagonal, one block per key head, one for all values.
-    fn roots(&self, rotated: &[usize]) -> Result<Roots, LinalgError> {
-        let Sizes { heads, kv_heads, d, concentration, .. } = self.sizes;
-        let dims = self.sizes.dims(&self.sizes.others(rotated));
-        let width = kv_heads * (dims.len() + d);
-        if self.options.metric == Metric::Plain {
-            return Ok(Roots { root: Mat::identity(width, width), inverse: Mat::identity(width, width) });
-        }
-        let per = heads / kv_heads;
-        let scale = concentration.powi(2) / d as f64;
-        let mut blocks: Vec<Mat<f64>> = Vec::new();
-        for g in (0..kv_heads).filter(|_| !dims.is_empty()) {
-            let of = |i: usize, j: usize| {
-                let sum: f64 = (g * per..(g + 1) * per).map(|h| self.queries[h][(dims[i], dims[j])]).sum();
-                scale * sum
-            };
-            blocks.push(Mat::from_fn(dims.len(), dims.len(), of));
-        }
-        blocks.push(self.values.clone());
-        let mut out = Roots { root: Mat::zeros(width, width), inverse: Mat::zeros(width, width) };
-        let mut at = 0;
-        // The floor under all blocks is one number, so that their balance stays what it is.
-        let trace = |m: &Mat<f64>| (0..m.nrows()).map(|i| m[(i, i)]).sum::<f64>();
-        let mean = blocks.iter().map(trace).sum::<f64>() / width as f64;
-        for block in blocks {
-            let n = block.nrows();
-            let own = trace(&block) / n as f64;
-            let damping = self.options.damping * own.max(1e-3 * mean).max(f64::MIN_POSITIVE);
-            let roots = roots(block.as_ref(), damping)?;
-            out.root.as_mut().submatrix_mut(at, at, n, n).copy_from(&roots.root);
-            out.inverse.as_mut().submatrix_mut(at, at, n, n).copy_from(&roots.inverse);
-            at += n;
-        }
-        Ok(out)
+    /// The same of keys and of values alone.
+    fn useful(&self, rotated: &Rotated) -> (usize, usize) {
+        let Sizes { kv_heads, d, hidden, .. } = self.sizes;
+        let keys = (kv_heads * d - rotated.elements(self.sizes)).min(hidden + 1);
+        (keys, (kv_heads * d).min(hidden + 1))
     }
 
     /// Of each pair: what it costs to replace its rotation by the static multiplier, if phases of queries and keys are spread.
@@ -276,7 +251,7 @@ impl Source {
     /// How much a squared error of the key of pair `j` counts to query head `h`; one YaRN factor of the logit's two squared is in `sigma`.
     fn weight(&self, moments: &LayerMoments, h: usize, j: usize) -> f64 {
         let Sizes { heads, kv_heads, d, concentration, .. } = self.sizes;
-        if self.options.metric == Metric::Plain {
+        if !self.pieces.query_weights {
             return kv_heads as f64 / heads as f64;
         }
         let of = |at: usize| moments.query[(h * d + at) * d + at];
@@ -290,66 +265,67 @@ impl Source {
         (1.0 + c * c + s * s - 2.0 * (c * turn_cos[at] + s * turn_sin[at])).max(0.0)
     }
 
-    /// What matters at each frequency to components across heads.
-    fn frequencies(&self, moments: &LayerMoments, turns: &(Vec<f64>, Vec<f64>)) -> Vec<Frequency> {
+    /// The components of every group of `fold` adjacent frequencies.
+    fn groups(
+        &self,
+        moments: &LayerMoments,
+        (turns, inv_freq): (&(Vec<f64>, Vec<f64>), &[f64]),
+        fold: usize,
+    ) -> Result<Vec<Vec<Component>>, LinalgError> {
         let Sizes { heads, kv_heads, d, .. } = self.sizes;
-        let half = d / 2;
-        let of = |j: usize| Frequency {
-            keys: Mat::from_fn(kv_heads, kv_heads, |g, o| {
-                let (a, b) = (g * d + j, o * d + j);
-                let at = |i: usize, k: usize| self.sigma[(a + i * half, b + k * half)];
-                c64::new(at(0, 0) + at(1, 1), at(1, 0) - at(0, 1))
-            }),
-            weights: (0..heads).map(|h| self.weight(moments, h, j)).collect(),
-            misses: (0..heads).map(|h| self.miss(turns, h, j)).collect(),
+        let half = self.sizes.pairs();
+        let Pieces { rotary_basis: basis, query_weights, .. } = self.pieces;
+        let how = How { basis, query_weights, kv_heads };
+        let group = |first: usize| {
+            let pairs = first..(first + fold).min(half);
+            let row = |at: usize| (at % kv_heads) * d + first + at / kv_heads;
+            let n = pairs.len() * kv_heads;
+            let group = Group {
+                keys: Mat::from_fn(n, n, |i, j| {
+                    let at = |k: usize, o: usize| self.sigma[(row(i) + k * half, row(j) + o * half)];
+                    c64::new(at(0, 0) + at(1, 1), at(1, 0) - at(0, 1))
+                }),
+                weights: pairs
+                    .clone()
+                    .map(|j| (0..heads).map(|h| self.weight(moments, h, j)).collect())
+                    .collect(),
+                misses: pairs.clone().map(|j| (0..heads).map(|h| self.miss(turns, h, j)).collect()).collect(),
+                drifts: drifts(moments, &inv_freq[pairs.clone()], heads),
+                pairs,
+            };
+            group.components(how)
         };
-        (0..half).map(of).collect()
+        (0..half).step_by(fold).map(group).collect()
     }
 }
 
-/// `Σ_h,h' overlap · W_O,hᵀ W_O,h'` over the query heads of each pair of key/value heads.
-fn value_metric(projections: &Projections, overlap: &[f64], sizes: Sizes) -> Mat<f64> {
+/// `E |e^(−iθ_i Δ) − e^(−iθ_j Δ)|²` of each two frequencies and each query head; nothing for one frequency.
+fn drifts(moments: &LayerMoments, inv_freq: &[f64], heads: usize) -> Vec<Vec<Vec<f64>>> {
+    if inv_freq.len() == 1 {
+        return Vec::new();
+    }
+    let of = |a: f64| {
+        let apart: Vec<f64> = inv_freq.iter().map(|b| a - b).collect();
+        let (cos, _) = moments.turns(&apart);
+        let head = |j: usize, h: usize| (2.0 - 2.0 * cos[h * apart.len() + j]).max(0.0);
+        (0..apart.len()).map(|j| (0..heads).map(|h| head(j, h)).collect()).collect()
+    };
+    inv_freq.iter().map(|&a| of(a)).collect()
+}
+
+/// The product of the root mean squares of queries and keys of each key/value head and pair.
+fn norms(projections: &Projections, moment: MatRef<'_, f64>, sizes: Sizes) -> Vec<Vec<f64>> {
     let Sizes { heads, kv_heads, d, .. } = sizes;
+    let squares = |w: &Mat<f64>| -> Vec<f64> {
+        let seen = product(w.as_ref(), moment);
+        (0..w.nrows()).map(|i| (0..w.ncols()).map(|j| seen[(i, j)] * w[(i, j)]).sum()).collect()
+    };
+    let (q, k) = (squares(&projections.q), squares(&projections.k));
+    let pair = |x: &[f64], head: usize, j: usize| x[head * d + j] + x[head * d + j + d / 2];
     let per = heads / kv_heads;
-    let gram = product(projections.o.transpose(), projections.o.as_ref());
-    Mat::from_fn(kv_heads * d, kv_heads * d, |i, j| {
-        let (g, o) = (i / d, j / d);
-        let pairs = (g * per..(g + 1) * per).flat_map(|h| (o * per..(o + 1) * per).map(move |k| (h, k)));
-        pairs.map(|(h, k)| overlap[h * heads + k] * gram[(h * d + i % d, k * d + j % d)]).sum()
-    })
-}
-
-/// The constant that stands in for the rotation of each head and pair: mean cosine and sine of the angle, weighted by how much a
-/// logit's error matters.
-fn multipliers(
-    (turn_cos, turn_sin): &(Vec<f64>, Vec<f64>),
-    sizes: Sizes,
-    kind: Multiplier,
-) -> Vec<Vec<(f64, f64)>> {
-    let half = sizes.pairs();
-    let one = |h: usize, j: usize| match kind {
-        Multiplier::One => (1.0, 0.0),
-        Multiplier::Real => (turn_cos[h * half + j], 0.0),
-        Multiplier::Complex => (turn_cos[h * half + j], turn_sin[h * half + j]),
+    let norm = |g: usize, j: usize| {
+        let queries: f64 = (g * per..(g + 1) * per).map(|h| pair(&q, h, j)).sum();
+        (queries * pair(&k, g, j)).max(0.0).sqrt()
     };
-    (0..sizes.heads).map(|h| (0..half).map(|j| one(h, j)).collect()).collect()
-}
-
-/// Query moments after the multipliers: pair (a, b) becomes (c a − s b, s a + c b).
-fn queries(moments: &LayerMoments, sizes: Sizes, multipliers: &[Vec<(f64, f64)>]) -> Vec<Mat<f64>> {
-    let (d, half) = (sizes.d, sizes.pairs());
-    let head = |h: usize| {
-        let turn = Mat::from_fn(d, d, |i, j| {
-            let (c, s) = multipliers[h][i % half];
-            match (i / half, j / half) {
-                _ if i % half != j % half => 0.0,
-                (0, 0) | (1, 1) => c,
-                (0, _) => -s,
-                _ => s,
-            }
-        });
-        let moment = MatRef::from_row_major_slice(&moments.query[h * d * d..(h + 1) * d * d], d, d);
-        congruence(turn.as_ref(), moment)
-    };
-    (0..sizes.heads).map(head).collect()
+    (0..kv_heads).map(|g| (0..d / 2).map(|j| norm(g, j)).collect()).collect()
 }

@@ -203,7 +203,8 @@ mod tests {
     #[test]
     fn keys_and_values_are_maps_of_the_inputs() {
         let w = |seed: usize| Mat::from_fn(2, 3, |i, j| ((seed + 3 * i + j) as f64).sin());
-        let p = Projections { q: w(0), k: w(1), v: w(2), o: w(3), fingerprint: String::new() };
+        let p =
+            Projections { q: w(0), k: w(1), v: w(2), o: w(3), qkv_bias: true, fingerprint: String::new() };
         let mut plain = SecondMoment::new(2);
         plain.add(&[1.0, 2.0, -3.0, 0.5], None);
         let sum = keys_values(&p, &plain);

@@ -16,33 +16,41 @@ use crate::{
 pub(super) fn queries(source: &Source, projections: &Projections, components: &[Component]) -> Mat<f64> {
     let Sizes { heads, kv_heads, d, .. } = source.sizes;
     let still = super::queries(source, projections, &[]);
-    let shared = source.across_heads();
     let q = &projections.q;
-    let (half, rope) = (d / 2, 2 * components.len());
-    Mat::from_fn(heads * (d + rope), q.ncols(), |i, j| {
-        let (h, at) = (i / (d + rope), i % (d + rope));
-        if at < d {
-            return still[(h * d + at, j)];
+    let rope = 2 * components.len();
+    let mut out = Mat::zeros(heads * (d + rope), q.ncols());
+    for h in 0..heads {
+        let first = h * (d + rope);
+        out.as_mut().subrows_mut(first, d).copy_from(still.subrows(h * d, d));
+        for (c, component) in components.iter().enumerate() {
+            for term in component.terms.iter().filter(|term| term.head == h / (heads / kv_heads)) {
+                let (real, imaginary) = (first + d + c, first + d + components.len() + c);
+                let row = h * d + term.pair;
+                for j in 0..q.ncols() {
+                    let seen = term.up.conj() * c64::new(q[(row, j)], q[(row + d / 2, j)]);
+                    out[(real, j)] += seen.re;
+                    out[(imaginary, j)] += seen.im;
+                }
+            }
         }
-        let (component, part) = (components[(at - d) % components.len()], (at - d) / components.len());
-        let pair = h * d + component.pair;
-        let seen =
-            shared.up(component, h / (heads / kv_heads)).conj() * c64::new(q[(pair, j)], q[(pair + half, j)]);
-        if part == 0 { seen.re } else { seen.im }
-    })
+    }
+    out
 }
 
 /// Rows of the rotated key.
 pub(super) fn keys(source: &Source, projections: &Projections, components: &[Component]) -> Mat<f64> {
     let d = source.sizes.d;
-    let shared = source.across_heads();
     let k = &projections.k;
-    let down: Vec<Vec<c64>> = components.iter().map(|&at| shared.down(at)).collect();
-    Mat::from_fn(2 * components.len(), k.ncols(), |i, j| {
-        let (which, part) = (i % components.len(), i / components.len());
-        let pair = components[which].pair;
-        let key = |g: usize| c64::new(k[(g * d + pair, j)], k[(g * d + pair + d / 2, j)]);
-        let made: c64 = down[which].iter().enumerate().map(|(g, down)| down * key(g)).sum();
-        if part == 0 { made.re } else { made.im }
-    })
+    let mut out = Mat::zeros(2 * components.len(), k.ncols());
+    for (c, component) in components.iter().enumerate() {
+        for term in component.terms.iter() {
+            let row = term.head * d + term.pair;
+            for j in 0..k.ncols() {
+                let made = term.down * c64::new(k[(row, j)], k[(row + d / 2, j)]);
+                out[(c, j)] += made.re;
+                out[(c + components.len(), j)] += made.im;
+            }
+        }
+    }
+    out
 }

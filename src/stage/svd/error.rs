@@ -1,0 +1,42 @@
+//! What can go wrong in a conversion, in the user's words. Knows no way to convert.
+
+use crate::{math::linalg::LinalgError, model::ModelError};
+
+/// Why a model could not be converted.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum SvdError {
+    #[error("layer {layer}: the moments are those of another model; give `svd` the model that `analyze` saw")]
+    OtherModel { layer: usize },
+    #[error("the moments lack the full-attention layers {0:?}; run `analyze` on all layers")]
+    NoMoments(Vec<usize>),
+    #[error(
+        "layer {layer}: the moments are not finite, so calibration met NaN or infinity; check the model's weights"
+    )]
+    NotFinite { layer: usize },
+    #[error(
+        "`kv-budget` {budget} is above the {original} elements that the original caches per token and layer"
+    )]
+    TooLarge { budget: usize, original: usize },
+    #[error("the model has no full-attention layer to convert")]
+    NothingToConvert,
+    #[error(
+        "the lossless factorisation differs from the original by {measured:.3e} of the largest logit, more than `parity-tolerance` {tolerance:.0e}; this model has a part that the conversion does not know"
+    )]
+    Parity { measured: f64, tolerance: f64 },
+    #[error("`kv-budget` {budget} leaves no latent: {pairs} rotated pairs take {needed} elements")]
+    Budget { budget: usize, pairs: usize, needed: usize },
+    #[error(
+        "`rope-pairs` {wanted} cannot be spread evenly over heads or frequencies; leave it out to see what can"
+    )]
+    Uneven { wanted: usize },
+    #[error("`freqfold` {0} does not divide the {1} frequencies of a head")]
+    Freqfold(usize, usize),
+    #[error("`rope-pairs` is {wanted}, but there are {has}")]
+    Pairs { wanted: usize, has: usize },
+    #[error(transparent)]
+    Model(#[from] ModelError),
+    #[error(transparent)]
+    Linalg(#[from] LinalgError),
+    #[error("tensor operation failed: {0}")]
+    Tensor(#[from] candle_core::Error),
+}
