@@ -16,66 +16,64 @@ const POINTS: [f64; 3] = [0.6, 1.0, 1.6];
 /// Of the tokens that go through those models, every so many is compared: the head is a large part of the work.
 const STRIDE: usize = 4;
 
-impl Job<'_> {
-    /// Adds the split that divides the elements of the best one anew among layers, and returns the better of the two.
-    pub(super) fn redivide(
-        &self,
-        splits: &mut Vec<Split>,
-        best: usize,
-        held_out: &[Vec<u32>],
-    ) -> Result<usize, Failure> {
-        let Some(divided) = self.divide(&splits[best], held_out)? else { return Ok(best) };
-        splits[best].candidate.chosen = false;
-        let mut two = vec![splits.swap_remove(best), divided];
-        self.measure(&mut two, held_out)?;
-        splits.extend(two);
-        Ok(budget::choose(splits))
-    }
+/// Adds the split that divides the elements of the best one anew among layers, and returns the better of the two.
+pub(super) fn redivide(
+    job: &Job<'_>,
+    splits: &mut Vec<Split>,
+    best: usize,
+    held_out: &[Vec<u32>],
+) -> Result<usize, Failure> {
+    let Some(divided) = divide(job, &splits[best], held_out)? else { return Ok(best) };
+    splits[best].candidate.chosen = false;
+    let mut two = vec![splits.swap_remove(best), divided];
+    job.measure(&mut two, held_out)?;
+    splits.extend(two);
+    Ok(budget::choose(splits))
+}
 
-    /// `like` with its elements moved between layers, to where they lower the divergence most. `None` where nothing can be measured.
-    pub(super) fn divide(&self, like: &Split, held_out: &[Vec<u32>]) -> Result<Option<Split>, Failure> {
-        let Some(batch) = whole_sequences(held_out, self.svd.measure_tokens / 2) else { return Ok(None) };
-        let choices: Vec<Choice> = like.parts.iter().map(|part| part.choice).collect();
-        let like = &like.candidate;
-        let rankings = self.rankings(like.freqfold);
-        let kv_heads = self.config.num_key_value_heads;
-        let counts = rankings[0].counts(kv_heads, self.pieces.rotary_choice);
-        let each = budget::each(self.pieces.layout, kv_heads);
-        let scaled = |layer: usize, elements| budget::scaled(choices[layer], &counts, each, elements);
-        let whole = 2 * kv_heads * self.config.head_dim;
-        let near = |share: f64| ((like.kv_elements as f64 * share) as usize).clamp(2, whole);
-        let sizes = POINTS.map(near);
-        let mut alone = Vec::new();
-        for (i, (source, ranking)) in self.sources.iter().zip(&rankings).enumerate() {
-            for elements in sizes {
-                let part = budget::part(source, ranking, scaled(i, elements)).map_err(Failure::stage)?;
-                alone.push((source.layer, part));
-            }
+/// `like` with its elements moved between layers, to where they lower the divergence most. `None` where nothing can be measured.
+fn divide(job: &Job<'_>, like: &Split, held_out: &[Vec<u32>]) -> Result<Option<Split>, Failure> {
+    let Some(batch) = whole_sequences(held_out, job.svd.measure_tokens / 2) else { return Ok(None) };
+    let choices: Vec<Choice> = like.parts.iter().map(|part| part.choice).collect();
+    let like = &like.candidate;
+    let rankings = job.rankings(like.freqfold);
+    let kv_heads = job.config.num_key_value_heads;
+    let counts = rankings[0].counts(kv_heads, job.pieces.rotary_choice);
+    let each = budget::each(job.pieces.layout, kv_heads);
+    let scaled = |layer: usize, elements| budget::scaled(choices[layer], &counts, each, elements);
+    let whole = 2 * kv_heads * job.config.head_dim;
+    let near = |share: f64| ((like.kv_elements as f64 * share) as usize).clamp(2, whole);
+    let sizes = POINTS.map(near);
+    let mut alone = Vec::new();
+    for (i, (source, ranking)) in job.sources.iter().zip(&rankings).enumerate() {
+        for elements in sizes {
+            let part = budget::part(source, ranking, scaled(i, elements)).map_err(Failure::stage)?;
+            alone.push((source.layer, part));
         }
-        let variants: Vec<Variant> = alone.iter().map(|(layer, part)| self.alone(*layer, part)).collect();
-        let label = format!("measuring each layer at {sizes:?} elements on {} held-out tokens", batch.len());
-        let measured = measure::run(self, &variants, &batch, &label)?.kl(self.cx, STRIDE)?;
-        let curve = |kls: &[f64]| Curve::new(sizes.into_iter().zip(kls.iter().copied()).collect());
-        let curves: Vec<Curve> = measured.chunks_exact(sizes.len()).map(curve).collect();
-        let step = (like.kv_elements / 24).max(1).next_power_of_two();
-        let bounds = Bounds {
-            total: like.kv_elements * self.sources.len(),
-            step,
-            least: (like.kv_elements / 3).max(step),
-            most: whole,
-        };
-        let elements = match self.svd.layer_budgets {
-            LayerBudgets::TwoLevel => layers::two_level(&curves, bounds),
-            _ => layers::free(&curves, bounds),
-        };
-        let choices: Vec<Choice> = elements.into_iter().enumerate().map(|(i, n)| scaled(i, n)).collect();
-        Ok(Some(budget::split(self.sources, &rankings, &choices).map_err(Failure::stage)?))
     }
+    let variants: Vec<Variant> = alone.iter().map(|(layer, part)| single(job, *layer, part)).collect();
+    let label = format!("measuring each layer at {sizes:?} elements on {} held-out tokens", batch.len());
+    let measured = measure::run(job, &variants, &batch, &label)?.kl(job.cx, STRIDE)?;
+    let curve = |kls: &[f64]| Curve::new(sizes.into_iter().zip(kls.iter().copied()).collect());
+    let curves: Vec<Curve> = measured.chunks_exact(sizes.len()).map(curve).collect();
+    let step = (like.kv_elements / 24).max(1).next_power_of_two();
+    let bounds = Bounds {
+        total: like.kv_elements * job.sources.len(),
+        step,
+        least: (like.kv_elements / 3).max(step),
+        most: whole,
+    };
+    let elements = match job.svd.layer_budgets {
+        LayerBudgets::TwoLevel => layers::two_level(&curves, bounds),
+        _ => layers::free(&curves, bounds),
+    };
+    let choices: Vec<Choice> = elements.into_iter().enumerate().map(|(i, n)| scaled(i, n)).collect();
+    Ok(Some(budget::split(job.sources, &rankings, &choices).map_err(Failure::stage)?))
+}
 
-    /// The model with only one layer converted.
-    fn alone<'a>(&'a self, layer: usize, part: &'a Part) -> Variant<'a> {
-        let config = self.config_json(&[(layer, part.rotated.clone(), part.rank)]);
-        let attention = move |source: &Source| self.folded(source, part);
-        Variant { config, attention: Box::new(attention), only: Some(layer) }
-    }
+/// The model with only one layer converted.
+fn single<'a>(job: &'a Job<'a>, layer: usize, part: &'a Part) -> Variant<'a> {
+    let config = job.config_json(&[(layer, part.rotated.clone(), part.rank)]);
+    let attention = move |source: &Source| job.folded(source, part);
+    Variant { config, attention: Box::new(attention), only: Some(layer) }
 }

@@ -14,98 +14,96 @@ use crate::{
     stage::weights::Projections,
 };
 
-impl Source {
-    /// The roots of the metric: block diagonal, one block per key head, one for all values.
-    pub(super) fn roots(&self, rotated: &Rotated) -> Result<Roots, LinalgError> {
-        let pairs: &[usize] = match rotated {
-            Rotated::Pairs(pairs) => pairs,
-            Rotated::Shared { .. } | Rotated::Recomputed => &[],
+/// The roots of the metric: block diagonal, one block per key head, one for all values.
+pub(super) fn roots_of(source: &Source, rotated: &Rotated) -> Result<Roots, LinalgError> {
+    let pairs: &[usize] = match rotated {
+        Rotated::Pairs(pairs) => pairs,
+        Rotated::Shared { .. } | Rotated::Recomputed => &[],
+    };
+    let dims = source.sizes.dims(&source.sizes.others(pairs));
+    let keys = source.sizes.kv_heads * dims.len();
+    let width = keys + source.sizes.kv_heads * source.sizes.d;
+    let diagonal = |key: f64| {
+        let of = |key: f64| {
+            Mat::from_fn(width, width, |i, j| match (i == j, i < keys) {
+                (false, _) => 0.0,
+                (true, true) => key,
+                (true, false) => 1.0,
+            })
         };
-        let dims = self.sizes.dims(&self.sizes.others(pairs));
-        let keys = self.sizes.kv_heads * dims.len();
-        let width = keys + self.sizes.kv_heads * self.sizes.d;
-        let diagonal = |key: f64| {
-            let of = |key: f64| {
-                Mat::from_fn(width, width, |i, j| match (i == j, i < keys) {
-                    (false, _) => 0.0,
-                    (true, true) => key,
-                    (true, false) => 1.0,
-                })
-            };
-            Roots { root: of(key), inverse: of(1.0 / key) }
-        };
-        match self.pieces.metric {
-            Metric::Plain => Ok(diagonal(1.0)),
-            Metric::Balanced => Ok(diagonal(1.0 / self.balance(rotated))),
-            Metric::Output if pairs.is_empty() => {
-                // The same for all splits in which no pair of a head is set apart.
-                if let Some(roots) = self.whole.get() {
-                    return Ok(roots.clone());
-                }
-                let roots = self.output_roots(&dims)?;
-                Ok(self.whole.get_or_init(|| roots).clone())
+        Roots { root: of(key), inverse: of(1.0 / key) }
+    };
+    match source.pieces.metric {
+        Metric::Plain => Ok(diagonal(1.0)),
+        Metric::Balanced => Ok(diagonal(1.0 / balance(source, rotated))),
+        Metric::Output if pairs.is_empty() => {
+            // The same for all splits in which no pair of a head is set apart.
+            if let Some(roots) = source.whole.get() {
+                return Ok(roots.clone());
             }
-            Metric::Output => self.output_roots(&dims),
+            let roots = output_roots(source, &dims)?;
+            Ok(source.whole.get_or_init(|| roots).clone())
         }
+        Metric::Output => output_roots(source, &dims),
     }
+}
 
-    /// The mean norm of un-rotated key channels over that of value channels (TransMLA's balance).
-    fn balance(&self, rotated: &Rotated) -> f64 {
-        let n = self.sizes.kv_heads * self.sizes.d;
-        let norm = |at: usize| self.sigma[(at, at)].max(0.0).sqrt();
-        let mean = |norms: Vec<f64>| norms.iter().sum::<f64>() / norms.len().max(1) as f64;
-        let values = mean((n..2 * n).map(norm).collect());
-        let keys = match rotated {
-            Rotated::Pairs(pairs) => {
-                let dims = self.sizes.dims(&self.sizes.others(pairs));
-                let heads = 0..self.sizes.kv_heads;
-                mean(heads.flat_map(|g| dims.iter().map(move |dim| norm(g * self.sizes.d + dim))).collect())
-            }
-            Rotated::Recomputed => mean((0..n).map(norm).collect()),
-            Rotated::Shared { rest, .. } => {
-                let sigma = self.sigma.submatrix(0, 0, n, n);
-                let channels = |component| {
-                    let moment = congruence(shared::rows(component, self.sizes).as_ref(), sigma);
-                    [moment[(0, 0)], moment[(1, 1)]].map(|square| square.max(0.0).sqrt())
-                };
-                mean(rest.iter().flat_map(channels).collect())
-            }
-        };
-        // Keys of which only rounding is left must not be blown up to the size of values.
-        if values > 0.0 { (keys / values).max(1e-6) } else { 1.0 }
-    }
-
-    /// Those of the squared change of the attention output, for keys of the given dimensions of each head.
-    fn output_roots(&self, dims: &[usize]) -> Result<Roots, LinalgError> {
-        let Sizes { heads, kv_heads, d, concentration, .. } = self.sizes;
-        let width = kv_heads * (dims.len() + d);
-        let per = heads / kv_heads;
-        let scale = concentration.powi(2) / d as f64;
-        let mut blocks: Vec<Mat<f64>> = Vec::new();
-        for g in (0..kv_heads).filter(|_| !dims.is_empty()) {
-            let of = |i: usize, j: usize| {
-                let sum: f64 = (g * per..(g + 1) * per).map(|h| self.queries[h][(dims[i], dims[j])]).sum();
-                scale * sum
+/// The mean norm of un-rotated key channels over that of value channels (TransMLA's balance).
+fn balance(source: &Source, rotated: &Rotated) -> f64 {
+    let n = source.sizes.kv_heads * source.sizes.d;
+    let norm = |at: usize| source.sigma[(at, at)].max(0.0).sqrt();
+    let mean = |norms: Vec<f64>| norms.iter().sum::<f64>() / norms.len().max(1) as f64;
+    let values = mean((n..2 * n).map(norm).collect());
+    let keys = match rotated {
+        Rotated::Pairs(pairs) => {
+            let dims = source.sizes.dims(&source.sizes.others(pairs));
+            let heads = 0..source.sizes.kv_heads;
+            mean(heads.flat_map(|g| dims.iter().map(move |dim| norm(g * source.sizes.d + dim))).collect())
+        }
+        Rotated::Recomputed => mean((0..n).map(norm).collect()),
+        Rotated::Shared { rest, .. } => {
+            let sigma = source.sigma.submatrix(0, 0, n, n);
+            let channels = |component| {
+                let moment = congruence(shared::rows(component, source.sizes).as_ref(), sigma);
+                [moment[(0, 0)], moment[(1, 1)]].map(|square| square.max(0.0).sqrt())
             };
-            blocks.push(Mat::from_fn(dims.len(), dims.len(), of));
+            mean(rest.iter().flat_map(channels).collect())
         }
-        blocks.push(self.values.clone());
-        let mut out = Roots { root: Mat::zeros(width, width), inverse: Mat::zeros(width, width) };
-        let mut at = 0;
-        // The floor under all blocks is one number, so that their balance stays what it is.
-        let trace = |m: &Mat<f64>| (0..m.nrows()).map(|i| m[(i, i)]).sum::<f64>();
-        let mean = blocks.iter().map(trace).sum::<f64>() / width as f64;
-        for block in blocks {
-            let n = block.nrows();
-            let own = trace(&block) / n as f64;
-            let damping = self.damping * own.max(1e-3 * mean).max(f64::MIN_POSITIVE);
-            let roots = roots(block.as_ref(), damping)?;
-            out.root.as_mut().submatrix_mut(at, at, n, n).copy_from(&roots.root);
-            out.inverse.as_mut().submatrix_mut(at, at, n, n).copy_from(&roots.inverse);
-            at += n;
-        }
-        Ok(out)
+    };
+    // Keys of which only rounding is left must not be blown up to the size of values.
+    if values > 0.0 { (keys / values).max(1e-6) } else { 1.0 }
+}
+
+/// Those of the squared change of the attention output, for keys of the given dimensions of each head.
+fn output_roots(source: &Source, dims: &[usize]) -> Result<Roots, LinalgError> {
+    let Sizes { heads, kv_heads, d, concentration, .. } = source.sizes;
+    let width = kv_heads * (dims.len() + d);
+    let per = heads / kv_heads;
+    let scale = concentration.powi(2) / d as f64;
+    let mut blocks: Vec<Mat<f64>> = Vec::new();
+    for g in (0..kv_heads).filter(|_| !dims.is_empty()) {
+        let of = |i: usize, j: usize| {
+            let sum: f64 = (g * per..(g + 1) * per).map(|h| source.queries[h][(dims[i], dims[j])]).sum();
+            scale * sum
+        };
+        blocks.push(Mat::from_fn(dims.len(), dims.len(), of));
     }
+    blocks.push(source.values.clone());
+    let mut out = Roots { root: Mat::zeros(width, width), inverse: Mat::zeros(width, width) };
+    let mut at = 0;
+    // The floor under all blocks is one number, so that their balance stays what it is.
+    let trace = |m: &Mat<f64>| (0..m.nrows()).map(|i| m[(i, i)]).sum::<f64>();
+    let mean = blocks.iter().map(trace).sum::<f64>() / width as f64;
+    for block in blocks {
+        let n = block.nrows();
+        let own = trace(&block) / n as f64;
+        let damping = source.damping * own.max(1e-3 * mean).max(f64::MIN_POSITIVE);
+        let roots = roots(block.as_ref(), damping)?;
+        out.root.as_mut().submatrix_mut(at, at, n, n).copy_from(&roots.root);
+        out.inverse.as_mut().submatrix_mut(at, at, n, n).copy_from(&roots.inverse);
+        at += n;
+    }
+    Ok(out)
 }
 
 /// `Σ_h,h' overlap · W_O,hᵀ W_O,h'` over the query heads of each pair of key/value heads.

@@ -256,7 +256,7 @@ impl Stage for Svd {
         let mut best = budget::choose(&mut splits);
         let curve = job.curve(&splits[best].candidate, &moments.held_out)?;
         if self.layer_budgets != LayerBudgets::Uniform {
-            best = job.redivide(&mut splits, best, &moments.held_out)?;
+            best = divide::redivide(&job, &mut splits, best, &moments.held_out)?;
         }
         let report = report::write(&job, &moments, (parity, curve), (&splits, best));
         report::say(cx, &report);

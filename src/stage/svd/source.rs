@@ -194,7 +194,7 @@ impl Source {
         let Sizes { kv_heads, d, .. } = self.sizes;
         let n = kv_heads * d;
         let kind = self.pieces.latent;
-        let roots = self.roots(rotated)?;
+        let roots = metric::roots_of(self, rotated)?;
         let useful = self.useful(rotated);
         match rotated {
             Rotated::Recomputed => Content::new(kind, self.sigma.as_ref(), roots, (n, useful)),

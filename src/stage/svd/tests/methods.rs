@@ -134,7 +134,7 @@ fn scattered(draft: &mut Draft) {
         for at in 0..heads * 8 * width {
             let (head, pair, column) = (at / (8 * width), at / width % 8, at % width);
             let group = if kind == "q_proj" { head / 4 } else { head };
-            let (sin, cos) = ((3 * group + 5 * pair) as f32).sin_cos();
+            let (sin, cos) = (1.5 * group as f32 + 5.0 * pair as f32).sin_cos();
             let (re, im) = ((head * 16 + pair) * width + column, (head * 16 + pair + 8) * width + column);
             let (a, b) = (values[re], values[im]);
             (values[re], values[im]) = (cos * a - sin * b, sin * a + cos * b);
