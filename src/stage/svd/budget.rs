@@ -174,8 +174,13 @@ pub(super) fn choose(splits: &mut [Split]) -> usize {
     best
 }
 
-/// The indices of the `count` splits with the least predicted error, ascending.
-pub(super) fn promising(splits: &[Split], count: usize) -> Vec<usize> {
+/// The indices of `count` splits to measure, ascending: those with the least predicted error; or, where the method's own errors predict no
+/// output, some of all over.
+pub(super) fn promising(splits: &[Split], count: usize, predicts: bool) -> Vec<usize> {
+    if !predicts {
+        let count = count.min(splits.len());
+        return (0..count).map(|i| (2 * i + 1) * splits.len() / (2 * count)).collect();
+    }
     let mut order: Vec<usize> = (0..splits.len()).collect();
     order.sort_by(|&a, &b| splits[a].candidate.predicted.total_cmp(&splits[b].candidate.predicted));
     order.truncate(count);
@@ -223,12 +228,17 @@ mod tests {
     }
 
     #[test]
-    fn the_promising_ones_are_those_with_the_least_predicted_error() {
+    fn the_promising_ones_are_those_with_the_least_predicted_error_or_some_of_all_over() {
         let splits: Vec<Split> = [0.5, 0.1, 0.4, 0.2, 0.2].map(|p| split(p, None)).into();
         for (count, expected) in
             [(0, &[][..]), (1, &[1]), (2, &[1, 3]), (3, &[1, 3, 4]), (9, &[0, 1, 2, 3, 4])]
         {
-            assert_eq!(promising(&splits, count), expected);
+            assert_eq!(promising(&splits, count, true), expected);
+        }
+        for (count, expected) in
+            [(0, &[][..]), (1, &[2]), (2, &[1, 3]), (4, &[0, 1, 3, 4]), (9, &[0, 1, 2, 3, 4])]
+        {
+            assert_eq!(promising(&splits, count, false), expected, "all over");
         }
     }
 }

@@ -10,7 +10,7 @@ use super::{
     error::SvdError,
     fold,
     measure::{self, Variant},
-    pieces::{Dtype, Layout, Pieces},
+    pieces::{Dtype, Layout, Metric, Pieces},
     ranking::Ranking,
     rotated::Rotated,
     source::Source,
@@ -148,7 +148,8 @@ impl Job<'_> {
     /// Measures the most promising splits on held-out sequences.
     pub(super) fn measure(&self, splits: &mut [Split], held_out: &[Vec<u32>]) -> Result<(), Failure> {
         let Some(batch) = whole_sequences(held_out, self.svd.measure_tokens) else { return Ok(()) };
-        let which = budget::promising(splits, self.svd.measure);
+        let predicts = self.pieces.metric == Metric::Output && self.pieces.query_weights;
+        let which = budget::promising(splits, self.svd.measure, predicts);
         if which.is_empty() {
             return Ok(());
         }
