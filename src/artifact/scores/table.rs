@@ -14,8 +14,9 @@ impl Scores {
     /// The table and its protocol in Markdown.
     pub fn markdown(&self) -> String {
         let bar = |cells: &Vec<String>| format!("| {} |", cells.join(" | "));
-        let mut lines: Vec<String> = self.rows().iter().map(bar).collect();
-        lines.insert(1, format!("|---|{}", "---:|".repeat(self.rows()[0].len() - 1)));
+        let rows = self.rows();
+        let mut lines: Vec<String> = rows.iter().map(bar).collect();
+        lines.insert(1, format!("|---|{}", "---:|".repeat(rows[0].len() - 1)));
         lines.push(String::new());
         lines.extend(self.notes());
         lines.join("\n") + "\n"

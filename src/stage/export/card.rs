@@ -16,9 +16,9 @@ pub(super) struct Report<'a> {
     layers: Vec<Layer>,
     kv: Kv,
     sliding_window: usize,
-    /// What the conversion itself reported, when it was given.
     /// Whether heads share a rotated key.
     shared_rope: bool,
+    /// What the conversion itself reported, when it was given.
     conversion: Option<&'a Conversion>,
     scores: &'a Scores,
 }

@@ -121,7 +121,7 @@ pub struct Svd {
     /// held-out text, and puts quality by size into the report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub search: Option<Search>,
-    /// Held-out tokens for that.
+    /// Held-out tokens that splits and budgets are measured on; half of them where each layer is measured by itself.
     #[serde(default = "measure_tokens")]
     pub measure_tokens: usize,
     /// Element type of the new tensors; all others are copied bit for bit.
