@@ -149,11 +149,16 @@ impl Stage for Evaluate {
         let plain = |name: &str| {
             !name.is_empty() && name.chars().all(|c| c.is_ascii_alphanumeric() || "-_.".contains(c))
         };
+        let columns = self.columns();
+        let taken = |name: &str| {
+            ["original", "converted", "healed"].contains(&name)
+                || columns.iter().filter(|column| column.name == name).count() > 1
+        };
         for name in self.variants.keys() {
-            if !plain(name) || ["original", "converted", "healed"].contains(&name.as_str()) {
+            if !plain(name) || taken(name) {
                 return Err(Invalid::new("variants", format!("`{name}` cannot be the name of a variant"))
                     .hint(
-                        "letters, digits, `-`, `_` and `.`; `original`, `converted` and `healed` are taken",
+                        "letters, digits, `-`, `_` and `.`; the names of the models and of their `caches` are taken",
                     ));
             }
         }
@@ -190,6 +195,14 @@ impl Stage for Evaluate {
 /// The column of the original in BF16.
 const NOISE_FLOOR: &str = "bf16-noise";
 
+/// A column of the table: a model, and how it is run.
+struct Column<'a> {
+    name: String,
+    port: String,
+    input: &'a Input<Checkpoint>,
+    storage: Storage,
+}
+
 /// A model to measure.
 struct Model {
     name: String,
@@ -198,47 +211,45 @@ struct Model {
 }
 
 impl Evaluate {
-    /// The original first.
+    /// The original first, then the other models, then the same ones with other caches.
+    fn columns(&self) -> Vec<Column<'_>> {
+        let mut models = vec![("original", &self.original), ("converted", &self.converted)];
+        models.extend(self.healed.as_ref().map(|input| ("healed", input)));
+        let column =
+            |name: String, port: &str, input, storage| Column { name, port: port.to_owned(), input, storage };
+        let mut columns: Vec<Column<'_>> = Vec::new();
+        columns.extend(
+            models.iter().map(|&(name, input)| column(name.to_owned(), name, input, Storage::default())),
+        );
+        let variants = self.variants.iter();
+        columns.extend(variants.map(|(name, input)| {
+            column(name.clone(), &format!("variants.{name}"), input, Storage::default())
+        }));
+        for (name, input) in models {
+            columns.extend(self.caches.iter().map(|&cache| {
+                let storage = Storage { cache, ..Storage::default() };
+                column(format!("{name}-{}", cache.name()), name, input, storage)
+            }));
+        }
+        if self.noise_floor {
+            let storage = Storage { cache: Stored::Bf16, activations: Stored::Bf16 };
+            columns.push(column(NOISE_FLOOR.to_owned(), "original", &self.original, storage));
+        }
+        columns
+    }
+
     fn models(&self, cx: &Cx<'_>) -> Result<Vec<Model>, Failure> {
-        let mut inputs =
-            vec![("original".to_owned(), &self.original), ("converted".to_owned(), &self.converted)];
-        inputs.extend(self.healed.as_ref().map(|input| ("healed".to_owned(), input)));
         let mut models: Vec<Model> = Vec::new();
-        let variants =
-            self.variants.iter().map(|(name, input)| (name.clone(), format!("variants.{name}"), input));
-        let named = inputs.into_iter().map(|(name, input)| (name.clone(), name, input));
-        for (name, port, input) in named.chain(variants) {
+        for Column { name, port, input, storage } in self.columns() {
             let checkpoint = input.load(cx, &port)?;
             let failed = |source| EvaluateError::Model { name: name.clone(), source };
             let config = Config::parse(&checkpoint.config).map_err(|e| Failure::stage(failed(e.into())))?;
+            let config = Config { storage, ..config };
             let (got, want) =
                 (config.vocab_size, models.first().map_or(config.vocab_size, |m| m.config.vocab_size));
             if got != want {
                 return Err(Failure::stage(EvaluateError::Vocabulary { name, got, want }));
             }
-            models.push(Model { name, checkpoint, config });
-        }
-        let base: Vec<(String, Storage)> = models
-            .iter()
-            .filter(|model| !self.variants.contains_key(&model.name))
-            .flat_map(|model| self.caches.iter().map(|&cache| (model.name.clone(), cache)))
-            .map(|(name, cache)| (name, Storage { cache, activations: Stored::Exact }))
-            .collect();
-        let all = Storage { cache: Stored::Bf16, activations: Stored::Bf16 };
-        let floor = self.noise_floor.then(|| ("original".to_owned(), all));
-        for (of, storage) in base.into_iter().chain(floor) {
-            let input = match of.as_str() {
-                "original" => &self.original,
-                "converted" => &self.converted,
-                _ => self.healed.as_ref().expect("one of the models above"),
-            };
-            let checkpoint = input.load(cx, &of)?;
-            let model = models.iter().find(|model| model.name == of).expect("one of the models above");
-            let config = Config { storage, ..model.config.clone() };
-            let name = match storage.activations {
-                Stored::Exact => format!("{of}-{}", storage.cache.name()),
-                _ => NOISE_FLOOR.to_owned(),
-            };
             models.push(Model { name, checkpoint, config });
         }
         Ok(models)

@@ -137,6 +137,8 @@ fn caches_in_fewer_bits_are_columns_of_their_own() {
     assert_eq!([bytes(2), 2 * bytes(3), 16 * bytes(4)], [bytes(0), bytes(0), 5 * bytes(0)]);
     assert!((scores.models[3].kv_cut - 0.5).abs() < 1e-12);
     assert_eq!(stage("caches = ['exact']").check().unwrap_err().param, "caches");
+    let twice = stage("caches = ['fp8']\nvariants = { original-fp8 = 'x' }");
+    assert_eq!(twice.check().unwrap_err().param, "variants");
 }
 
 #[test]
