@@ -25,9 +25,13 @@ pub(super) fn redivide(
 ) -> Result<usize, Failure> {
     let Some(divided) = divide(job, &splits[best], held_out)? else { return Ok(best) };
     splits[best].candidate.chosen = false;
-    let mut two = vec![splits.swap_remove(best), divided];
-    job.measure(&mut two, held_out)?;
-    splits.extend(two);
+    let before = splits[best].candidate.kl;
+    splits.push(divided);
+    let last = splits.len() - 1;
+    job.measure(&mut splits[last..], held_out)?;
+    if before.is_none() {
+        job.measure(&mut splits[best..=best], held_out)?;
+    }
     Ok(budget::choose(splits))
 }
 

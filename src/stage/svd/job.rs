@@ -105,16 +105,20 @@ impl Job<'_> {
     pub(super) fn splits(&self, budget: Option<usize>) -> Result<Vec<Split>, Failure> {
         let frequencies = self.config.rope.inv_freq(self.config.head_dim);
         let turning = frequencies.iter().filter(|&&f| f > self.least_turn()).count();
-        let mut wanted: Vec<Choice> = Vec::new();
+        let (mut wanted, mut small): (Vec<Choice>, Option<SvdError>) = (Vec::new(), None);
         let rankings: BTreeMap<usize, Vec<Ranking>> =
             self.pieces.freqfold.iter().map(|&freqfold| (freqfold, self.rankings(freqfold))).collect();
         for (&freqfold, rankings) in &rankings {
-            let choices = budget::choices(self, budget, (freqfold, &rankings[0]), turning);
-            wanted.extend(choices.map_err(Failure::stage)?);
+            match budget::choices(self, budget, (freqfold, &rankings[0]), turning) {
+                Ok(choices) => wanted.extend(choices),
+                // Other groups of frequencies may need less.
+                Err(error @ SvdError::Budget { .. }) => small = Some(error),
+                Err(error) => return Err(Failure::stage(error)),
+            }
         }
         if wanted.is_empty() {
-            let wanted = self.svd.rope_pairs.expect("without it there is a choice");
-            return Err(Failure::stage(SvdError::Uneven { wanted }));
+            let uneven = || SvdError::Uneven { wanted: self.svd.rope_pairs.unwrap_or_default() };
+            return Err(Failure::stage(small.unwrap_or_else(uneven)));
         }
         self.cx.progress.phase("splitting the budget", Some(wanted.len() as u64), "splits");
         let mut splits = Vec::new();

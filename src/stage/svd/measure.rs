@@ -117,9 +117,9 @@ impl Outcome {
     /// The largest difference of a logit of variant `which`, and the original's largest logit, both absolute.
     pub(super) fn largest_difference(&self, which: usize) -> Result<(f64, f64), Failure> {
         let mut largest = (0f64, 0f64);
-        for from in self.chunks() {
+        for rows in self.rows(1).chunks(ROWS) {
             let (original, variant) =
-                (self.logits(&self.original, from)?, self.logits(&self.variants[which], from)?);
+                (self.logits(&self.original, rows)?, self.logits(&self.variants[which], rows)?);
             let (original, variant) =
                 (host(&original).map_err(Failure::stage)?, host(&variant).map_err(Failure::stage)?);
             let difference = original.iter().zip(variant.iter()).map(|(a, b)| f64::from((a - b).abs()));
@@ -134,16 +134,16 @@ impl Outcome {
     /// The mean KL divergence of each variant from the original over every `stride`-th token, in nats per token.
     pub(super) fn kl(&self, cx: &Cx<'_>, stride: usize) -> Result<Vec<f64>, Failure> {
         let mut sums = vec![0f64; self.variants.len()];
-        let rows: Vec<u32> = (0..self.original.dims()[0] as u32).step_by(stride).collect();
+        let rows = self.rows(stride);
         cx.progress.phase("comparing logits", Some((rows.len() * (sums.len() + 1)) as u64), "tokens");
         for rows in rows.chunks(ROWS) {
-            let original = self.chosen(&self.original, rows)?;
+            let original = self.logits(&self.original, rows)?;
             let vocab = original.dim(1).map_err(Failure::stage)?;
             let p = host(&original).map_err(Failure::stage)?;
             cx.progress.advance(rows.len() as u64);
             for (sum, variant) in sums.iter_mut().zip(&self.variants) {
                 cx.check_stop()?;
-                let variant = self.chosen(variant, rows)?;
+                let variant = self.logits(variant, rows)?;
                 let q = host(&variant).map_err(Failure::stage)?;
                 let rows = p.par_chunks_exact(vocab).zip(q.par_chunks_exact(vocab));
                 let each: Vec<f64> = rows.map(|(p, q)| divergence(p, q)).collect();
@@ -154,21 +154,15 @@ impl Outcome {
         Ok(sums.into_iter().map(|sum| sum / rows.len().max(1) as f64).collect())
     }
 
+    /// Every `stride`-th token.
+    fn rows(&self, stride: usize) -> Vec<u32> {
+        (0..self.original.dims()[0] as u32).step_by(stride).collect()
+    }
+
     /// Logits of the given rows of `x`.
-    fn chosen(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor, Failure> {
+    fn logits(&self, x: &Tensor, rows: &[u32]) -> Result<Tensor, Failure> {
         let ids = Tensor::new(rows, x.device()).map_err(Failure::stage)?;
         let rows = x.index_select(&ids, 0);
-        rows.and_then(|x| self.shell.lm_head.forward(&x)).map_err(Failure::stage)
-    }
-
-    fn chunks(&self) -> impl Iterator<Item = usize> + use<> {
-        (0..self.original.dims()[0]).step_by(ROWS)
-    }
-
-    /// Logits of some rows of `x`, from `from` on.
-    fn logits(&self, x: &Tensor, from: usize) -> Result<Tensor, Failure> {
-        let n = ROWS.min(x.dims()[0] - from);
-        let rows = x.narrow(0, from, n).and_then(|x| x.contiguous());
         rows.and_then(|x| self.shell.lm_head.forward(&x)).map_err(Failure::stage)
     }
 }

@@ -185,8 +185,8 @@ impl Stage for Svd {
             }
             _ => {}
         }
-        let layout = self.layout.unwrap_or(self.method.pieces().layout);
-        let chooses = matches!(layout, Layout::B | Layout::D);
+        let pieces = self.pieces();
+        let chooses = matches!(pieces.layout, Layout::B | Layout::D);
         match (chooses, self.rope_pairs) {
             (false, Some(_)) => {
                 return Err(Invalid::new("rope-pairs", "`rope-pairs` goes with layout `b` or `d`").hint(
@@ -199,7 +199,7 @@ impl Stage for Svd {
             }
             _ => {}
         }
-        self.check_rotary(layout)?;
+        self.check_rotary(&pieces)?;
         if let Some(search) = &self.search {
             let good = self.kv_budget.is_some() && self.measure > 0 && !search.kv_budget.contains(&0);
             if !good || search.kv_budget.is_empty() {
@@ -232,7 +232,7 @@ impl Stage for Svd {
         if let Some(&budget) = budgets.into_iter().find(|&&budget| budget > original) {
             return Err(Failure::stage(SvdError::TooLarge { budget, original }));
         }
-        let pieces = self.pieces(&config).map_err(Failure::stage)?;
+        let pieces = self.pieces_of(config.head_dim / 2).map_err(Failure::stage)?;
         if moments.about.tokens <= config.hidden_size {
             cx.progress.say(&format!(
                 "the moments rest on {} tokens, fewer than the {} inputs of a layer: raise `max-tokens` of `analyze`",
@@ -267,44 +267,46 @@ impl Stage for Svd {
 
 impl Svd {
     /// The method's pieces with what the user set in their place.
-    fn pieces(&self, config: &Config) -> Result<Pieces, SvdError> {
+    fn pieces(&self) -> Pieces {
         let published = self.method.pieces();
-        let pairs = config.head_dim / 2;
-        if let Some(&fold) = self.freqfold.iter().find(|&&fold| !pairs.is_multiple_of(fold)) {
-            return Err(SvdError::Freqfold(fold, pairs));
-        }
-        let freqfold = if self.freqfold.is_empty() { published.freqfold } else { self.freqfold.clone() };
-        Ok(Pieces {
+        Pieces {
             layout: self.layout.unwrap_or(published.layout),
             rotary_basis: self.rotary_basis.unwrap_or(published.rotary_basis),
             rotary_choice: self.rotary_choice.unwrap_or(published.rotary_choice),
-            freqfold: freqfold.into_iter().filter(|fold| pairs.is_multiple_of(*fold)).collect(),
+            freqfold: if self.freqfold.is_empty() { published.freqfold } else { self.freqfold.clone() },
             query_weights: self.query_weights.unwrap_or(published.query_weights),
             multiplier: self.multiplier.unwrap_or(published.multiplier),
             token_weights: self.token_weights.unwrap_or(published.token_weights),
             metric: self.metric.unwrap_or(published.metric),
             latent: self.latent.unwrap_or(published.latent),
             own_splits: self.own_splits.unwrap_or(published.own_splits),
-        })
+        }
+    }
+
+    /// The pieces for heads of so many rotary pairs: of a method's numbers of folded frequencies those that divide them.
+    fn pieces_of(&self, pairs: usize) -> Result<Pieces, SvdError> {
+        if let Some(&fold) = self.freqfold.iter().find(|&&fold| !pairs.is_multiple_of(fold)) {
+            return Err(SvdError::Freqfold(fold, pairs));
+        }
+        let mut pieces = self.pieces();
+        pieces.freqfold.retain(|&fold| pairs.is_multiple_of(fold));
+        Ok(pieces)
     }
 
     /// Pieces that only components across heads have.
-    fn check_rotary(&self, layout: Layout) -> Result<(), Invalid> {
-        let published = self.method.pieces();
-        let basis = self.rotary_basis.unwrap_or(published.rotary_basis);
-        let choice = self.rotary_choice.unwrap_or(published.rotary_choice);
+    fn check_rotary(&self, pieces: &Pieces) -> Result<(), Invalid> {
         let set = [
             ("rotary-basis", self.rotary_basis.is_some()),
             ("rotary-choice", self.rotary_choice.is_some()),
             ("freqfold", !self.freqfold.is_empty()),
         ];
-        if let Some((name, _)) = set.iter().find(|(_, set)| *set && layout != Layout::D) {
+        if let Some((name, _)) = set.iter().find(|(_, set)| *set && pieces.layout != Layout::D) {
             return Err(Invalid::new(*name, format!("`{name}` goes with layout `d`")));
         }
         if self.freqfold.contains(&0) {
             return Err(Invalid::new("freqfold", "a group of frequencies has at least one"));
         }
-        if (choice == RotaryChoice::Norm) && basis != RotaryBasis::Heads {
+        if pieces.rotary_choice == RotaryChoice::Norm && pieces.rotary_basis != RotaryBasis::Heads {
             return Err(Invalid::new("rotary-choice", "`norm` compares the keys of single heads")
                 .hint("it goes with `rotary-basis = \"heads\"`"));
         }

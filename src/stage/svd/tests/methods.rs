@@ -36,6 +36,11 @@ fn transmla_tries_every_freqfold_that_its_tables_have() {
     let fixed = "method = 'transmla'\nkv-budget = 40\nrope-pairs = 4\nmeasure = 20";
     let (_bench, _, report) = model.convert(fixed);
     assert_eq!(report.candidates.iter().map(|c| c.freqfold).collect::<Vec<_>>(), [2, 4, 8]);
+    // What a single frequency each needs is too much here, not what two or more need.
+    let (_bench, _, report) = model.convert("method = 'transmla'\nkv-budget = 16\nmeasure = 20");
+    assert!(report.candidates.iter().all(|c| c.freqfold > 1 && c.kv_elements <= 16));
+    let error = model.bench().run(&stage("method = 'transmla'\nkv-budget = 2\nmeasure = 20"));
+    assert!(error.unwrap_err().to_string().contains("leaves no latent"));
     let error = model.bench().run(&stage("method = 'transmla'\nkv-budget = 40\nrope-pairs = 3"));
     assert!(error.unwrap_err().to_string().contains("cannot be spread evenly"));
     let error = model.bench().run(&stage("kv-budget = 40\nfreqfold = [3]"));
