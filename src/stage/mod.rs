@@ -17,6 +17,7 @@ pub mod export;
 pub mod hub;
 pub mod init;
 pub mod model;
+pub mod needle;
 pub mod select;
 pub mod shards;
 pub(crate) mod streamed;

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Base, InputPort, Invalid, Read, Stage, analyze, cluster, code, context_gain, corpus, distill, embed,
-    evaluate, exec, export, init, model, select,
+    evaluate, exec, export, init, model, needle, select,
     shards::{Part, PartOf, Sharded},
     svd, tokenizer,
 };
@@ -158,6 +158,7 @@ pub const STAGES: &[Entry] = &[
     Entry::sharded::<analyze::Analyze>(),
     Entry::of::<svd::Svd>(),
     Entry::of::<distill::Distill>(),
+    Entry::of::<needle::MakeNeedles>(),
     Entry::of::<evaluate::Evaluate>(),
     Entry::of::<export::Export>(),
     Entry::sharded::<exec::Exec>(),

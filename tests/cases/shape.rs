@@ -131,6 +131,7 @@ fn the_reference_of_the_stages_is_data() {
         "embed",
         "cluster",
         "context-gain",
+        "needle",
         "select",
         "analyze",
         "svd",
