@@ -46,6 +46,8 @@ pub struct Storage {
     pub cache: Stored,
     /// What passes between the parts of a layer.
     pub activations: Stored,
+    /// Whether latent attention is computed as a decoder does: on the latent itself, with `kv_b_proj` absorbed into queries and outputs.
+    pub absorbed: bool,
 }
 
 /// Parts that some architectures have.

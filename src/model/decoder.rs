@@ -258,7 +258,7 @@ impl Attention {
                 Param::constant(f32::NEG_INFINITY, heads)
             },
             o_proj: maps.linear("o_proj", [hidden, heads * d], parts.o_bias),
-            cache: config.storage.cache,
+            storage: config.storage,
         };
         // A conversion may put a bias where there was none.
         let bias = parts.qkv_bias || matches!(kind, LayerKind::Latent(_));

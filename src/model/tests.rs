@@ -1,7 +1,9 @@
 //! What every model promises, on tiny random ones: who sees whom, what trains, and that all faults are told at once.
 
 use super::{
+    config::Storage,
     probe::{AttentionSeen, NoProbe},
+    storage::Stored,
     testing::{FULL, LATENT, SLIDING, VOCAB, WINDOW, checkpoint, draft, lossless, lossless_shared},
     *,
 };
@@ -124,6 +126,33 @@ fn latent_attention_equals_grouped_attention_where_nothing_is_lost() {
     let both = lossless(&one, 2);
     for draft in [&one, &both, &lossless_shared(&original, 1), &lossless_shared(&one, 2)] {
         same(&logits(&Model::frozen(&checkpoint(draft).1).unwrap(), &documents), &want);
+    }
+}
+
+/// The latent as the one key and value of all heads: the same sums in another order.
+#[test]
+fn absorbed_latent_attention_equals_expanded() {
+    let original = draft(&[SLIDING, FULL, FULL]);
+    let documents: [&[u32]; 2] = [&[1, 2, 3, 4, 5, 6, 7, 8, 9], &[30, 2]];
+    let one = lossless(&original, 1);
+    for draft in [&draft(&MIXED), &one, &lossless_shared(&original, 1), &lossless_shared(&one, 2)] {
+        let (_dir, checkpoint) = checkpoint(draft);
+        let config = Config::parse(&checkpoint.config).unwrap();
+        let batch = Batch::new(documents);
+        let run = |storage| {
+            let config = Config { storage, ..config.clone() };
+            let shell = Shell::load(&checkpoint, &config).unwrap();
+            let mut x = shell.embed(&batch.ids).unwrap();
+            for index in 0..config.layers.len() {
+                let layer = Layer::load(&checkpoint, &config, index).unwrap();
+                x = layer.forward(&x, &batch, &mut NoProbe).unwrap();
+            }
+            flat(&shell.lm_head.forward(&shell.normed(&x).unwrap()).unwrap())
+        };
+        let absorbed = Storage { absorbed: true, ..Storage::default() };
+        same(&run(absorbed), &run(Storage::default()));
+        let rounded = run(Storage { activations: Stored::Bf16, ..absorbed });
+        assert!(differ(&rounded, &run(absorbed)) && rounded.iter().all(|x| x.is_finite()));
     }
 }
 

@@ -10,9 +10,9 @@ use crate::{
     },
     model::{
         batch::Batch,
+        config::Storage,
         params::Param,
         probe::{AttentionSeen, Probe},
-        storage::Stored,
     },
 };
 
@@ -38,14 +38,30 @@ pub struct Common {
     pub sinks: Param,
     /// [hidden, heads · dv].
     pub o_proj: Linear,
-    /// How what is cached is stored.
-    pub cache: Stored,
+    /// How what is cached, and what is computed, is stored.
+    pub storage: Storage,
 }
 
 impl Common {
     /// Cosines and sines of the tokens' positions, for queries and keys alike.
     pub fn rotations(&self, batch: &Batch) -> RopeTable {
         RopeTable::new(&batch.positions, &self.inv_freq, self.concentration)
+    }
+
+    /// Attention without sinks: outputs and the log-sum-exp [t, heads, dv + 1].
+    pub fn packed(&self, (q, k, v): (&Tensor, &Tensor, &Tensor), batch: &Batch) -> Result<Tensor> {
+        let pattern = Pattern { offsets: batch.offsets.clone(), window: self.window, scale: self.scale };
+        attention(q, k, v, &pattern)
+    }
+
+    /// What the sinks leave of the outputs [t, heads, dv].
+    pub fn sunk(&self, packed: &Tensor) -> Result<Tensor> {
+        sink(packed, &self.sinks.tensor, self.sinks.train)
+    }
+
+    /// The block's output [t, hidden] from those of its heads [t, heads, dv].
+    pub fn output(&self, heads: &Tensor) -> Result<Tensor> {
+        self.o_proj.forward(&heads.flatten_from(1)?)
     }
 
     /// Attention, sinks and output projection. `input` is only shown to the probe.
@@ -56,10 +72,8 @@ impl Common {
         batch: &Batch,
         probe: &mut dyn Probe,
     ) -> Result<Tensor> {
-        let pattern = Pattern { offsets: batch.offsets.clone(), window: self.window, scale: self.scale };
-        let packed = attention(q, k, v, &pattern)?;
-        let heads = sink(&packed, &self.sinks.tensor, self.sinks.train)?;
-        let output = self.o_proj.forward(&heads.flatten_from(1)?)?;
+        let packed = self.packed((q, k, v), batch)?;
+        let output = self.output(&self.sunk(&packed)?)?;
         let seen = AttentionSeen { layer: self.layer, input, q, k, v, packed: &packed, output: &output };
         probe.attention(&seen)?;
         Ok(output)
@@ -91,7 +105,7 @@ impl GroupedQuery {
         }
         let (q, k) = (rope(&q, &table)?, rope(&k, &table)?);
         let v = self.v_proj.heads(x, common.kv_heads)?;
-        let (k, v) = (common.cache.round(&k)?, common.cache.round(&v)?);
+        let (k, v) = (common.storage.cache.round(&k)?, common.storage.cache.round(&v)?);
         common.attend(x, (&q, &k, &v), batch, probe)
     }
 }

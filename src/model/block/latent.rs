@@ -1,9 +1,11 @@
-//! Multi-head latent attention, expanded form: rotated keys as they are, un-rotated keys and values from a shared latent.
+//! Multi-head latent attention: rotated keys as they are, un-rotated keys and values from a shared latent.
 //!
 //! Cached per token: the rotated keys (2 · pairs for each key/value head, or once for all) and the latent (`kv_lora_rank`). The latent
 //! carries the bias of keys and values, so `kv_b_proj` has none and can be absorbed into queries and outputs (DeepSeek-V2, arXiv 2405.04434
 //! §2.1).
 //! Query and key heads are laid out `[un-rotated; rotated]`.
+
+mod absorbed;
 
 use candle_core::{Result, Tensor};
 
@@ -38,18 +40,19 @@ impl LatentAttention {
     /// Normalised input `x` [t, hidden] → [t, hidden].
     pub fn forward(&self, x: &Tensor, batch: &Batch, probe: &mut dyn Probe) -> Result<Tensor> {
         let common = &self.common;
-        let latent = common.cache.round(&self.kv_a_proj.forward(x)?)?;
+        let latent = common.storage.cache.round(&self.kv_a_proj.forward(x)?)?;
+        let q = self.q_proj.heads(x, common.heads)?;
+        let rotated = self.rotated(x, &q, batch)?;
+        if common.storage.absorbed {
+            return self.absorbed((&q, &latent, rotated), batch);
+        }
         let content = self.kv_b_proj.heads(&latent, common.kv_heads)?;
         let k_nope = content.narrow(2, 0, self.nope)?;
         let v = content.narrow(2, self.nope, self.dv)?.contiguous()?;
-        let q = self.q_proj.heads(x, common.heads)?;
-        let (q, k) = match &self.k_rope_proj {
+        let (q, k) = match rotated {
             None => (q, k_nope),
-            Some(k_rope_proj) => {
+            Some((q_rope, k_rope)) => {
                 let width = 2 * common.inv_freq.len();
-                let table = common.rotations(batch);
-                let q_rope = rope(&q.narrow(2, self.nope, width)?.contiguous()?, &table)?;
-                let k_rope = common.cache.round(&rope(&k_rope_proj.heads(x, self.rope_heads)?, &table)?)?;
                 let k_rope = k_rope.broadcast_as((x.dim(0)?, common.kv_heads, width))?;
                 if self.nope == 0 {
                     (q_rope, k_rope)
@@ -60,5 +63,16 @@ impl LatentAttention {
             }
         };
         common.attend(x, (&q.contiguous()?, &k.contiguous()?, &v), batch, probe)
+    }
+
+    /// Rotated parts of queries [t, heads, rope] and keys [t, rope heads, rope], where anything is rotated.
+    fn rotated(&self, x: &Tensor, q: &Tensor, batch: &Batch) -> Result<Option<(Tensor, Tensor)>> {
+        let Some(k_rope_proj) = &self.k_rope_proj else { return Ok(None) };
+        let common = &self.common;
+        let width = 2 * common.inv_freq.len();
+        let table = common.rotations(batch);
+        let (q, k) = (q.narrow(2, self.nope, width)?.contiguous()?, k_rope_proj.heads(x, self.rope_heads)?);
+        let (q, k) = (rope(&q, &table)?, rope(&k, &table)?);
+        Ok(Some((q, common.storage.cache.round(&k)?)))
     }
 }

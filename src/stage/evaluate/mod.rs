@@ -50,6 +50,10 @@ pub struct Evaluate {
     /// Runs the original once more with cache and activations in BF16: no smaller divergence means anything.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub noise_floor: bool,
+    /// Runs the converted and the healed model once more as a decoder in BF16 does: on the latent itself, with cache and activations in
+    /// BF16. A column each, named `converted-absorbed` and so on.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub absorbed: bool,
     /// Held-out documents; either this or `split`.
     #[serde(default)]
     pub texts: Option<Input<Texts>>,
@@ -225,15 +229,19 @@ impl Evaluate {
         columns.extend(variants.map(|(name, input)| {
             column(name.clone(), &format!("variants.{name}"), input, Storage::default())
         }));
-        for (name, input) in models {
+        for &(name, input) in &models {
             columns.extend(self.caches.iter().map(|&cache| {
                 let storage = Storage { cache, ..Storage::default() };
                 column(format!("{name}-{}", cache.name()), name, input, storage)
             }));
         }
+        let bf16 = Storage { cache: Stored::Bf16, activations: Stored::Bf16, absorbed: false };
+        for &(name, input) in models[1..].iter().filter(|_| self.absorbed) {
+            let storage = Storage { absorbed: true, ..bf16 };
+            columns.push(column(format!("{name}-absorbed"), name, input, storage));
+        }
         if self.noise_floor {
-            let storage = Storage { cache: Stored::Bf16, activations: Stored::Bf16 };
-            columns.push(column(NOISE_FLOOR.to_owned(), "original", &self.original, storage));
+            columns.push(column(NOISE_FLOOR.to_owned(), "original", &self.original, bf16));
         }
         columns
     }

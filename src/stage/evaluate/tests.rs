@@ -136,6 +136,10 @@ fn caches_in_fewer_bits_are_columns_of_their_own() {
     let bytes = |i: usize| scores.models[i].kv_bytes_per_token;
     assert_eq!([bytes(2), 2 * bytes(3), 16 * bytes(4)], [bytes(0), bytes(0), 5 * bytes(0)]);
     assert!((scores.models[3].kv_cut - 0.5).abs() < 1e-12);
+    bench.run(&stage("absorbed = true")).unwrap();
+    let scores: Scores = bench.load("scores");
+    let names: Vec<&str> = scores.models.iter().map(|row| row.model.as_str()).collect();
+    assert_eq!(names, ["original", "converted", "converted-absorbed"]);
     assert_eq!(stage("caches = ['exact']").check().unwrap_err().param, "caches");
     let twice = stage("caches = ['fp8']\nvariants = { original-fp8 = 'x' }");
     assert_eq!(twice.check().unwrap_err().param, "variants");
