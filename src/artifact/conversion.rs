@@ -104,8 +104,10 @@ pub struct Cache {
     pub growing_elements_after: usize,
     /// Share of the growing cache that was cut, 0 to 1.
     pub growing_cut: f64,
-    /// Bytes of the sliding layers, which stop growing at the window.
-    pub sliding_bytes: u64,
+    /// Bytes of the sliding layers, which stop growing at the window, before.
+    pub sliding_bytes_before: u64,
+    /// The same now.
+    pub sliding_bytes_after: u64,
     /// Bytes of all layers at the served context, before.
     pub bytes_before: u64,
     /// The same now.

@@ -86,8 +86,19 @@ pub enum LayerKind {
     Sliding,
     /// Grouped-query attention over all tokens before.
     Full,
-    /// Latent attention over all tokens before.
+    /// Latent attention, over all tokens before unless [`Latent::sliding`].
     Latent(Latent),
+}
+
+impl LayerKind {
+    /// Whether a token sees the last `sliding_window` tokens only.
+    pub fn slides(&self) -> bool {
+        match self {
+            Self::Sliding => true,
+            Self::Full => false,
+            Self::Latent(latent) => latent.sliding,
+        }
+    }
 }
 
 /// Sizes of a latent attention layer.
@@ -102,6 +113,9 @@ pub struct Latent {
     /// Whether all heads share one rotated key, beside un-rotated keys of the whole head width.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub shared_rope: bool,
+    /// Whether a token sees the last `sliding_window` tokens only; the file says so by the layer's type.
+    #[serde(skip)]
+    pub sliding: bool,
 }
 
 impl Latent {
@@ -170,7 +184,7 @@ impl Config {
         if self.head_dim == 0 || !self.head_dim.is_multiple_of(2) {
             return fault("head_dim must be even and positive");
         }
-        if self.sliding_window == 0 && self.layers.contains(&LayerKind::Sliding) {
+        if self.sliding_window == 0 && self.layers.iter().any(LayerKind::slides) {
             return fault("sliding_window must be positive, for a token sees itself");
         }
         if let Some(Experts { num_local_experts, num_experts_per_tok, .. }) = self.experts

@@ -249,7 +249,7 @@ impl Attention {
             heads,
             kv_heads,
             scale: (d as f32).powf(-0.5),
-            window: (*kind == LayerKind::Sliding).then_some(config.sliding_window),
+            window: kind.slides().then_some(config.sliding_window),
             inv_freq,
             concentration: config.rope.concentration,
             sinks: if parts.sinks {

@@ -124,6 +124,7 @@ impl Common {
         let kind = |(i, (name, latent)): (usize, (String, Option<Latent>))| match (name.as_str(), latent) {
             ("sliding_attention", None) => Ok(LayerKind::Sliding),
             ("full_attention", None) => Ok(LayerKind::Full),
+            ("sliding_attention", Some(latent)) => Ok(LayerKind::Latent(Latent { sliding: true, ..latent })),
             // transformers knows no such type and saves a latent layer as full attention.
             ("latent_attention" | "full_attention", Some(latent)) => Ok(LayerKind::Latent(latent)),
             (name, latent) => {

@@ -110,7 +110,7 @@ fn latent_layers_that_do_not_fit_are_told_by_their_index() {
     let sizes = |rank: usize, pairs: &[usize]| json!({"kv_lora_rank": rank, "rope_pairs": pairs});
     for (kind, latent, text) in [
         ("latent_attention", json!(null), "layer 1: type `latent_attention` without an entry in `mla`"),
-        ("sliding_attention", sizes(8, &[0]), "layer 1: type `sliding_attention` with an entry in `mla`"),
+        ("linear_attention", sizes(8, &[0]), "layer 1: type `linear_attention` with an entry in `mla`"),
         ("linear_attention", json!(null), "layer 1: type `linear_attention` without an entry"),
         ("latent_attention", sizes(0, &[0]), "layer 1: kv_lora_rank must be positive"),
         ("latent_attention", sizes(8, &[1, 0]), "rope_pairs ascending"),
@@ -131,6 +131,13 @@ fn latent_layers_that_do_not_fit_are_told_by_their_index() {
         let error = Config::parse(&json).unwrap_err().to_string();
         assert!(error.contains(text), "{error}");
     }
+    // A window is kept by the layer's type.
+    let mut json = published();
+    json["layer_types"] =
+        json!(["sliding_attention", "latent_attention", "full_attention", "sliding_attention"]);
+    json["mla"] = json!([sizes(8, &[0]), sizes(8, &[0]), null, null]);
+    let slides: Vec<bool> = Config::parse(&json).unwrap().layers.iter().map(LayerKind::slides).collect();
+    assert_eq!(slides, [true, false, false, true]);
     // None rotated and all rotated are both well.
     let all: Vec<usize> = (0..32).collect();
     for pairs in [&[][..], &all] {

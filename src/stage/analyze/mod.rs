@@ -70,6 +70,9 @@ pub struct Analyze {
     /// Tokens set aside, as whole sequences, for measuring a conversion.
     #[serde(default = "held_out_tokens")]
     pub held_out_tokens: usize,
+    /// Also sums what the conversion of sliding-window layers needs (`convert-swa` of `svd`).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub convert_swa: bool,
     /// The layers to analyse, by index. Default: all.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub layers: Option<Vec<usize>>,
@@ -229,7 +232,13 @@ impl Analyze {
         if let Some(&layer) = wanted.iter().find(|&&layer| layer >= count) {
             return Err(Failure::stage(AnalyzeError::NoLayer { layer, count }));
         }
-        let pass = Pass { cx, checkpoint: &checkpoint, config: &config, dir: cx.output("moments") };
+        let pass = Pass {
+            cx,
+            checkpoint: &checkpoint,
+            config: &config,
+            convert_swa: self.convert_swa,
+            dir: cx.output("moments"),
+        };
         let layers = pass.run(&sequences, &wanted)?;
         let about = About {
             sequences: sequences.calibration.len(),

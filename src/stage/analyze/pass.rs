@@ -21,6 +21,8 @@ pub(super) struct Pass<'a> {
     pub(super) cx: &'a Cx<'a>,
     pub(super) checkpoint: &'a Checkpoint,
     pub(super) config: &'a Config,
+    /// Whether sliding-window layers are to be converted too.
+    pub(super) convert_swa: bool,
     /// Where the sums of each layer go.
     pub(super) dir: PathBuf,
 }
@@ -69,10 +71,15 @@ impl Pass<'_> {
     ) -> Result<Option<LayerMoments>, Failure> {
         let config = self.config;
         let layer = Layer::load(self.checkpoint, config, index).map_err(Failure::stage)?;
+        let converted = match config.layers[index] {
+            LayerKind::Full => true,
+            LayerKind::Sliding => self.convert_swa,
+            LayerKind::Latent(_) => false,
+        };
         // Keys that are normalised are no linear map of the input, and what they are has no use for the conversion.
-        let full = watched && config.layers[index] == LayerKind::Full && !config.parts.qk_norm;
+        let wanted = watched && converted && !config.parts.qk_norm;
         let read = || Projections::read(self.checkpoint, config, index);
-        let projections = full.then(read).transpose().map_err(Failure::stage)?;
+        let projections = wanted.then(read).transpose().map_err(Failure::stage)?;
         let sinks = layer.sinks().map_err(Failure::stage)?;
         let mut observer = Observer::new(config, index, sinks, projections.as_ref());
         for (i, batch) in batches.iter().enumerate() {

@@ -2,7 +2,7 @@
 
 use crate::{
     artifact::scores::{Protocol, Row, Scores},
-    model::{Config, config::LayerKind},
+    model::Config,
 };
 
 use super::{
@@ -68,9 +68,10 @@ impl Cache {
     fn of(config: &Config, context: usize) -> Self {
         let (mut full, mut sliding) = (Vec::new(), 0);
         for (i, kind) in config.layers.iter().enumerate() {
-            match kind {
-                LayerKind::Sliding => sliding += config.kv_elements(i),
-                LayerKind::Full | LayerKind::Latent(_) => full.push(config.kv_elements(i)),
+            if kind.slides() {
+                sliding += config.kv_elements(i);
+            } else {
+                full.push(config.kv_elements(i));
             }
         }
         let whole = full.iter().sum::<usize>() * context + sliding * context.min(config.sliding_window);
@@ -108,6 +109,9 @@ mod tests {
         assert_eq!((before.full.as_slice(), before.sliding), (&[64, 64][..], 128));
         assert_eq!((after.full.as_slice(), after.sliding), (&[32, 64][..], 128));
         assert_eq!((before.whole, after.whole), (128 * 100 + 128 * 8, 96 * 100 + 128 * 8));
+        let latent = serde_json::json!({"kv_lora_rank": 20, "rope_pairs": [0, 1, 2]});
+        let windows = Cache::of(&config(&[s, f, s, f], &serde_json::json!([latent, null, null, null])), 100);
+        assert_eq!((windows.full.as_slice(), windows.sliding), (&[64, 64][..], 32 + 64));
         assert!((saved(after.growing(), before.growing()) - 0.25).abs() < 1e-12);
         assert!(saved(0, 0).abs() < 1e-12);
     }

@@ -66,6 +66,7 @@ impl<'a> Report<'a> {
                 attention: match kind {
                     LayerKind::Sliding => "sliding",
                     LayerKind::Full => "full",
+                    LayerKind::Latent(latent) if latent.sliding => "sliding latent",
                     LayerKind::Latent(_) => "latent",
                 },
                 kv_lora_rank: latent.map(|l| l.kv_lora_rank),
@@ -77,7 +78,7 @@ impl<'a> Report<'a> {
         };
         let layers: Vec<Layer> = config.layers.iter().enumerate().map(layer).collect();
         let sum = |sliding: bool, of: fn(&Layer) -> usize| -> usize {
-            layers.iter().filter(|l| (l.attention == "sliding") == sliding).map(of).sum()
+            layers.iter().filter(|l| config.layers[l.index].slides() == sliding).map(of).sum()
         };
         let full = sum(false, |l| l.kv_elements_per_token);
         let original_full = sum(false, |l| l.original_kv_elements_per_token);
@@ -112,6 +113,8 @@ pub(super) fn model_card(facts: &Facts<'_>, report: &Report<'_>) -> Result<Strin
         /// What the model is, as the start of a sentence.
         origin: String,
         latent_layers: usize,
+        /// What of sliding-window attention is as it was.
+        untouched: &'static str,
         /// What those layers cache of keys, beside the latent.
         rotated_keys: &'static str,
         /// The measured table with its protocol, in Markdown.
@@ -121,14 +124,16 @@ pub(super) fn model_card(facts: &Facts<'_>, report: &Report<'_>) -> Result<Strin
         Some(base) => format!("[{base}](https://huggingface.co/{base})"),
         None => "A GPT-OSS model".to_owned(),
     };
-    let latent_layers = report.layers.iter().filter(|l| l.attention == "latent").count();
+    let latent_layers = report.layers.iter().filter(|l| l.kv_lora_rank.is_some()).count();
+    let windows = report.layers.iter().any(|l| l.attention == "sliding latent");
+    let untouched = if windows { "Windows" } else { "Sliding-window layers" };
     let rotated_keys = if report.shared_rope {
         "one rotated key that all heads share"
     } else {
         "the exact rotated keys of some rotary frequencies"
     };
     let table = report.scores.markdown();
-    let context = Context { facts, report, origin, latent_layers, rotated_keys, table };
+    let context = Context { facts, report, origin, latent_layers, untouched, rotated_keys, table };
     render(include_str!("templates/model_card.md.jinja"), context)
 }
 
@@ -168,8 +173,12 @@ mod tests {
             "rms_norm_eps": 1e-5, "sliding_window": 128, "rope_theta": 10000.0
         }))
         .unwrap();
-        config.layers[1] =
-            LayerKind::Latent(Latent { kv_lora_rank: 40, rope_pairs: vec![0, 1, 2], shared_rope: false });
+        config.layers[1] = LayerKind::Latent(Latent {
+            kv_lora_rank: 40,
+            rope_pairs: vec![0, 1, 2],
+            shared_rope: false,
+            sliding: false,
+        });
         config
     }
 
@@ -229,14 +238,25 @@ mod tests {
         let scores = example();
         let (mut config, mut conversion) = (config(), converted());
         let pairs = vec![0, 0, 1];
-        config.layers[1] =
-            LayerKind::Latent(Latent { kv_lora_rank: 40, rope_pairs: pairs.clone(), shared_rope: true });
+        config.layers[1] = LayerKind::Latent(Latent {
+            kv_lora_rank: 40,
+            rope_pairs: pairs.clone(),
+            shared_rope: true,
+            sliding: false,
+        });
         conversion.layout = "d".into();
         conversion.layers[0].rope_pairs = pairs;
         let report = Report::new(&config, None, (&scores, Some(&conversion)));
         let card = model_card(&facts(), &report).unwrap();
         assert!(card.contains("| 1 | 3 components at 2 frequencies | 40 |"), "{card}");
         assert!(card.contains("one rotated key that all heads share"), "{card}");
+        assert!(card.contains("Sliding-window layers, sinks, router and"), "{card}");
+        let LayerKind::Latent(latent) = &mut config.layers[1] else { unreachable!("made above") };
+        latent.sliding = true;
+        let report = Report::new(&config, None, (&scores, Some(&conversion)));
+        let card = model_card(&facts(), &report).unwrap();
+        assert!(card.contains("| 1 | sliding latent | 40 |") && card.contains("(MLA) in 1 of"), "{card}");
+        assert!(card.contains("Windows, sinks, router and"), "{card}");
     }
 
     #[test]

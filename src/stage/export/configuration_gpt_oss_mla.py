@@ -17,6 +17,8 @@ class GptOssMlaConfig(GptOssConfig):
           exactly for each key/value head. The other pairs are not rotated; they are rebuilt from the latent.
         - `shared_rope` (absent: false): all heads share one rotated key with a component for each entry of `rope_pairs`, where a
           frequency may come more than once; un-rotated keys are as wide as a head.
+
+        A layer of type `sliding_attention` with an entry sees the last `sliding_window` tokens only.
     """
 
     model_type = "gpt_oss_mla"
@@ -28,13 +30,10 @@ class GptOssMlaConfig(GptOssConfig):
             self.mla = [None] * self.num_hidden_layers
         if len(self.mla) != self.num_hidden_layers:
             raise ValueError(f"`mla` has {len(self.mla)} entries for {self.num_hidden_layers} layers")
-        # Masks and caches of a latent layer are those of full attention.
+        # Masks and caches of a latent layer are those of full attention; one with a window is a sliding layer already.
         if self.layer_types is not None:
             self.layer_types = ["full_attention" if t == "latent_attention" else t for t in self.layer_types]
         super().__post_init__(**kwargs)
-        for i, (entry, kind) in enumerate(zip(self.mla, self.layer_types)):
-            if entry is not None and kind != "full_attention":
-                raise ValueError(f"layer {i} is `{kind}` and has an entry in `mla`; only full attention can be latent")
 
 
 __all__ = ["GptOssMlaConfig"]

@@ -94,7 +94,7 @@ class GptOssMlaAttention(GptOssAttention):
             attention_mask,
             dropout=0.0 if not self.training else self.attention_dropout,
             scaling=self.scaling,
-            sliding_window=None,
+            sliding_window=self.sliding_window,
             s_aux=self.sinks,
             **kwargs,
         )

@@ -7,8 +7,12 @@ use crate::{math::linalg::LinalgError, model::ModelError};
 pub(super) enum SvdError {
     #[error("layer {layer}: the moments are those of another model; give `svd` the model that `analyze` saw")]
     OtherModel { layer: usize },
-    #[error("the moments lack the full-attention layers {0:?}; run `analyze` on all layers")]
+    #[error("the moments lack the layers {0:?}; run `analyze` on all layers")]
     NoMoments(Vec<usize>),
+    #[error(
+        "layer {0}: the moments hold nothing that its conversion needs; set `convert-swa` in `analyze` too, where sliding-window layers are converted"
+    )]
+    NoSums(usize),
     #[error(
         "layer {layer}: the moments are not finite, so calibration met NaN or infinity; check the model's weights"
     )]

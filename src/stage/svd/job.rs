@@ -204,7 +204,8 @@ impl Job<'_> {
             types.push(match kind {
                 LayerKind::Sliding => "sliding_attention".into(),
                 LayerKind::Full => "full_attention".into(),
-                LayerKind::Latent(_) => "latent_attention".into(),
+                kind if kind.slides() => "sliding_attention".into(),
+                _ => "latent_attention".into(),
             });
         }
         for (i, kind) in self.config.layers.iter().enumerate() {
@@ -217,7 +218,10 @@ impl Job<'_> {
             return config;
         }
         for (layer, rotated, rank) in kinds {
-            types[*layer] = "latent_attention".into();
+            // A layer that sees a window keeps the type that says so.
+            if !self.config.layers[*layer].slides() {
+                types[*layer] = "latent_attention".into();
+            }
             latents[*layer] = json!(rotated.latent(*rank));
         }
         let kind = Config::converted_type(config["model_type"].as_str().unwrap_or_default());

@@ -130,7 +130,8 @@ pub struct Svd {
     /// Largest difference of a logit between the original and its lossless factorisation, as a share of the largest logit.
     #[serde(default = "parity_tolerance")]
     pub parity_tolerance: Finite,
-    /// Converts sliding-window layers too.
+    /// Converts sliding-window layers too. They never hold more than their window, so that saves next to nothing; it is for runtimes that
+    /// need one layout of cache pages, or keep such layers at full length. Needs `convert-swa` in `analyze`.
     #[serde(default)]
     pub convert_swa: bool,
 }
@@ -206,13 +207,6 @@ impl Stage for Svd {
                 return Err(Invalid::new("search", "`search` compares budgets above 0 by measuring them")
                     .hint("it goes with `kv-budget`, and with a `measure` above 0"));
             }
-        }
-        if self.convert_swa {
-            return Err(Invalid::new(
-                "convert-swa",
-                "sliding-window layers cannot be converted in this version",
-            )
-            .hint("they hold at most their window, so they stay as they are"));
         }
         if self.damping.0 <= 0.0 || self.parity_tolerance.0 <= 0.0 {
             return Err(Invalid::new("damping", "`damping` and `parity-tolerance` must be positive"));
@@ -320,16 +314,21 @@ impl Svd {
         pieces: &Pieces,
         moments: &Moments,
     ) -> Result<Vec<Source>, Failure> {
-        let full = (0..config.layers.len()).filter(|&i| config.layers[i] == LayerKind::Full);
-        let full: Vec<usize> = full.collect();
-        let missing: Vec<usize> = full.iter().copied().filter(|i| !moments.layers.contains_key(i)).collect();
-        if full.is_empty() {
+        let converts = |kind: &LayerKind| match kind {
+            LayerKind::Full => true,
+            LayerKind::Sliding => self.convert_swa,
+            LayerKind::Latent(_) => false,
+        };
+        let wanted: Vec<usize> = (0..config.layers.len()).filter(|&i| converts(&config.layers[i])).collect();
+        let missing: Vec<usize> =
+            wanted.iter().copied().filter(|i| !moments.layers.contains_key(i)).collect();
+        if wanted.is_empty() {
             return Err(Failure::stage(SvdError::NothingToConvert));
         }
         if !missing.is_empty() {
             return Err(Failure::stage(SvdError::NoMoments(missing)));
         }
-        cx.progress.phase("reading moments", Some(full.len() as u64), "layers");
+        cx.progress.phase("reading moments", Some(wanted.len() as u64), "layers");
         let read = |layer: usize| {
             cx.check_stop()?;
             let sums = moments.layer(layer).map_err(Failure::stage)?;
@@ -337,7 +336,7 @@ impl Svd {
             cx.progress.advance(1);
             source.map_err(Failure::stage)
         };
-        full.into_iter().map(read).collect()
+        wanted.into_iter().map(read).collect()
     }
 }
 

@@ -6,7 +6,7 @@ use crate::{
         moments::Moments,
     },
     engine::action::Cx,
-    model::{Config, config::LayerKind},
+    model::Config,
 };
 
 use super::{
@@ -75,23 +75,25 @@ fn converted(source: &Source, split: &Split, i: usize) -> Converted {
 /// What the model caches for one sequence of `context` tokens.
 fn cache(config: &Config, layers: &[Converted], context: usize) -> Cache {
     let mut cache = Cache { context, element_bytes: ELEMENT_BYTES, ..Cache::default() };
-    let mut sliding = 0;
+    let (mut sliding_before, mut sliding_after) = (0, 0);
     for (i, kind) in config.layers.iter().enumerate() {
         let before = config.kv_elements(i);
-        if *kind == LayerKind::Sliding {
-            sliding += before * context.min(config.sliding_window);
+        let after = layers.iter().find(|layer| layer.layer == i).map_or(before, |l| l.kv_elements_after);
+        if kind.slides() {
+            sliding_before += before * context.min(config.sliding_window);
+            sliding_after += after * context.min(config.sliding_window);
             continue;
         }
-        let after = layers.iter().find(|layer| layer.layer == i).map_or(before, |l| l.kv_elements_after);
         cache.growing_elements_before += before;
         cache.growing_elements_after += after;
     }
     let bytes = |elements: usize| (elements * ELEMENT_BYTES) as u64;
     cache.growing_cut =
         1.0 - cache.growing_elements_after as f64 / cache.growing_elements_before.max(1) as f64;
-    cache.sliding_bytes = bytes(sliding);
-    cache.bytes_before = bytes(sliding + cache.growing_elements_before * context);
-    cache.bytes_after = bytes(sliding + cache.growing_elements_after * context);
+    cache.sliding_bytes_before = bytes(sliding_before);
+    cache.sliding_bytes_after = bytes(sliding_after);
+    cache.bytes_before = bytes(sliding_before + cache.growing_elements_before * context);
+    cache.bytes_after = bytes(sliding_after + cache.growing_elements_after * context);
     cache
 }
 
@@ -138,16 +140,21 @@ pub(super) fn say(cx: &Cx<'_>, report: &Conversion) {
     }
 }
 
-/// The arithmetic of the cache in words: why sliding-window layers stay as they are.
+/// The arithmetic of the cache in words, and how little of it sliding-window layers are.
 fn arithmetic(cache: &Cache) -> String {
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
-    let sliding = if cache.sliding_bytes == 0 {
+    let sliding = if cache.sliding_bytes_before == 0 {
         String::new()
     } else {
-        let share = 100.0 * cache.sliding_bytes as f64 / cache.bytes_before.max(1) as f64;
+        let share = 100.0 * cache.sliding_bytes_before as f64 / cache.bytes_before.max(1) as f64;
+        let now = if cache.sliding_bytes_after == cache.sliding_bytes_before {
+            "stay as they are".to_owned()
+        } else {
+            format!("hold {:.2} MiB now", mib(cache.sliding_bytes_after))
+        };
         format!(
-            "; of that sliding-window layers hold {:.2} MiB ({share:.2} % of the original's) at any length, and stay as they are",
-            mib(cache.sliding_bytes)
+            "; of that sliding-window layers hold {:.2} MiB ({share:.2} % of the original's) at any length, and {now}",
+            mib(cache.sliding_bytes_before)
         )
     };
     format!(
@@ -195,7 +202,8 @@ mod tests {
     fn the_arithmetic_of_published_sizes() {
         let cache = Cache {
             context: 131_072,
-            sliding_bytes: 12 * 128 * 2048,
+            sliding_bytes_before: 12 * 128 * 2048,
+            sliding_bytes_after: 12 * 128 * 2048,
             bytes_before: 12 * (128 + 131_072) * 2048,
             bytes_after: 12 * (128 * 2048 + 131_072 * 1152),
             ..Cache::default()
@@ -205,7 +213,9 @@ mod tests {
             "cache of 131072 tokens in BF16: 1731.0 MiB, before 3075.0 MiB; of that sliding-window layers hold 3.00 MiB \
              (0.10 % of the original's) at any length, and stay as they are"
         );
-        let none = arithmetic(&Cache { sliding_bytes: 0, ..cache });
+        let converted = arithmetic(&Cache { sliding_bytes_after: 12 * 128 * 1152, ..cache.clone() });
+        assert!(converted.ends_with("at any length, and hold 1.69 MiB now"), "{converted}");
+        let none = arithmetic(&Cache { sliding_bytes_before: 0, ..cache });
         assert!(none.ends_with("before 3075.0 MiB"), "{none}");
     }
 
@@ -217,7 +227,7 @@ mod tests {
         assert_eq!((seen.growing_elements_before, seen.growing_elements_after), (128, 48));
         assert!((seen.growing_cut - 0.625).abs() < 1e-12);
         let sliding = 2 * 64 * 8 * 2;
-        assert_eq!(seen.sliding_bytes, sliding);
+        assert_eq!((seen.sliding_bytes_before, seen.sliding_bytes_after), (sliding, sliding));
         assert_eq!((seen.bytes_before, seen.bytes_after), (sliding + 128 * 100 * 2, sliding + 48 * 100 * 2));
         assert_eq!((seen.context, seen.element_bytes), (100, 2));
     }
@@ -227,7 +237,10 @@ mod tests {
         let layer = Converted { layer: 3, kv_elements_after: 14, ..Converted::default() };
         let seen = cache(&config(8), &[layer], 5);
         assert_eq!(seen.growing_elements_after, 64 + 14);
-        assert_eq!(seen.sliding_bytes, 2 * 64 * 5 * 2, "a window of 8 holds the 5 tokens there are");
+        assert_eq!(seen.sliding_bytes_before, 2 * 64 * 5 * 2, "a window of 8 holds the 5 tokens there are");
+        let window = Converted { layer: 2, kv_elements_after: 14, ..Converted::default() };
+        let seen = cache(&config(8), &[window], 5);
+        assert_eq!((seen.growing_elements_after, seen.sliding_bytes_after), (128, (64 + 14) * 5 * 2));
         let none = cache(&config(8), &[], 5);
         assert!(none.growing_cut.abs() < 1e-12 && none.bytes_before == none.bytes_after);
     }

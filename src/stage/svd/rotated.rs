@@ -27,7 +27,8 @@ impl Rotated {
             Self::Shared { kept, .. } => (kept.iter().map(|at| at.pair).collect(), true),
             Self::Recomputed => return None,
         };
-        Some(Latent { kv_lora_rank, rope_pairs, shared_rope })
+        // Whether it slides is the layer's type to say.
+        Some(Latent { kv_lora_rank, rope_pairs, shared_rope, sliding: false })
     }
 
     /// Cached elements per token, without the latent.

@@ -97,6 +97,9 @@ impl Source {
     ) -> Result<Self, SvdError> {
         let sizes = Sizes::of(config);
         let dim = sizes.hidden + 1;
+        if moments.plain.is_empty() {
+            return Err(SvdError::NoSums(layer));
+        }
         let expected = [dim * dim, dim * dim, sizes.heads * sizes.heads, sizes.heads * sizes.d * sizes.d];
         let found = [&moments.plain, &moments.attended, &moments.overlap, &moments.query].map(Vec::len);
         if expected != found || moments.gauss.len() % sizes.heads != 0 {

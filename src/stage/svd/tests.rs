@@ -282,7 +282,7 @@ fn a_budget_is_kept_its_table_recorded_and_the_best_split_taken() {
         );
     }
     let cache = &report.cache;
-    assert_eq!((cache.growing_elements_before, cache.sliding_bytes), (128, 2 * 8 * 64 * 2));
+    assert_eq!((cache.growing_elements_before, cache.sliding_bytes_before), (128, 2 * 8 * 64 * 2));
     assert_eq!(cache.bytes_before, (128 * 256 + 2 * 8 * 64) * 2);
     assert_eq!(
         bench.bytes(),
@@ -349,4 +349,5 @@ fn everything_else_is_copied_bit_for_bit_and_dense_projections_are_gone() {
 }
 
 mod methods;
+mod windows;
 mod wrong;

@@ -55,7 +55,7 @@ impl<'a> Observer<'a> {
             LayerKind::Full => "full",
             LayerKind::Latent(_) => "latent",
         };
-        let window = (config.layers[layer] == LayerKind::Sliding).then_some(config.sliding_window);
+        let window = config.layers[layer].slides().then_some(config.sliding_window);
         let sink_logits = sinks.iter().copied().map(f64::from).collect();
         let shape = Shape { heads, kv_heads, d, window, sinks, metric: projections.map(metric) };
         let width = if projections.is_some() { config.hidden_size } else { 0 };

@@ -20,7 +20,7 @@ fn inputs_that_do_not_fit_are_named() {
     let toml = "layout = 'a'\nkv-lora-rank = 4";
     let mut moments = model.moments.clone();
     moments.layers.remove(&3);
-    assert!(run(&model.checkpoint, &moments, toml).contains("lack the full-attention layers [3]"));
+    assert!(run(&model.checkpoint, &moments, toml).contains("lack the layers [3]"));
     moments = model.moments.clone();
     let (dir, mut layer) = (tempfile::tempdir().unwrap(), moments.layer(1).unwrap());
     layer.plain.pop();
@@ -68,7 +68,6 @@ fn parameters_that_do_not_go_together() {
         ("kv-budget = 9\nrotary-choice = 'norm'", "rotary-choice"),
         ("layout = 'a'\nkv-lora-rank = 5\nrope-pairs = 5", "rope-pairs"),
         ("kv-budget = 0", "kv-budget"),
-        ("kv-budget = 9\nconvert-swa = true", "convert-swa"),
         ("kv-budget = 9\ndamping = 0.0", "damping"),
         ("kv-budget = 9\ncontext = 0", "angle"),
     ] {
