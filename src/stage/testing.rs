@@ -1,11 +1,19 @@
 //! A bench for stage tests: runs one stage in a temporary folder, with the inputs that the test gives. Knows no engine.
 
-use std::{collections::BTreeMap, path::Path};
+use std::{
+    collections::BTreeMap,
+    fs, io,
+    path::Path,
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use tempfile::TempDir;
 
 use crate::{
-    artifact::{Artifact, Files},
+    artifact::{Artifact, Files, checkpoint::files_in},
     engine::action::{Checkpoints, Cx, Failure, NoCheckpoints, OutputPort, Progress, Quiet, Stop},
     stage::{
         Read, Stage,
@@ -163,4 +171,56 @@ fn listing(dir: &Path) -> Files {
     let entries = walkdir::WalkDir::new(dir).into_iter().map(|entry| entry.unwrap());
     let files = entries.filter(|entry| entry.file_type().is_file());
     files.map(|entry| (name(entry.path()), entry.into_path())).collect()
+}
+
+/// Keeps the newest checkpoint in a folder, and asks for a stop once `last` were kept.
+pub(crate) struct Kept<'a> {
+    dir: &'a Path,
+    last: usize,
+    count: AtomicUsize,
+    pub(crate) stop: Stop,
+}
+
+impl<'a> Kept<'a> {
+    pub(crate) fn new(dir: &'a Path, last: usize) -> Self {
+        Self { dir, last, count: 0.into(), stop: Stop::default() }
+    }
+
+    /// How many were kept.
+    pub(crate) fn count(&self) -> usize {
+        self.count.load(Ordering::SeqCst)
+    }
+}
+
+impl Checkpoints for Kept<'_> {
+    fn latest(&self) -> io::Result<Option<Files>> {
+        let files = files_in(self.dir).map_err(io::Error::other)?;
+        Ok((!files.is_empty()).then_some(files))
+    }
+
+    fn publish(&self, dir: &Path) -> io::Result<()> {
+        for path in files_in(self.dir).map_err(io::Error::other)?.into_values() {
+            fs::remove_file(path)?;
+        }
+        for (name, path) in files_in(dir).map_err(io::Error::other)? {
+            fs::rename(path, self.dir.join(name))?;
+        }
+        if self.count.fetch_add(1, Ordering::SeqCst) + 1 == self.last {
+            self.stop.raise();
+        }
+        Ok(())
+    }
+}
+
+/// Remembers what was said.
+#[derive(Default)]
+pub(crate) struct Says(pub(crate) Mutex<Vec<String>>);
+
+impl Progress for Says {
+    fn phase(&self, _: &str, _: Option<u64>, _: &str) {}
+    fn advance(&self, _: u64) {}
+    fn note(&self, _: &str) {}
+    fn say(&self, text: &str) {
+        self.0.lock().unwrap().push(text.to_owned());
+    }
 }

@@ -14,11 +14,15 @@ use crate::{
         moments::LayerMoments,
         texts::Text,
     },
-    engine::action::{Checkpoints, Progress, Quiet, Stop},
+    engine::action::{Quiet, Stop},
     kernel::host,
     math::linalg::congruence,
     model::{Batch, Model, Probe, probe::AttentionSeen},
-    stage::{streamed::budget::TooLittle, testing::Bench, weights::Projections},
+    stage::{
+        streamed::budget::TooLittle,
+        testing::{Bench, Kept, Says},
+        weights::Projections,
+    },
 };
 
 /// A golden model with a tokenizer that knows the words `w0` to `w95`.
@@ -207,44 +211,6 @@ fn the_sums_of_shards_are_those_of_the_whole() {
     assert!(error.contains("3 shards share 1 sequences, and shard 1 has none"), "{error}");
 }
 
-/// Keeps the newest checkpoint in a folder, and asks for a stop once `last` were kept.
-struct Kept<'a> {
-    dir: &'a Path,
-    last: usize,
-    count: std::sync::atomic::AtomicUsize,
-    stop: Stop,
-}
-
-impl Checkpoints for Kept<'_> {
-    fn latest(&self) -> std::io::Result<Option<crate::artifact::Files>> {
-        let files = files_in(self.dir).map_err(std::io::Error::other)?;
-        Ok((!files.is_empty()).then_some(files))
-    }
-
-    fn publish(&self, dir: &Path) -> std::io::Result<()> {
-        for (name, path) in files_in(dir).map_err(std::io::Error::other)? {
-            std::fs::rename(path, self.dir.join(name))?;
-        }
-        if self.count.fetch_add(1, std::sync::atomic::Ordering::SeqCst) + 1 == self.last {
-            self.stop.raise();
-        }
-        Ok(())
-    }
-}
-
-/// Remembers what was said.
-#[derive(Default)]
-struct Says(std::sync::Mutex<Vec<String>>);
-
-impl Progress for Says {
-    fn phase(&self, _: &str, _: Option<u64>, _: &str) {}
-    fn advance(&self, _: u64) {}
-    fn note(&self, _: &str) {}
-    fn say(&self, text: &str) {
-        self.0.lock().unwrap().push(text.to_owned());
-    }
-}
-
 #[test]
 fn an_interrupted_pass_goes_on_behind_the_last_layer_and_ends_with_the_same_bytes() {
     let (_dir, whole) = bench("gptoss-dense", &[150, 60]);
@@ -252,14 +218,14 @@ fn an_interrupted_pass_goes_on_behind_the_last_layer_and_ends_with_the_same_byte
     for last in [1, 3] {
         let (_dir, bench) = bench("gptoss-dense", &[150, 60]);
         let dir = tempfile::tempdir().unwrap();
-        let kept = |last| Kept { dir: dir.path(), last, count: 0.into(), stop: Stop::default() };
+        let kept = |last| Kept::new(dir.path(), last);
         let first = kept(last);
         let stopped = bench.run_with(&stage(""), &Quiet, &first, &first.stop);
         assert!(matches!(stopped, Err(Failure::Stopped)), "{stopped:?}");
         let (second, says) = (kept(9), Says::default());
         bench.run_with(&stage(""), &says, &second, &second.stop).unwrap();
         assert_eq!(says.0.into_inner().unwrap()[0], format!("going on with layer {last}"));
-        assert_eq!(second.count.into_inner(), 3 - last, "what was done is not done again");
+        assert_eq!(second.count(), 3 - last, "what was done is not done again");
         assert_eq!(bench.bytes(), whole.bytes());
     }
 }

@@ -117,11 +117,18 @@ impl Hidden {
         Ok(())
     }
 
-    /// Writes all streams to a file of their own.
+    /// Writes all streams to a file of their own, zeros for those that were never put.
     pub(crate) fn save(&mut self, path: &Path) -> Result<(), HiddenError> {
         let failed = |e| HiddenError::Io(path.to_owned(), e);
         let mut file = io::BufWriter::new(File::create(path).map_err(failed)?);
         for i in 0..self.rows.len() {
+            if let Place::Memory(all) = &self.place
+                && all[i].is_none()
+            {
+                let zeros = vec![0; self.rows[i] * self.width * ELEMENT];
+                file.write_all(&zeros).map_err(failed)?;
+                continue;
+            }
             let x = self.take(i)?;
             for_each_chunk(&x, |bytes| file.write_all(bytes).map_err(failed))?;
             if let Place::Memory(all) = &mut self.place {
@@ -209,6 +216,12 @@ mod tests {
             for i in [1, 0, 2] {
                 assert_eq!(flat(&hidden.take(i).unwrap()), flat(&put[i]));
             }
+            let mut part = Hidden::in_memory(rows.clone(), width);
+            part.put(1, put[1].clone()).unwrap();
+            part.save(&dir.path().join("part")).unwrap();
+            part.restore(&dir.path().join("part")).unwrap();
+            assert!(flat(&part.take(0).unwrap()).iter().all(|x| x.to_bits() == 0));
+            assert_eq!(flat(&part.take(1).unwrap()), flat(&put[1]));
             let mut again = Hidden::in_memory(rows.clone(), width);
             again.restore(&dir.path().join("saved")).unwrap();
             assert!((0..3).all(|i| flat(&again.take(i).unwrap()) == flat(&put[i])));

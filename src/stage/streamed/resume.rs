@@ -21,10 +21,15 @@ pub(crate) struct Resume<'a> {
 }
 
 impl<'a> Resume<'a> {
+    /// A pass of which nothing was kept.
+    pub(crate) fn new(cx: &'a Cx<'a>) -> Self {
+        Self { cx, since: Stopwatch::start() }
+    }
+
     /// Restores what an interrupted run left: fills `hidden`, copies the stage's files into `own`, and returns the layer to go on with.
     /// Without such a thing it is layer 0, and nothing is touched.
     pub(crate) fn begin(cx: &'a Cx<'a>, hidden: &mut Hidden, own: &Path) -> Result<(Self, usize), Failure> {
-        let resume = Self { cx, since: Stopwatch::start() };
+        let resume = Self::new(cx);
         let Some(files) = cx.checkpoints.latest().map_err(Failure::stage)? else { return Ok((resume, 0)) };
         let (Some(next), Some(states)) = (files.get(NEXT), files.get(HIDDEN)) else { return Ok((resume, 0)) };
         let next: usize = fs::read_to_string(next)

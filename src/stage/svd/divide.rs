@@ -57,7 +57,7 @@ fn divide(job: &Job<'_>, like: &Split, held_out: &[Vec<u32>]) -> Result<Option<S
     }
     let variants: Vec<Variant> = alone.iter().map(|(layer, part)| single(job, *layer, part)).collect();
     let label = format!("measuring each layer at {sizes:?} elements on {} held-out tokens", batch.len());
-    let measured = measure::run(job, &variants, &batch, &label)?.kl(job.cx, STRIDE)?;
+    let measured = measure::kl(job, &variants, (&batch, STRIDE), &label)?;
     let curve = |kls: &[f64]| Curve::new(sizes.into_iter().zip(kls.iter().copied()).collect());
     let curves: Vec<Curve> = measured.chunks_exact(sizes.len()).map(curve).collect();
     let step = (like.kv_elements / 24).max(1).next_power_of_two();

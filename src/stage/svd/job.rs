@@ -10,6 +10,7 @@ use super::{
     error::SvdError,
     fold,
     measure::{self, Variant},
+    passes::Passes,
     pieces::{Dtype, Layout, Metric, Pieces},
     ranking::Ranking,
     rotated::Rotated,
@@ -34,6 +35,7 @@ pub(super) struct Job<'a> {
     pub(super) config: &'a Config,
     pub(super) sources: &'a [Source],
     pub(super) pieces: &'a Pieces,
+    pub(super) passes: &'a Passes,
 }
 
 impl Job<'_> {
@@ -64,8 +66,7 @@ impl Job<'_> {
         let config = self.config_json(&kinds);
         let variant = Variant { config, attention: Box::new(attention), only: None };
         let batch = self.prompt();
-        let outcome = measure::run(self, &[variant], &batch, "parity")?;
-        let (difference, largest) = outcome.largest_difference(0)?;
+        let (difference, largest) = measure::largest_difference(self, variant, &batch, "parity")?;
         let measured = difference / largest.max(f64::MIN_POSITIVE);
         let tolerance = self.svd.parity_tolerance.0;
         if measured.is_nan() || measured > tolerance {
@@ -159,7 +160,7 @@ impl Job<'_> {
         }
         let variants: Vec<Variant> = which.iter().map(|&i| self.variant(&splits[i])).collect();
         let label = format!("measuring {} splits on {} held-out tokens", which.len(), batch.len());
-        let measured = measure::run(self, &variants, &batch, &label)?.kl(self.cx, 1)?;
+        let measured = measure::kl(self, &variants, (&batch, 1), &label)?;
         drop(variants);
         for (kl, i) in measured.into_iter().zip(which) {
             splits[i].candidate.kl = Some(kl);
@@ -202,7 +203,6 @@ impl Job<'_> {
         let mut latents = vec![Value::Null; layers];
         for kind in &self.config.layers {
             types.push(match kind {
-                LayerKind::Sliding => "sliding_attention".into(),
                 LayerKind::Full => "full_attention".into(),
                 kind if kind.slides() => "sliding_attention".into(),
                 _ => "latent_attention".into(),

@@ -36,39 +36,69 @@ impl Variant<'_> {
 const ROWS: usize = 256;
 
 /// The final hidden states of the original and of each variant.
-pub(super) struct Outcome {
+struct Outcome {
     shell: Shell,
     original: Tensor,
     variants: Vec<Tensor>,
 }
 
-/// Pushes `batch` through the original and all variants, side by side. Layers before a variant's first converted one are computed once.
-pub(super) fn run(
+/// The mean KL divergence of each variant from the original over every `stride`-th token of `batch`, in nats per token.
+pub(super) fn kl(
     job: &Job<'_>,
     variants: &[Variant<'_>],
+    (batch, stride): (&Batch, usize),
+    label: &str,
+) -> Result<Vec<f64>, Failure> {
+    if let Some(measured) = job.passes.measured() {
+        return Ok(measured);
+    }
+    let measured = run(job, variants, batch, label)?.kl(job.cx, stride)?;
+    job.passes.finish(job.cx, measured.clone())?;
+    Ok(measured)
+}
+
+/// The largest difference of a logit of the variant, and the original's largest logit, both absolute.
+pub(super) fn largest_difference(
+    job: &Job<'_>,
+    variant: Variant<'_>,
     batch: &Batch,
     label: &str,
-) -> Result<Outcome, Failure> {
+) -> Result<(f64, f64), Failure> {
+    if let Some(measured) = job.passes.measured() {
+        return Ok((measured[0], measured[1]));
+    }
+    let largest = run(job, &[variant], batch, label)?.largest_difference(0)?;
+    job.passes.finish(job.cx, vec![largest.0, largest.1])?;
+    Ok(largest)
+}
+
+/// Pushes `batch` through the original and all variants, side by side. Layers before a variant's first converted one are computed once.
+fn run(job: &Job<'_>, variants: &[Variant<'_>], batch: &Batch, label: &str) -> Result<Outcome, Failure> {
     let Job { cx, checkpoint, config, sources, .. } = *job;
     let streams = std::iter::repeat_n(batch, variants.len() + 1);
     let needs = Needs { stage: job.folding(), ..Needs::of(checkpoint, config, streams.clone(), 1) };
     let mut hidden = streamed::room(cx, &needs, streams.clone(), (config, "measured.f32"))?;
     let shell = Shell::load(checkpoint, config).map_err(Failure::stage)?;
-    hidden.put(0, shell.embed(&batch.ids).map_err(Failure::stage)?).map_err(Failure::stage)?;
+    let (mut resume, first) = job.passes.begin(cx, &mut hidden)?;
+    if first == 0 {
+        hidden.put(0, shell.embed(&batch.ids).map_err(Failure::stage)?).map_err(Failure::stage)?;
+    }
     let layers = config.layers.len();
     // Until its first converted layer, a variant is the original.
-    let mut apart = vec![false; variants.len()];
-    let work: usize = variants.iter().map(|v| layers - v.only.unwrap_or(sources[0].layer)).sum();
+    let begins = |v: usize| variants[v].only.unwrap_or(sources[0].layer);
+    let work: usize = (0..variants.len()).map(|v| layers - begins(v)).sum();
     cx.progress.phase(label, Some((batch.len() * (layers + work)) as u64), "tokens");
     for index in 0..layers {
+        let apart: Vec<usize> = (0..variants.len()).filter(|&v| begins(v) <= index).collect();
+        if index < first {
+            cx.progress.advance((batch.len() * (1 + apart.len())) as u64);
+            continue;
+        }
         let source = sources.iter().find(|source| source.layer == index);
         let layer = Layer::load(checkpoint, config, index).map_err(Failure::stage)?;
-        let begins = |v: usize| source.is_some() && !apart[v] && variants[v].converts(index);
-        let begin: Vec<usize> = (0..variants.len()).filter(|&v| begins(v)).collect();
         let x = hidden.take(0).map_err(Failure::stage)?;
-        for v in begin {
+        for &v in apart.iter().filter(|&&v| begins(v) == index) {
             hidden.put(v + 1, x.clone()).map_err(Failure::stage)?;
-            apart[v] = true;
         }
         hidden.put(0, x).map_err(Failure::stage)?;
         let mut step = |layer: &Layer, stream: usize| {
@@ -78,13 +108,16 @@ pub(super) fn run(
             Ok::<_, Failure>(())
         };
         step(&layer, 0)?;
-        for (v, variant) in variants.iter().enumerate().filter(|&(v, _)| apart[v]) {
-            match source.filter(|_| variant.converts(index)) {
-                Some(source) => step(&converted(job, variant, source)?, v + 1)?,
+        for v in apart {
+            match source.filter(|_| variants[v].converts(index)) {
+                Some(source) => step(&converted(job, &variants[v], source)?, v + 1)?,
                 None => step(&layer, v + 1)?,
             }
         }
         Layer::release(checkpoint, index);
+        if index + 1 < layers {
+            job.passes.keep(&mut resume, index + 1, &mut hidden)?;
+        }
     }
     let mut normed = |stream: usize| {
         let x = hidden.take(stream).map_err(Failure::stage)?;
@@ -115,7 +148,7 @@ fn converted(job: &Job<'_>, variant: &Variant<'_>, source: &Source) -> Result<La
 
 impl Outcome {
     /// The largest difference of a logit of variant `which`, and the original's largest logit, both absolute.
-    pub(super) fn largest_difference(&self, which: usize) -> Result<(f64, f64), Failure> {
+    fn largest_difference(&self, which: usize) -> Result<(f64, f64), Failure> {
         let mut largest = (0f64, 0f64);
         for rows in self.rows(1).chunks(ROWS) {
             let (original, variant) =
@@ -132,7 +165,7 @@ impl Outcome {
     }
 
     /// The mean KL divergence of each variant from the original over every `stride`-th token, in nats per token.
-    pub(super) fn kl(&self, cx: &Cx<'_>, stride: usize) -> Result<Vec<f64>, Failure> {
+    fn kl(&self, cx: &Cx<'_>, stride: usize) -> Result<Vec<f64>, Failure> {
         let mut sums = vec![0f64; self.variants.len()];
         let rows = self.rows(stride);
         cx.progress.phase("comparing logits", Some((rows.len() * (sums.len() + 1)) as u64), "tokens");

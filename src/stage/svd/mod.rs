@@ -12,6 +12,7 @@ mod job;
 mod layers;
 mod measure;
 mod metric;
+mod passes;
 mod pieces;
 mod ranking;
 mod report;
@@ -26,6 +27,7 @@ use serde::{Deserialize, Serialize};
 use self::{
     error::SvdError,
     job::Job,
+    passes::Passes,
     pieces::{
         Dtype, LatentKind, LayerBudgets, Layout, Method, Metric, Multiplier, Pieces, RotaryBasis,
         RotaryChoice, Search, TokenWeights,
@@ -249,6 +251,7 @@ impl Stage for Svd {
         }
         let mut best = budget::choose(&mut splits);
         let curve = job.curve(&splits[best].candidate, &moments.held_out)?;
+            passes: &Passes::open(cx)?,
         if self.layer_budgets != LayerBudgets::Uniform {
             best = divide::redivide(&job, &mut splits, best, &moments.held_out)?;
         }
