@@ -4,6 +4,7 @@
 //! Un-rotated queries and keys no longer pass through the rotary table, so each carries YaRN's factor itself. `kv_b_proj` holds, per
 //! key/value head, the key rows and then the value rows.
 
+mod basis;
 mod shared;
 
 use std::collections::BTreeMap;
@@ -17,7 +18,7 @@ use crate::{
 };
 
 use super::{
-    pieces::Dtype,
+    pieces::{Dtype, LatentBasis},
     rotated::Rotated,
     source::{Sizes, Source},
 };
@@ -108,14 +109,12 @@ fn rotated_keys(source: &Source, projections: &Projections, rotated: &[usize]) -
 }
 
 /// `kv_a_proj` with its bias as last column, and `kv_b_proj` with its rows in the order of the heads.
-///
-/// Any invertible map between the two is free; each latent channel is scaled so that its row and its column have equal norms.
 fn latent(
     (source, projections): (&Source, &Projections),
     rotated: &Rotated,
     map: &LowRank,
 ) -> (Mat<f64>, Mat<f64>) {
-    let Sizes { kv_heads, d, hidden, .. } = source.sizes;
+    let Sizes { kv_heads, d, .. } = source.sizes;
     let mut down = product(map.down.as_ref(), source.content(projections, rotated).as_ref());
     let latent = rotated.latent(map.down.nrows()).expect("keys that are made again have no such layer");
     let nope = latent.qk_nope_head_dim(d);
@@ -124,16 +123,11 @@ fn latent(
         let (g, at) = (i / width, i % width);
         map.up[(if at < nope { g * nope + at } else { keys + g * d + at - nope }, j)]
     });
-    for channel in 0..down.nrows() {
-        let row = (0..hidden).map(|j| down[(channel, j)].powi(2)).sum::<f64>().sqrt();
-        let column = (0..up.nrows()).map(|i| up[(i, channel)].powi(2)).sum::<f64>().sqrt();
-        if row > 0.0 && column > 0.0 {
-            let scale = (column / row).sqrt();
-            (0..=hidden).for_each(|j| down[(channel, j)] *= scale);
-            (0..up.nrows()).for_each(|i| up[(i, channel)] /= scale);
-        }
+    basis::balance(&mut down, &mut up);
+    match source.pieces.latent_basis {
+        LatentBasis::Components => (down, up),
+        LatentBasis::Mixed => basis::mix(&down, &up),
     }
-    (down, up)
 }
 
 fn owned(matrix: &Mat<f64>, dtype: Dtype) -> Owned {

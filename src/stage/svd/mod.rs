@@ -29,8 +29,8 @@ use self::{
     job::Job,
     passes::Passes,
     pieces::{
-        Dtype, LatentKind, LayerBudgets, Layout, Method, Metric, Multiplier, Pieces, RotaryBasis,
-        RotaryChoice, Search, TokenWeights,
+        Dtype, LatentBasis, LatentKind, LayerBudgets, Layout, Method, Metric, Multiplier, Pieces,
+        RotaryBasis, RotaryChoice, Search, TokenWeights,
     },
     source::Source,
 };
@@ -41,6 +41,7 @@ use crate::{
     stage::{
         Finite, Input, InputPort, Invalid, Stage,
         code::{self, Code},
+        is_default,
     },
 };
 
@@ -109,6 +110,10 @@ pub struct Svd {
     /// Whether each layer may divide its elements between rotated keys and latent in its own way, by the predicted error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_splits: Option<bool>,
+    /// Whether a cached channel is a component (`components`), or a mixture of strong and weak ones (`mixed`), which stores better in few bits.
+    /// The model computes the same.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub latent_basis: LatentBasis,
     /// Added to the metric's eigenvalues, as a share of their mean.
     #[serde(default = "damping")]
     pub damping: Finite,
@@ -243,6 +248,7 @@ impl Stage for Svd {
             config: &config,
             sources: &sources,
             pieces: &pieces,
+            passes: &Passes::open(cx)?,
         };
         let parity = job.parity()?;
         let mut splits = job.splits(self.kv_budget)?;
@@ -251,7 +257,6 @@ impl Stage for Svd {
         }
         let mut best = budget::choose(&mut splits);
         let curve = job.curve(&splits[best].candidate, &moments.held_out)?;
-            passes: &Passes::open(cx)?,
         if self.layer_budgets != LayerBudgets::Uniform {
             best = divide::redivide(&job, &mut splits, best, &moments.held_out)?;
         }
@@ -277,6 +282,7 @@ impl Svd {
             metric: self.metric.unwrap_or(published.metric),
             latent: self.latent.unwrap_or(published.latent),
             own_splits: self.own_splits.unwrap_or(published.own_splits),
+            latent_basis: self.latent_basis,
         }
     }
 

@@ -109,6 +109,17 @@ pub enum LatentKind {
     Separate,
 }
 
+/// In which basis the latent is cached; the model computes the same in each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum LatentBasis {
+    /// One channel for each component.
+    #[default]
+    Components,
+    /// Groups of 32 channels in which strong and weak components are mixed evenly, so that none stands out: for a cache of few bits.
+    Mixed,
+}
+
 /// Budgets beside the one that is converted to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
@@ -166,6 +177,7 @@ pub(super) struct Pieces {
     pub(super) latent: LatentKind,
     /// Whether each layer may divide its elements between rotated keys and latent in its own way.
     pub(super) own_splits: bool,
+    pub(super) latent_basis: LatentBasis,
 }
 
 impl Method {
@@ -182,6 +194,7 @@ impl Method {
             metric: Metric::Output,
             latent: LatentKind::Joint,
             own_splits: true,
+            latent_basis: LatentBasis::Components,
         };
         let plain = Pieces {
             rotary_basis: RotaryBasis::Real,
