@@ -348,6 +348,7 @@ fn everything_else_is_copied_bit_for_bit_and_dense_projections_are_gone() {
     assert!(Model::frozen(&converted).is_ok());
 }
 
+mod heads;
 mod interrupted;
 mod methods;
 mod windows;
