@@ -207,8 +207,8 @@ impl Config {
             let text = "kv_lora_rank must be positive and rope_pairs ascending, below head_dim / 2";
             return Err(ConfigError::Value(format!("layer {i}: {text}")));
         }
-        if self.parts.qk_norm {
-            let text = "keys that are normalised per head cannot come from a latent";
+        if self.parts.qk_norm && latent.qk_nope_head_dim(self.head_dim) > 0 {
+            let text = "keys that are normalised per head cannot come from a latent; all must be rotated";
             return Err(ConfigError::Value(format!("layer {i}: {text}")));
         }
         Ok(())

@@ -262,6 +262,7 @@ impl Attention {
         };
         // A conversion may put a bias where there was none.
         let bias = parts.qkv_bias || matches!(kind, LayerKind::Latent(_));
+        let qk_norm = || parts.qk_norm.then(|| ["q_norm", "k_norm"].map(|name| maps.norm(name, d, config)));
         let q_proj = |width: usize| maps.linear("q_proj", [heads * width, hidden], bias);
         match kind {
             LayerKind::Sliding | LayerKind::Full => Self::Grouped(GroupedQuery {
@@ -269,7 +270,7 @@ impl Attention {
                 q_proj: q_proj(d),
                 k_proj: maps.linear("k_proj", [kv_heads * d, hidden], bias),
                 v_proj: maps.linear("v_proj", [kv_heads * d, hidden], bias),
-                qk_norm: parts.qk_norm.then(|| ["q_norm", "k_norm"].map(|name| maps.norm(name, d, config))),
+                qk_norm: qk_norm(),
             }),
             LayerKind::Latent(latent) => {
                 let (nope, rope, rank) =
@@ -281,6 +282,7 @@ impl Attention {
                     k_rope_proj: (rope > 0).then(|| maps.linear("k_rope_proj", [rope_rows, hidden], true)),
                     kv_a_proj: maps.linear("kv_a_proj", [rank, hidden], true),
                     kv_b_proj: maps.linear("kv_b_proj", [kv_heads * (nope + d), rank], false),
+                    qk_norm: qk_norm(),
                     rope_heads: latent.rope_heads(kv_heads),
                     nope,
                     dv: d,

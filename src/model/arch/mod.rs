@@ -226,8 +226,10 @@ mod tests {
         let error = config("qwen3_mla", &latent).unwrap_err().to_string();
         assert_eq!(
             error,
-            "config.json: layer 1: keys that are normalised per head cannot come from a latent"
+            "config.json: layer 1: keys that are normalised per head cannot come from a latent; all must be rotated"
         );
+        let exact = json!({"mla": [null, {"kv_lora_rank": 6, "rope_pairs": [0, 1]}, null], "head_dim": 4});
+        assert_eq!(config("qwen3_mla", &exact).unwrap().kv_elements(1), 6 + 4 * 8);
     }
 
     #[test]

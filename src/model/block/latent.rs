@@ -14,7 +14,7 @@ use crate::{
     model::{batch::Batch, probe::Probe},
 };
 
-use super::{attention::Common, linear::Linear};
+use super::{RmsNorm, attention::Common, linear::Linear};
 
 /// Latent attention over `kv_heads` expanded key/value heads.
 pub struct LatentAttention {
@@ -28,6 +28,8 @@ pub struct LatentAttention {
     pub kv_a_proj: Linear,
     /// [kv heads · (nope + dv), kv_lora_rank]: per head the key rows, then the value rows.
     pub kv_b_proj: Linear,
+    /// Norms of a query and of a key `[d]`, before they are rotated; only where nothing of them is un-rotated.
+    pub qk_norm: Option<[RmsNorm; 2]>,
     /// Heads with rotated keys of their own: all key/value heads, or one that all share.
     pub rope_heads: usize,
     /// Un-rotated width of a query or key head.
@@ -71,7 +73,11 @@ impl LatentAttention {
         let common = &self.common;
         let width = 2 * common.inv_freq.len();
         let table = common.rotations(batch);
-        let (q, k) = (q.narrow(2, self.nope, width)?.contiguous()?, k_rope_proj.heads(x, self.rope_heads)?);
+        let (mut q, mut k) =
+            (q.narrow(2, self.nope, width)?.contiguous()?, k_rope_proj.heads(x, self.rope_heads)?);
+        if let Some([q_norm, k_norm]) = &self.qk_norm {
+            (q, k) = (q_norm.of_heads(&q)?, k_norm.of_heads(&k)?);
+        }
         let (q, k) = (rope(&q, &table)?, rope(&k, &table)?);
         Ok(Some((q, common.storage.cache.round(&k)?)))
     }

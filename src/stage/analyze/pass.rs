@@ -76,10 +76,8 @@ impl Pass<'_> {
             LayerKind::Sliding => self.convert_swa,
             LayerKind::Latent(_) => false,
         };
-        // Keys that are normalised are no linear map of the input, and what they are has no use for the conversion.
-        let wanted = watched && converted && !config.parts.qk_norm;
         let read = || Projections::read(self.checkpoint, config, index);
-        let projections = wanted.then(read).transpose().map_err(Failure::stage)?;
+        let projections = (watched && converted).then(read).transpose().map_err(Failure::stage)?;
         let sinks = layer.sinks().map_err(Failure::stage)?;
         let mut observer = Observer::new(config, index, sinks, projections.as_ref());
         for (i, batch) in batches.iter().enumerate() {

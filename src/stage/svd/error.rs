@@ -21,6 +21,10 @@ pub(super) enum SvdError {
         "`kv-budget` {budget} is above the {original} elements that the original caches per token and layer"
     )]
     TooLarge { budget: usize, original: usize },
+    #[error(
+        "this model normalises queries and keys per head (QK-norm), so keys are no linear map of the input and stay as they are: set `layout = \"a\"`, which takes values alone into the latent"
+    )]
+    QkNorm,
     #[error("the model has no full-attention layer to convert")]
     NothingToConvert,
     #[error(

@@ -234,6 +234,9 @@ impl Stage for Svd {
             return Err(Failure::stage(SvdError::TooLarge { budget, original }));
         }
         let pieces = self.pieces_of(config.head_dim / 2).map_err(Failure::stage)?;
+        if config.parts.qk_norm && pieces.layout != Layout::A {
+            return Err(Failure::stage(SvdError::QkNorm));
+        }
         if moments.about.tokens <= config.hidden_size {
             cx.progress.say(&format!(
                 "the moments rest on {} tokens, fewer than the {} inputs of a layer: raise `max-tokens` of `analyze`",

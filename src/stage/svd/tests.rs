@@ -58,8 +58,8 @@ impl Calibrated {
 }
 
 fn logits(checkpoint: &Checkpoint) -> Vec<f32> {
-    let ids: Vec<u32> = (0..150).map(|i| i * i % 96).collect();
     let model = Model::frozen(checkpoint).unwrap();
+    let ids: Vec<u32> = (0..150).map(|i| i * i % model.config.vocab_size as u32).collect();
     let logits = model.logits(&Batch::new([&ids[..100], &ids[100..]]), &mut NoProbe).unwrap();
     logits.flatten_all().unwrap().to_vec1().unwrap()
 }
@@ -297,7 +297,7 @@ fn a_budget_is_kept_its_table_recorded_and_the_best_split_taken() {
 #[test]
 fn the_conversion_depends_on_the_calibration_and_is_best_where_it_was_calibrated() {
     let one = calibrated("gptoss-dense", |_| ());
-    let low = Texts(texts(&[200, 150]).0.into_iter().map(few_words).collect());
+    let low = Texts(texts(&[200, 150]).0.into_iter().map(|text| words(text, 3)).collect());
     let bench = Bench::new().input("model", &one.checkpoint).input("texts", &low);
     let analyze = "model = 'model'\ntexts = 'corpus'\nheld-out-tokens = 100\nlayers = [1, 2, 3]";
     bench.run::<Analyze>(&toml::from_str(analyze).unwrap()).unwrap();
@@ -320,9 +320,9 @@ fn the_conversion_depends_on_the_calibration_and_is_best_where_it_was_calibrated
     assert!(error(&narrow) < 0.7 * error(&wide), "{} and {}", error(&narrow), error(&wide));
 }
 
-/// The same number of words, but only three different ones.
-fn few_words(mut text: Text) -> Text {
-    let word = |word: &str| format!("w{}", word[1..].parse::<u32>().unwrap() % 3);
+/// The same number of words, but only so many different ones.
+fn words(mut text: Text, different: u32) -> Text {
+    let word = |word: &str| format!("w{}", word[1..].parse::<u32>().unwrap() % different);
     text.text = text.text.split(' ').map(word).collect::<Vec<_>>().join(" ");
     text
 }
@@ -351,5 +351,6 @@ fn everything_else_is_copied_bit_for_bit_and_dense_projections_are_gone() {
 mod heads;
 mod interrupted;
 mod methods;
+mod norms;
 mod windows;
 mod wrong;

@@ -61,7 +61,8 @@ impl<'a> Observer<'a> {
         let width = if projections.is_some() { config.hidden_size } else { 0 };
         let latent = attention == "latent";
         let pairs = if latent { 0 } else { d / 2 };
-        let both = if latent || projections.is_some() { 0 } else { 2 * kv_heads * d };
+        let linear = projections.is_some() && !config.parts.qk_norm;
+        let both = if latent || linear { 0 } else { 2 * kv_heads * d };
         let (experts, chosen) =
             config.experts.map_or((0, 0), |of| (of.num_local_experts, of.num_experts_per_tok));
         Self {
@@ -118,7 +119,8 @@ impl<'a> Observer<'a> {
             (moments.overlap, moments.query) = (overlap, query);
             moments.keys_values = keys_values(p, &self.plain);
             (moments.plain, moments.attended) = (self.plain.sum, self.attended.sum);
-        } else if self.keys_values.dim > 1 {
+        }
+        if self.keys_values.dim > 1 {
             let (dim, width) = (self.keys_values.dim, self.keys_values.dim - 1);
             let rows = self.keys_values.sum.chunks_exact(dim).take(width);
             moments.keys_values = rows.flat_map(|row| &row[..width]).copied().collect();
@@ -175,7 +177,8 @@ impl Probe for Observer<'_> {
         if wanted {
             self.plain.add(&input, None);
             self.attended.add(&input, Some(&weights));
-        } else if self.keys_values.dim > 1 {
+        }
+        if self.keys_values.dim > 1 {
             let k = unrotated(self.config, &self.batch.positions, seen.k)?;
             let both = Tensor::cat(&[&k.flatten_from(1)?, &seen.v.flatten_from(1)?], 1)?;
             self.keys_values.add(&host(&both)?, None);
