@@ -1,27 +1,15 @@
 //! What a command sees, what is kept of it, and every way in which it can go wrong.
 
-use std::sync::Mutex;
-
 use serde_json::json;
 
 use super::*;
-use crate::engine::action::{Checkpoints, NoCheckpoints, Progress, Stop};
+use crate::{
+    engine::action::{Checkpoints, NoCheckpoints, Stop},
+    stage::testing::Says,
+};
 
 fn exec(toml: &str) -> Exec {
     toml::from_str(toml).unwrap()
-}
-
-/// Says of the stage under test.
-#[derive(Default)]
-struct Says(Mutex<Vec<String>>);
-
-impl Progress for Says {
-    fn phase(&self, _: &str, _: Option<u64>, _: &str) {}
-    fn advance(&self, _: u64) {}
-    fn note(&self, _: &str) {}
-    fn say(&self, text: &str) {
-        self.0.lock().unwrap().push(text.to_owned());
-    }
 }
 
 struct Ran {

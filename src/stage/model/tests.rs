@@ -3,8 +3,8 @@
 use super::*;
 use crate::{
     artifact::checkpoint::{Draft, Owned},
-    engine::action::{NoCheckpoints, Progress, Stop},
-    stage::testing::Bench,
+    engine::action::{NoCheckpoints, Stop},
+    stage::testing::{Bench, Says},
 };
 
 const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/golden");
@@ -240,23 +240,13 @@ fn weights_that_are_not_finite_are_told_all_at_once() {
 
 #[test]
 fn tensors_that_the_model_does_not_read_are_said() {
-    struct Said(std::sync::Mutex<Vec<String>>);
-    impl Progress for Said {
-        fn phase(&self, _: &str, _: Option<u64>, _: &str) {}
-        fn advance(&self, _: u64) {}
-        fn note(&self, _: &str) {}
-        fn say(&self, text: &str) {
-            self.0.lock().unwrap().push(text.to_owned());
-        }
-    }
     let said = |names: usize| {
         let (_dir, stage) = broken(|draft| {
             for i in 0..names {
                 draft.tensors.insert(format!("extra.{i:02}"), Owned::f32(&[1], &[0.0]));
             }
         });
-        let (bench, said) =
-            (Bench::new().reads(stage.reads(&|_| "".into()).unwrap()), Said(Vec::new().into()));
+        let (bench, said) = (Bench::new().reads(stage.reads(&|_| "".into()).unwrap()), Says::default());
         bench.run_with(&stage, &said, &NoCheckpoints, &Stop::default()).unwrap();
         said.0.into_inner().unwrap()
     };
