@@ -7,6 +7,7 @@ pub mod linalg;
 pub mod low_rank;
 pub mod moments;
 pub mod pca;
+pub mod random;
 pub mod softmax;
 #[cfg(test)]
 pub(crate) mod testing;

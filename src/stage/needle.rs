@@ -7,7 +7,7 @@ use rand_core::SeedableRng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use self::haystack::{Fact, Haystack, below, hide};
+use self::haystack::{Fact, Haystack, hide};
 use crate::{
     artifact::{
         Artifact,
@@ -16,6 +16,7 @@ use crate::{
         texts::{Text, Texts},
     },
     engine::action::{Cx, Failure, Numerics, OutputPort},
+    math::random::below,
     stage::{
         Finite, Input, InputPort, Invalid, Stage,
         code::{self, Code},

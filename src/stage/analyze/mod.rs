@@ -11,6 +11,8 @@ mod picture;
 mod sequences;
 mod summary;
 
+use rand_chacha::ChaCha8Rng;
+use rand_core::SeedableRng;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -29,6 +31,7 @@ use crate::{
         texts::Texts,
     },
     engine::action::{Cx, Failure, OutputPort, Pool},
+    math::random::shuffle,
     model::Config,
     stage::{
         Input, InputPort, Invalid, Stage,
@@ -257,7 +260,7 @@ impl Analyze {
         };
         let mut ids = encode(cx, checkpoint, &texts)?;
         if self.order == Order::Shuffled {
-            sequences::shuffle(&mut ids, cx.seed);
+            shuffle(&mut ids, &mut ChaCha8Rng::seed_from_u64(cx.seed));
         }
         let limits = Limits {
             max_tokens: self.max_tokens,

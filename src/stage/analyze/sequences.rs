@@ -1,9 +1,9 @@
 //! Calibration sequences: cut, divided from those that are kept out, and packed into batches. Knows no text and no weights.
 
 use rand_chacha::ChaCha8Rng;
-use rand_core::{Rng, SeedableRng};
+use rand_core::SeedableRng;
 
-use crate::model::Batch;
+use crate::{math::random::below, model::Batch};
 
 /// How texts become sequences.
 pub(super) struct Limits {
@@ -86,19 +86,6 @@ impl Sequences {
     }
 }
 
-/// Any order of `items` is as likely as any other (Fisher and Yates); the same seed gives the same.
-pub(super) fn shuffle<T>(items: &mut [T], seed: u64) {
-    let mut random = ChaCha8Rng::seed_from_u64(seed);
-    for i in (1..items.len()).rev() {
-        items.swap(i, below(&mut random, i + 1));
-    }
-}
-
-/// A number below `n`; for every `n` that occurs the bias of the remainder is below one in a billion.
-fn below(random: &mut ChaCha8Rng, n: usize) -> usize {
-    (random.next_u64() % n as u64) as usize
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::{collection::vec, prop_assert, prop_assert_eq, proptest};
@@ -119,19 +106,6 @@ mod tests {
         let sequences = Sequences::divide(ids(&[8, 30, 0, 5, 2, 9, 9, 9]), &limits);
         assert_eq!(lengths(&sequences.held_out), [(1, 10), (4, 2)]);
         assert_eq!(lengths(&sequences.calibration), [(0, 8), (3, 5), (5, 9), (6, 3)]);
-    }
-
-    #[test]
-    fn a_seed_gives_an_order_and_every_order_is_likely() {
-        let order = |seed| {
-            let mut items = [0, 1, 2];
-            shuffle(&mut items, seed);
-            items
-        };
-        let mut seen = std::collections::BTreeMap::new();
-        (0..600).for_each(|seed| *seen.entry(order(seed)).or_insert(0) += 1);
-        assert_eq!(order(7), order(7));
-        assert!(seen.len() == 6 && seen.values().all(|&n| (70..130).contains(&n)), "{seen:?}");
     }
 
     #[test]

@@ -1,9 +1,9 @@
 //! Token batches in a seeded order that can be resumed anywhere. Knows no model and no loss.
 
 use rand_chacha::ChaCha8Rng;
-use rand_core::{Rng, SeedableRng};
+use rand_core::SeedableRng;
 
-use crate::model::Batch;
+use crate::{math::random::shuffle, model::Batch};
 
 /// Documents as token ids, dealt out in batches of about `batch_tokens`; every epoch in another order.
 pub(crate) struct Feed {
@@ -54,14 +54,12 @@ impl Feed {
     }
 }
 
-/// The documents of one epoch in random order (Fisher–Yates on a ChaCha stream of its own).
+/// The documents of one epoch in random order (a ChaCha stream of its own).
 fn shuffled(n: usize, seed: u64, epoch: u64) -> Vec<usize> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(epoch);
     let mut order: Vec<usize> = (0..n).collect();
-    for i in (1..n).rev() {
-        order.swap(i, (rng.next_u64() % (i as u64 + 1)) as usize);
-    }
+    shuffle(&mut order, &mut rng);
     order
 }
 

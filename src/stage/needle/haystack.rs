@@ -1,11 +1,13 @@
 //! Sentences in text: where they stand and what is asked. Knows no stage.
 
 use rand_chacha::ChaCha8Rng;
-use rand_core::Rng;
 
-use crate::artifact::{
-    encoder::{Encoder, EncoderError},
-    texts::{Mark, Text},
+use crate::{
+    artifact::{
+        encoder::{Encoder, EncoderError},
+        texts::{Mark, Text},
+    },
+    math::random::below,
 };
 
 const ADJECTIVES: [&str; 8] =
@@ -52,11 +54,6 @@ impl Fact {
     pub(super) fn question(&self) -> String {
         format!("\n{}{}", self.before(), self.number)
     }
-}
-
-/// A number below `n`; for every `n` that occurs the bias of the remainder is below one in a billion.
-pub(super) fn below(random: &mut ChaCha8Rng, n: usize) -> usize {
-    (random.next_u64() % n as u64) as usize
 }
 
 /// Bytes after which a piece ends at any space.
