@@ -99,6 +99,15 @@ impl LayerKind {
             Self::Latent(latent) => latent.sliding,
         }
     }
+
+    /// Whether it is grouped-query attention over all tokens before or, with `windows`, over any.
+    pub fn is_grouped(&self, windows: bool) -> bool {
+        match self {
+            Self::Sliding => windows,
+            Self::Full => true,
+            Self::Latent(_) => false,
+        }
+    }
 }
 
 /// Sizes of a latent attention layer.

@@ -9,7 +9,7 @@ use crate::{
         moments::{LayerMoments, file_of},
     },
     engine::action::{Cx, Failure},
-    model::{Batch, Config, Layer, Shell, config::LayerKind, probe::NoProbe},
+    model::{Batch, Config, Layer, Shell, probe::NoProbe},
     stage::{
         streamed::{self, budget::Needs, hidden::Hidden, resume::Resume},
         weights::Projections,
@@ -71,11 +71,7 @@ impl Pass<'_> {
     ) -> Result<Option<LayerMoments>, Failure> {
         let config = self.config;
         let layer = Layer::load(self.checkpoint, config, index).map_err(Failure::stage)?;
-        let converted = match config.layers[index] {
-            LayerKind::Full => true,
-            LayerKind::Sliding => self.convert_swa,
-            LayerKind::Latent(_) => false,
-        };
+        let converted = config.layers[index].is_grouped(self.convert_swa);
         let read = || Projections::read(self.checkpoint, config, index);
         let projections = (watched && converted).then(read).transpose().map_err(Failure::stage)?;
         let sinks = layer.sinks().map_err(Failure::stage)?;

@@ -37,7 +37,7 @@ use self::{
 use crate::{
     artifact::{Artifact, checkpoint::Checkpoint, conversion::Conversion, moments::Moments},
     engine::action::{Cx, Failure, OutputPort, Pool},
-    model::{Config, config::LayerKind},
+    model::Config,
     stage::{
         Finite, Input, InputPort, Invalid, Stage,
         code::{self, Code},
@@ -326,12 +326,8 @@ impl Svd {
         pieces: &Pieces,
         moments: &Moments,
     ) -> Result<Vec<Source>, Failure> {
-        let converts = |kind: &LayerKind| match kind {
-            LayerKind::Full => true,
-            LayerKind::Sliding => self.convert_swa,
-            LayerKind::Latent(_) => false,
-        };
-        let wanted: Vec<usize> = (0..config.layers.len()).filter(|&i| converts(&config.layers[i])).collect();
+        let wanted = |&i: &usize| config.layers[i].is_grouped(self.convert_swa);
+        let wanted: Vec<usize> = (0..config.layers.len()).filter(wanted).collect();
         let missing: Vec<usize> =
             wanted.iter().copied().filter(|i| !moments.layers.contains_key(i)).collect();
         if wanted.is_empty() {

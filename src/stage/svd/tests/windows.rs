@@ -1,6 +1,7 @@
 //! Sliding-window layers, which are converted only where the user asks.
 
 use super::*;
+use crate::model::config::LayerKind;
 
 const LOOK: &str = "model = 'model'\ntexts = 'corpus'\nheld-out-tokens = 100\nconvert-swa = true";
 
