@@ -21,8 +21,8 @@ pub enum Stored {
     Int4,
 }
 
-/// Neighbours that share a scale.
-const GROUP: usize = 32;
+/// Neighbours that share a scale in INT4.
+pub const GROUP: usize = 32;
 /// The largest finite value of FP8 (E4M3).
 const FP8_MAX: f64 = 448.0;
 

@@ -49,12 +49,7 @@ pub(super) fn kl(
     (batch, stride): (&Batch, usize),
     label: &str,
 ) -> Result<Vec<f64>, Failure> {
-    if let Some(measured) = job.passes.measured() {
-        return Ok(measured);
-    }
-    let measured = run(job, variants, batch, label)?.kl(job.cx, stride)?;
-    job.passes.finish(job.cx, measured.clone())?;
-    Ok(measured)
+    job.passes.measure(job.cx, || run(job, variants, batch, label)?.kl(job.cx, stride))
 }
 
 /// The largest difference of a logit of the variant, and the original's largest logit, both absolute.
@@ -64,12 +59,11 @@ pub(super) fn largest_difference(
     batch: &Batch,
     label: &str,
 ) -> Result<(f64, f64), Failure> {
-    if let Some(measured) = job.passes.measured() {
-        return Ok((measured[0], measured[1]));
-    }
-    let largest = run(job, &[variant], batch, label)?.largest_difference(0)?;
-    job.passes.finish(job.cx, vec![largest.0, largest.1])?;
-    Ok(largest)
+    let measured = job.passes.measure(job.cx, || {
+        let (difference, largest) = run(job, &[variant], batch, label)?.largest_difference(0)?;
+        Ok(vec![difference, largest])
+    })?;
+    Ok((measured[0], measured[1]))
 }
 
 /// Pushes `batch` through the original and all variants, side by side. Layers before a variant's first converted one are computed once.

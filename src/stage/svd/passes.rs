@@ -46,10 +46,24 @@ impl Passes {
         Ok(passes)
     }
 
-    /// What the next pass measured, if it was finished in an earlier run.
-    pub(super) fn measured(&self) -> Option<Vec<f64>> {
+    /// What the next pass measures: as it was kept by an earlier run, or by `run`, and then it is kept.
+    pub(super) fn measure(
+        &self,
+        cx: &Cx<'_>,
+        run: impl FnOnce() -> Result<Vec<f64>, Failure>,
+    ) -> Result<Vec<f64>, Failure> {
         let next = self.next.replace(self.next.get() + 1);
-        self.done.borrow().get(next).cloned()
+        if let Some(measured) = self.done.borrow().get(next) {
+            return Ok(measured.clone());
+        }
+        let measured = run()?;
+        self.done.borrow_mut().push(measured.clone());
+        self.write().map_err(Failure::stage)?;
+        // What is published is moved away.
+        let dir = tempfile::tempdir_in(&cx.scratch).map_err(Failure::stage)?;
+        fs::copy(self.dir.join(FILE), dir.path().join(FILE)).map_err(Failure::stage)?;
+        cx.checkpoints.publish(dir.path()).map_err(Failure::stage)?;
+        Ok(measured)
     }
 
     /// Begins a pass that was not finished; returns the layer to go on with, and fills `hidden` if that is not the first.
@@ -69,16 +83,6 @@ impl Passes {
         hidden: &mut Hidden,
     ) -> Result<(), Failure> {
         resume.keep(layer, hidden, &self.dir)
-    }
-
-    /// Keeps what the pass measured.
-    pub(super) fn finish(&self, cx: &Cx<'_>, measured: Vec<f64>) -> Result<(), Failure> {
-        self.done.borrow_mut().push(measured);
-        self.write().map_err(Failure::stage)?;
-        // What is published is moved away.
-        let dir = tempfile::tempdir_in(&cx.scratch).map_err(Failure::stage)?;
-        fs::copy(self.dir.join(FILE), dir.path().join(FILE)).map_err(Failure::stage)?;
-        cx.checkpoints.publish(dir.path()).map_err(Failure::stage)
     }
 
     fn write(&self) -> io::Result<()> {

@@ -4,10 +4,7 @@ use std::f64::consts::{PI, SQRT_2};
 
 use faer::Mat;
 
-use crate::math::linalg::product;
-
-/// Channels that are mixed with each other: as many as share a scale in an INT4 cache.
-const GROUP: usize = 32;
+use crate::{math::linalg::product, model::storage::GROUP};
 
 /// Scales each latent channel so that its row of `down` (without the bias, its last column) and its column of `up` have equal norms.
 ///
@@ -26,7 +23,7 @@ pub(super) fn balance(down: &mut Mat<f64>, up: &mut Mat<f64>) {
     }
 }
 
-/// Deals the channels out to groups, strongest first, and turns each group by a cosine transform (DCT-II), whose rows are all about equally
+/// Deals the channels out to groups of as many as share a scale in an INT4 cache, strongest first, and turns each group by a cosine transform (DCT-II), whose rows are all about equally
 /// wide: every cached channel is then a sum of strong and weak components, and has no tails of its own.
 pub(super) fn mix(down: &Mat<f64>, up: &Mat<f64>) -> (Mat<f64>, Mat<f64>) {
     let rank = down.nrows();
