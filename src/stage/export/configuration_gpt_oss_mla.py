@@ -34,6 +34,9 @@ class GptOssMlaConfig(GptOssConfig):
         if self.layer_types is not None:
             self.layer_types = ["full_attention" if t == "latent_attention" else t for t in self.layer_types]
         super().__post_init__(**kwargs)
+        for i, (entry, kind) in enumerate(zip(self.mla, self.layer_types)):
+            if entry is not None and kind not in ("full_attention", "sliding_attention"):
+                raise ValueError(f"layer {i} is `{kind}` and has an entry in `mla`; only softmax attention can be latent")
 
 
 __all__ = ["GptOssMlaConfig"]
