@@ -25,6 +25,20 @@ impl Batch {
         Self { ids, positions, offsets: offsets.into() }
     }
 
+    /// Whole sequences in batches of about `tokens` tokens, in order: a batch holds more only if one sequence does.
+    pub fn packed<'a>(sequences: impl IntoIterator<Item = &'a [u32]>, tokens: usize) -> Vec<Self> {
+        let (mut packed, mut held): (Vec<Vec<&[u32]>>, usize) = (Vec::new(), 0);
+        for sequence in sequences {
+            if packed.is_empty() || (held > 0 && held + sequence.len() > tokens) {
+                packed.push(Vec::new());
+                held = 0;
+            }
+            held += sequence.len();
+            packed.last_mut().expect("the first sequence opens a batch").push(sequence);
+        }
+        packed.into_iter().map(Self::new).collect()
+    }
+
     /// Number of tokens.
     pub fn len(&self) -> usize {
         self.ids.len()
@@ -76,6 +90,22 @@ mod tests {
             assert_eq!(batch.next_tokens().1, weights, "{sequences:?}");
             assert_eq!((batch.len(), batch.is_empty()), (weights.len(), weights.is_empty()));
         }
+    }
+
+    #[test]
+    fn a_batch_is_as_full_as_whole_sequences_allow() {
+        let (small, large, none) = (vec![1u32; 3000], vec![2u32; 9000], Vec::new());
+        let lengths = |sequences: &[&[u32]]| {
+            let packed = Batch::packed(sequences.iter().copied(), 8192);
+            packed.iter().map(|batch| batch.offsets.to_vec()).collect::<Vec<_>>()
+        };
+        let small = &small[..];
+        assert_eq!(
+            lengths(&[small, small, small, &large, small]),
+            [vec![0, 3000, 6000], vec![0, 3000], vec![0, 9000], vec![0, 3000]]
+        );
+        assert_eq!(lengths(&[&none, &large, &none]), [vec![0, 0, 9000], vec![0, 0]]);
+        assert!(lengths(&[]).is_empty());
     }
 
     proptest! {

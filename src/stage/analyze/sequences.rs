@@ -70,19 +70,7 @@ impl Sequences {
 
     /// Batches of whole sequences, in order.
     pub(super) fn batches(&self) -> Vec<Batch> {
-        let mut batches = Vec::new();
-        let (mut from, mut tokens) = (0, 0);
-        for (i, ids) in self.calibration.iter().enumerate() {
-            if tokens > 0 && tokens + ids.len() > BATCH {
-                batches.push(Batch::new(self.calibration[from..i].iter().map(Vec::as_slice)));
-                (from, tokens) = (i, 0);
-            }
-            tokens += ids.len();
-        }
-        if tokens > 0 {
-            batches.push(Batch::new(self.calibration[from..].iter().map(Vec::as_slice)));
-        }
-        batches
+        Batch::packed(self.calibration.iter().map(Vec::as_slice), BATCH)
     }
 }
 
@@ -137,13 +125,6 @@ mod tests {
             lengths(&sequences.calibration)
         };
         assert_eq!((share(0), share(1)), (vec![(0, 1), (2, 3), (4, 5)], vec![(1, 2), (3, 4)]));
-    }
-
-    #[test]
-    fn batches_hold_whole_sequences() {
-        let sequences = Sequences { calibration: ids(&[3000, 1096, 1, 9000, 10]), held_out: vec![] };
-        let sizes: Vec<usize> = sequences.batches().iter().map(Batch::len).collect();
-        assert_eq!(sizes, [4096, 1, 9000, 10]);
     }
 
     proptest! {

@@ -24,17 +24,7 @@ const BATCH_TOKENS: usize = 8192;
 
 /// Documents packed into batches, in order.
 pub(super) fn batches(documents: &[&[u32]]) -> Vec<Batch> {
-    let mut packed: Vec<Vec<&[u32]>> = Vec::new();
-    let mut tokens = usize::MAX;
-    for ids in documents {
-        if tokens.saturating_add(ids.len()) > BATCH_TOKENS {
-            packed.push(Vec::new());
-            tokens = 0;
-        }
-        tokens += ids.len();
-        packed.last_mut().expect("the first document opens a batch").push(ids);
-    }
-    packed.into_iter().map(Batch::new).collect()
+    Batch::packed(documents.iter().copied(), BATCH_TOKENS)
 }
 
 /// A model's final states on all batches, and the head that turns them into logits.
@@ -125,15 +115,6 @@ fn compare(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn documents_are_packed_whole_and_in_order() {
-        let (small, large) = (vec![1u32; 3000], vec![2u32; 9000]);
-        let packed = batches(&[&small, &small, &small, &large, &small]);
-        let offsets: Vec<&[usize]> = packed.iter().map(|batch| batch.offsets.as_ref()).collect();
-        assert_eq!(offsets, [&[0, 3000, 6000][..], &[0, 3000], &[0, 9000], &[0, 3000]]);
-        assert!(batches(&[]).is_empty());
-    }
 
     #[test]
     fn rows_are_compared_with_their_own_targets_and_holes_are_reported() {
