@@ -36,7 +36,7 @@ impl Curve {
     }
 }
 
-/// What a division may use.
+/// What a division in two sizes may use.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     /// Elements of all layers together, at most.
@@ -55,33 +55,40 @@ impl Bounds {
     }
 }
 
-/// Elements of each layer with the least sum of divergences: dynamic programming over multiples of the step.
+/// Something that a layer may have more or less of: its rotated keys, its latent, or both together.
+#[derive(Debug, Clone)]
+pub(super) struct Axis {
+    /// Its divergence by elements.
+    pub(super) curve: Curve,
+    /// The elements that it may have, ascending; the first are the fewest.
+    pub(super) sizes: Vec<usize>,
+}
+
+/// Elements on each axis with the least sum of divergences, of together at most `total`: dynamic programming.
 ///
 /// # Panics
 /// If not even the fewest elements fit.
-pub(super) fn free(curves: &[Curve], bounds: Bounds) -> Vec<usize> {
-    let sizes = bounds.sizes();
-    let units = bounds.total / bounds.step;
-    // The least sum of the layers so far that uses at most so many units, and what its last layer has.
-    let mut best = vec![0.0; units + 1];
+pub(super) fn free(axes: &[Axis], total: usize) -> Vec<usize> {
+    // The least sum of the axes so far that uses at most so many elements, and what the last of them has.
+    let mut best = vec![0.0; total + 1];
     let mut taken: Vec<Vec<usize>> = Vec::new();
-    for curve in curves {
+    for Axis { curve, sizes } in axes {
         let costs: Vec<f64> = sizes.iter().map(|&size| curve.at(size)).collect();
         let one = |within: usize| {
-            let fitting = sizes.iter().zip(&costs).filter(|(size, _)| **size / bounds.step <= within);
-            let sums = fitting.map(|(&size, cost)| (size, best[within - size / bounds.step] + cost));
+            let fitting = sizes.iter().zip(&costs).filter(|(size, _)| **size <= within);
+            let sums = fitting.map(|(&size, cost)| (size, best[within - size] + cost));
             sums.min_by(|a, b| a.1.total_cmp(&b.1)).unwrap_or((0, f64::INFINITY))
         };
-        let (size, next): (Vec<usize>, Vec<f64>) = (0..=units).map(one).unzip();
+        let (size, next): (Vec<usize>, Vec<f64>) = (0..=total).map(one).unzip();
         taken.push(size);
         best = next;
     }
-    assert!(best[units].is_finite(), "the total is enough for the fewest elements");
-    let mut left = units;
+    assert!(best[total].is_finite(), "the total is enough for the fewest elements");
+    let mut left = total;
     let mut elements: Vec<usize> = Vec::new();
     for sizes in taken.iter().rev() {
         elements.push(sizes[left]);
-        left -= sizes[left] / bounds.step;
+        left -= sizes[left];
     }
     elements.reverse();
     elements
@@ -115,6 +122,12 @@ pub(super) fn two_level(curves: &[Curve], bounds: Bounds) -> Vec<usize> {
 mod tests {
     use super::*;
     use proptest::{collection::vec, prop_assert, proptest};
+
+    /// The freest division of layers that are one axis each.
+    fn free(curves: &[Curve], bounds: Bounds) -> Vec<usize> {
+        let axis = |curve: &Curve| Axis { curve: curve.clone(), sizes: bounds.sizes() };
+        super::free(&curves.iter().map(axis).collect::<Vec<_>>(), bounds.total)
+    }
 
     fn exponential(scale: f64, slope: f64) -> Curve {
         Curve::new([10, 20, 40].map(|n| (n, scale * (-slope * n as f64).exp())).into())
@@ -152,6 +165,29 @@ mod tests {
         let bounds = Bounds { total: 80, step: 4, least: 4, most: 40 };
         assert_eq!(free(&curves, bounds), [20; 4]);
         assert_eq!(two_level(&curves, bounds), [20; 4]);
+    }
+
+    #[test]
+    fn two_axes_of_a_layer_share_with_those_of_the_others_whatever_their_sizes() {
+        let axis =
+            |scale, slope, sizes: &[usize]| Axis { curve: exponential(scale, slope), sizes: sizes.to_vec() };
+        let axes =
+            [axis(1.0, 0.2, &[6, 12, 18]), axis(0.1, 0.2, &[2, 4, 8, 30]), axis(1.0, 0.05, &[10, 20, 40])];
+        let sum = |elements: &[usize]| -> f64 {
+            axes.iter().zip(elements).map(|(axis, &n)| axis.curve.at(n)).sum()
+        };
+        let got = super::free(&axes, 61);
+        let mut best = (f64::INFINITY, vec![]);
+        for &a in &axes[0].sizes {
+            for &b in &axes[1].sizes {
+                for &c in &axes[2].sizes {
+                    if a + b + c <= 61 && sum(&[a, b, c]) < best.0 {
+                        best = (sum(&[a, b, c]), vec![a, b, c]);
+                    }
+                }
+            }
+        }
+        assert_eq!(got, best.1, "the best of all");
     }
 
     proptest! {
