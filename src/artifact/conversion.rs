@@ -26,8 +26,41 @@ pub struct Conversion {
     /// The best split of each budget that was searched, ascending; empty without a search.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub curve: Vec<Candidate>,
+    /// The output projections that were fitted anew, where that was tried.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refit: Option<Refit>,
     /// What the whole model caches.
     pub cache: Cache,
+}
+
+/// Output projections fitted anew to what the heads of converted layers give.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refit {
+    /// Calibration tokens that they were fitted to.
+    pub tokens: usize,
+    /// Mean KL divergence on held-out sequences without them.
+    pub kl_before: f64,
+    /// And with them.
+    pub kl_after: f64,
+    /// Whether they were taken.
+    pub taken: bool,
+    /// One entry per converted layer.
+    pub layers: Vec<Refitted>,
+}
+
+/// The output projection of one layer.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Refitted {
+    /// The layer's index.
+    pub layer: usize,
+    /// The pull towards the projection that was there, as a share of the mean square of a head's output; `None` if that one stayed.
+    pub ridge: Option<f64>,
+    /// Squared error of the attention block's output on held-out text behind converted layers, over the output's square, before.
+    pub error_before: f64,
+    /// The same afterwards.
+    pub error_after: f64,
 }
 
 /// The lossless factorisation against the original.

@@ -21,6 +21,8 @@ use super::{Artifact, ArtifactError, Files, file, read_json};
 pub struct Moments {
     /// What was calibrated on, and with what model.
     pub about: About,
+    /// Token ids of the sequences in the sums, for what a conversion fits to activations.
+    pub calibration: Vec<Vec<u32>>,
     /// Token ids of sequences that are in no sum, for measuring a conversion.
     pub held_out: Vec<Vec<u32>>,
     /// The file of each layer.
@@ -69,6 +71,7 @@ pub struct Model {
 struct Written {
     about: About,
     layers: Vec<usize>,
+    calibration: Vec<Vec<u32>>,
     held_out: Vec<Vec<u32>>,
 }
 
@@ -108,7 +111,8 @@ impl Moments {
     /// Writes `about.json` beside the files of the layers that are in `dir` already.
     pub fn describe(&self, dir: &Path) -> Result<(), ArtifactError> {
         let layers = self.layers.keys().copied().collect();
-        let written = Written { about: self.about.clone(), layers, held_out: self.held_out.clone() };
+        let (calibration, held_out) = (self.calibration.clone(), self.held_out.clone());
+        let written = Written { about: self.about.clone(), layers, calibration, held_out };
         let text = serde_json::to_vec(&written).expect("plain data serialises");
         let path = dir.join(ABOUT);
         fs::write(&path, text).map_err(ArtifactError::io(&path))
@@ -133,7 +137,8 @@ impl Artifact for Moments {
             Ok((layer, path.to_path_buf()))
         };
         let layers = written.layers.iter().map(path).collect::<Result<_, ArtifactError>>()?;
-        Ok(Self { about: written.about, held_out: written.held_out, layers })
+        let Written { about, calibration, held_out, .. } = written;
+        Ok(Self { about, calibration, held_out, layers })
     }
 }
 
@@ -159,7 +164,8 @@ mod tests {
         }
         let about = About { sequences: 2, tokens: 30, max_length: 20, ..About::default() };
         let layers = [(1, PathBuf::new()), (11, PathBuf::new())].into();
-        Moments { about, layers, held_out: vec![vec![3, 1, 2], vec![]] }.describe(dir).unwrap();
+        let (calibration, held_out) = (vec![vec![7, 8], vec![9]], vec![vec![3, 1, 2], vec![]]);
+        Moments { about, calibration, held_out, layers }.describe(dir).unwrap();
     }
 
     #[test]
@@ -178,6 +184,8 @@ mod tests {
         moments.save(copy.path()).unwrap();
         let again = Moments::load(&files_in(copy.path()).unwrap()).unwrap();
         assert_eq!((&again.about, &again.held_out), (&moments.about, &moments.held_out));
+        assert_eq!(again.calibration, [vec![7, 8], vec![9]]);
+        assert_eq!(again.held_out, [vec![3, 1, 2], vec![]]);
         assert_eq!(again.layer(1).unwrap(), layer(4.0));
         assert_eq!(again.layer(11).unwrap(), layer(5.0));
     }

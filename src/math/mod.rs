@@ -8,6 +8,7 @@ pub mod low_rank;
 pub mod moments;
 pub mod pca;
 pub mod random;
+pub mod ridge;
 pub mod softmax;
 #[cfg(test)]
 pub(crate) mod testing;

@@ -16,6 +16,8 @@ pub struct AttentionSeen<'a> {
     pub v: &'a Tensor,
     /// Output before the sink and the log-sum-exp, [t, heads, dv + 1].
     pub packed: &'a Tensor,
+    /// Outputs of the heads, sinks counted [t, heads, dv].
+    pub heads: &'a Tensor,
     /// The block's output after `o_proj` [t, hidden].
     pub output: &'a Tensor,
 }

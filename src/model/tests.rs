@@ -179,8 +179,8 @@ struct Diary(Vec<String>);
 
 impl Probe for Diary {
     fn attention(&mut self, seen: &AttentionSeen<'_>) -> candle_core::Result<()> {
-        let dims =
-            [seen.input, seen.q, seen.k, seen.v, seen.packed, seen.output].map(|x| format!("{:?}", x.dims()));
+        let all = [seen.input, seen.q, seen.k, seen.v, seen.packed, seen.heads, seen.output];
+        let dims = all.map(|x| format!("{:?}", x.dims()));
         self.0.push(format!("attention {} {}", seen.layer, dims.join(" ")));
         Ok(())
     }
@@ -198,7 +198,7 @@ impl Probe for Diary {
 fn a_probe_is_shown_every_block_once_in_order() {
     let mut diary = Diary::default();
     model(&[LATENT, FULL]).logits(&Batch::new([&[1, 2, 3][..]]), &mut diary).unwrap();
-    let attention = "[3, 16] [3, 4, 8] [3, 2, 8] [3, 2, 8] [3, 4, 9] [3, 16]";
+    let attention = "[3, 16] [3, 4, 8] [3, 2, 8] [3, 2, 8] [3, 4, 9] [3, 4, 8] [3, 16]";
     let want = |layer| {
         [
             format!("attention {layer} {attention}"),

@@ -73,8 +73,10 @@ impl Common {
         probe: &mut dyn Probe,
     ) -> Result<Tensor> {
         let packed = self.packed((q, k, v), batch)?;
-        let output = self.output(&self.sunk(&packed)?)?;
-        let seen = AttentionSeen { layer: self.layer, input, q, k, v, packed: &packed, output: &output };
+        let heads = self.sunk(&packed)?;
+        let output = self.output(&heads)?;
+        let (packed, heads) = (&packed, &heads);
+        let seen = AttentionSeen { layer: self.layer, input, q, k, v, packed, heads, output: &output };
         probe.attention(&seen)?;
         Ok(output)
     }

@@ -177,7 +177,8 @@ impl Sharded for Analyze {
         let part =
             |shard| Moments::load(cx.input(&shards::merge_port("moments", shard))?).map_err(Failure::stage);
         let parts = (0..of).map(part).collect::<Result<Vec<Moments>, Failure>>()?;
-        let mut whole = Moments { held_out: parts[0].held_out.clone(), ..Moments::default() };
+        let calibration = parts.iter().flat_map(|part| part.calibration.clone()).collect();
+        let mut whole = Moments { calibration, held_out: parts[0].held_out.clone(), ..Moments::default() };
         whole.about.clone_from(&parts[0].about);
         whole.about.sequences = parts.iter().map(|part| part.about.sequences).sum();
         whole.about.tokens = parts.iter().map(|part| part.about.tokens).sum();
@@ -249,7 +250,8 @@ impl Analyze {
             max_length: self.max_length,
             model: model(&config),
         };
-        finish(&Moments { about, held_out: sequences.held_out, layers }, cx)
+        let Sequences { calibration, held_out } = sequences;
+        finish(&Moments { about, calibration, held_out, layers }, cx)
     }
 
     fn sequences(&self, cx: &Cx<'_>, checkpoint: &Checkpoint) -> Result<Sequences, Failure> {

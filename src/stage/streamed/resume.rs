@@ -3,7 +3,10 @@
 use std::{fs, io, path::Path};
 
 use super::hidden::Hidden;
-use crate::engine::action::{Cx, Failure, Stopwatch};
+use crate::{
+    artifact::Files,
+    engine::action::{Cx, Failure, Stopwatch},
+};
 
 /// The residual streams behind a layer.
 const HIDDEN: &str = "hidden.f32";
@@ -36,9 +39,7 @@ impl<'a> Resume<'a> {
             .and_then(|text| text.trim().parse().map_err(io::Error::other))
             .map_err(Failure::stage)?;
         hidden.restore(states).map_err(Failure::stage)?;
-        for (name, path) in files.iter().filter(|(name, _)| ![HIDDEN, NEXT].contains(&name.as_str())) {
-            fs::copy(path, own.join(name)).map_err(Failure::stage)?;
-        }
+        own_files(&files, own).map_err(Failure::stage)?;
         cx.progress.say(&format!("going on with layer {next}"));
         Ok((resume, next))
     }
@@ -48,7 +49,7 @@ impl<'a> Resume<'a> {
         let files =
             fs::read_dir(own).and_then(Iterator::collect::<io::Result<Vec<_>>>).map_err(Failure::stage)?;
         let mut bytes = hidden.bytes();
-        for file in &files {
+        for file in files {
             bytes += file.metadata().map_err(Failure::stage)?.len();
         }
         if bytes > SMALL && self.since.seconds() < PAUSE {
@@ -56,12 +57,27 @@ impl<'a> Resume<'a> {
         }
         let dir = tempfile::tempdir_in(&self.cx.scratch).map_err(Failure::stage)?;
         hidden.save(&dir.path().join(HIDDEN)).map_err(Failure::stage)?;
-        for file in &files {
-            fs::copy(file.path(), dir.path().join(file.file_name())).map_err(Failure::stage)?;
-        }
+        copy_all(own, dir.path()).map_err(Failure::stage)?;
         fs::write(dir.path().join(NEXT), next.to_string()).map_err(Failure::stage)?;
         self.cx.checkpoints.publish(dir.path()).map_err(Failure::stage)?;
         self.since = Stopwatch::start();
         Ok(())
     }
+}
+
+/// Copies the stage's own files of a checkpoint into `own`.
+pub(crate) fn own_files(files: &Files, own: &Path) -> io::Result<()> {
+    for (name, path) in files.iter().filter(|(name, _)| ![HIDDEN, NEXT].contains(&name.as_str())) {
+        fs::copy(path, own.join(name))?;
+    }
+    Ok(())
+}
+
+/// Copies the files of a folder into another one.
+pub(crate) fn copy_all(from: &Path, to: &Path) -> io::Result<()> {
+    for file in fs::read_dir(from)? {
+        let file = file?;
+        fs::copy(file.path(), to.join(file.file_name()))?;
+    }
+    Ok(())
 }

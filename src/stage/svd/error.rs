@@ -41,6 +41,8 @@ pub(super) enum SvdError {
     Freqfold(usize, usize),
     #[error("`rope-pairs` is {wanted}, but there are {has}")]
     Pairs { wanted: usize, has: usize },
+    #[error("layer {layer}: the file of its refitted projection: {why}")]
+    Refit { layer: usize, why: String },
     #[error(transparent)]
     Model(#[from] ModelError),
     #[error(transparent)]

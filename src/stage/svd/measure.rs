@@ -130,7 +130,7 @@ fn step(layer: &Layer, (hidden, stream): (&mut Hidden, usize), batch: &Batch) ->
 }
 
 /// A converted layer, over the original's other tensors.
-fn converted(job: &Job<'_>, variant: &Variant<'_>, source: &Source) -> Result<Layer, Failure> {
+pub(super) fn converted(job: &Job<'_>, variant: &Variant<'_>, source: &Source) -> Result<Layer, Failure> {
     let prefix = format!("model.layers.{}.", source.layer);
     let tensors = (variant.attention)(source).map_err(Failure::stage)?;
     let named = tensors.into_iter().map(|(name, tensor)| (format!("{prefix}self_attn.{name}"), tensor));

@@ -15,6 +15,7 @@ mod metric;
 mod passes;
 mod pieces;
 mod ranking;
+mod refit;
 mod report;
 mod rotated;
 mod save;
@@ -56,7 +57,7 @@ pub struct Svd {
     pub moments: Input<Moments>,
     /// Whose conversion: `metric` is this project's; `transmla`, `mha2mla`, `care` and `palu` are published ones, for comparison. It sets the
     /// defaults of `layout`, `rotary-basis`, `rotary-choice`, `freqfold`, `query-weights`, `multiplier`, `token-weights`, `metric`,
-    /// `latent` and `own-splits`, each of which can be set by itself.
+    /// `latent`, `own-splits` and `refit`, each of which can be set by itself.
     #[serde(default)]
     pub method: Method,
     /// `a` keeps every key rotated and exact, only values go through the latent; `b` puts keys that hardly turn, or whose turning
@@ -110,6 +111,13 @@ pub struct Svd {
     /// Whether each layer may divide its elements between rotated keys and latent in its own way, by the predicted error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_splits: Option<bool>,
+    /// Whether the output projections of converted layers are fitted anew, in closed form, to what their heads give behind converted layers.
+    /// Each layer, and all of them together, must be better for it on held-out text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub refit: Option<bool>,
+    /// Calibration tokens that they are fitted to.
+    #[serde(default = "refit_tokens")]
+    pub refit_tokens: usize,
     /// Whether a cached channel is a component (`components`), or a mixture of strong and weak ones (`mixed`), which stores better in few bits.
     /// The model computes the same.
     #[serde(default, skip_serializing_if = "is_default")]
@@ -157,6 +165,9 @@ fn measure() -> usize {
 }
 fn measure_tokens() -> usize {
     4096
+}
+fn refit_tokens() -> usize {
+    32768
 }
 fn parity_tolerance() -> Finite {
     Finite(1e-5)
@@ -263,9 +274,16 @@ impl Stage for Svd {
         if self.layer_budgets != LayerBudgets::Uniform {
             best = divide::redivide(&job, &mut splits, best, &moments.held_out)?;
         }
-        let report = report::write(&job, &moments, (parity, curve), (&splits, best));
+        let refit = refit::refit(&job, &splits[best], &moments)?;
+        let mut report = report::write(&job, &moments, (parity, curve), (&splits, best));
+        report.refit = refit.as_ref().map(|refit| refit.report.clone());
         report::say(cx, &report);
-        save::save(&job, &job.variant(&splits[best]))?;
+        let variant = job.variant(&splits[best]);
+        let variant = match refit.filter(|refit| refit.report.taken) {
+            Some(refit) => refit.of(variant),
+            None => variant,
+        };
+        save::save(&job, &variant)?;
         report.save(&cx.output("report")).map_err(Failure::stage)
     }
 }
@@ -285,6 +303,7 @@ impl Svd {
             metric: self.metric.unwrap_or(published.metric),
             latent: self.latent.unwrap_or(published.latent),
             own_splits: self.own_splits.unwrap_or(published.own_splits),
+            refit: self.refit.unwrap_or(published.refit),
             latent_basis: self.latent_basis,
         }
     }

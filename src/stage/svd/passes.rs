@@ -8,7 +8,10 @@ use std::{
 
 use crate::{
     engine::action::{Cx, Failure},
-    stage::streamed::{hidden::Hidden, resume::Resume},
+    stage::streamed::{
+        hidden::Hidden,
+        resume::{self, Resume},
+    },
 };
 
 /// The passes of one conversion, which come in the same order in every run of it.
@@ -33,7 +36,8 @@ impl Passes {
         fs::create_dir_all(&dir).map_err(Failure::stage)?;
         let (mut done, mut part) = (Vec::new(), false);
         let kept = cx.checkpoints.latest().map_err(Failure::stage)?;
-        if let Some(path) = kept.as_ref().and_then(|files| files.get(FILE)) {
+        if let Some((path, files)) = kept.as_ref().and_then(|files| Some((files.get(FILE)?, files))) {
+            resume::own_files(files, &dir).map_err(Failure::stage)?;
             let bits: Vec<Vec<u64>> = fs::read(path)
                 .and_then(|bytes| serde_json::from_slice(&bytes).map_err(io::Error::other))
                 .map_err(Failure::stage)?;
@@ -61,7 +65,7 @@ impl Passes {
         self.write().map_err(Failure::stage)?;
         // What is published is moved away.
         let dir = tempfile::tempdir_in(&cx.scratch).map_err(Failure::stage)?;
-        fs::copy(self.dir.join(FILE), dir.path().join(FILE)).map_err(Failure::stage)?;
+        resume::copy_all(&self.dir, dir.path()).map_err(Failure::stage)?;
         cx.checkpoints.publish(dir.path()).map_err(Failure::stage)?;
         Ok(measured)
     }
@@ -73,6 +77,11 @@ impl Passes {
         hidden: &mut Hidden,
     ) -> Result<(Resume<'a>, usize), Failure> {
         if self.part.replace(false) { Resume::begin(cx, hidden, &self.dir) } else { Ok((Resume::new(cx), 0)) }
+    }
+
+    /// A file that is kept with the passes.
+    pub(super) fn file(&self, name: &str) -> PathBuf {
+        self.dir.join(name)
     }
 
     /// Keeps the streams before `layer`.

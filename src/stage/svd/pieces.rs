@@ -177,6 +177,8 @@ pub(super) struct Pieces {
     pub(super) latent: LatentKind,
     /// Whether each layer may divide its elements between rotated keys and latent in its own way.
     pub(super) own_splits: bool,
+    /// Whether output projections are fitted anew.
+    pub(super) refit: bool,
     pub(super) latent_basis: LatentBasis,
 }
 
@@ -194,6 +196,7 @@ impl Method {
             metric: Metric::Output,
             latent: LatentKind::Joint,
             own_splits: true,
+            refit: true,
             latent_basis: LatentBasis::Components,
         };
         let plain = Pieces {
@@ -204,6 +207,7 @@ impl Method {
             token_weights: TokenWeights::None,
             metric: Metric::Plain,
             own_splits: false,
+            refit: false,
             ..metric.clone()
         };
         let freqfold = vec![1, 2, 4, 8];

@@ -2,7 +2,7 @@
 
 use crate::{
     artifact::{
-        conversion::{Cache, Candidate, Conversion, Converted, Parity},
+        conversion::{Cache, Candidate, Conversion, Converted, Parity, Refit},
         moments::Moments,
     },
     engine::action::Cx,
@@ -49,6 +49,7 @@ pub(super) fn write(
         ),
         parity,
         curve,
+        refit: None,
         cache: cache(job.config, &layers, job.svd.context),
         layers,
         candidates: if splits.len() > 1 {
@@ -124,6 +125,9 @@ pub(super) fn say(cx: &Cx<'_>, report: &Conversion) {
             c.kv_elements, c.rope_pairs, c.kv_lora_rank
         ));
     }
+    if let Some(refit) = &report.refit {
+        cx.progress.say(&refitted(refit));
+    }
     for layer in &report.layers {
         let cut = 1.0 - layer.kv_elements_after as f64 / layer.kv_elements_before as f64;
         cx.progress.say(&format!(
@@ -162,6 +166,19 @@ fn arithmetic(cache: &Cache) -> String {
         cache.context,
         mib(cache.bytes_after),
         mib(cache.bytes_before)
+    )
+}
+
+/// What fitting output projections anew gave, in words.
+fn refitted(refit: &Refit) -> String {
+    let better = refit.layers.iter().filter(|layer| layer.ridge.is_some()).count();
+    let taken = if refit.taken { "taken" } else { "not taken" };
+    format!(
+        "refit to {} tokens: {better} of {} output projections, KL {:.4} before and {:.4} after: {taken}",
+        refit.tokens,
+        refit.layers.len(),
+        refit.kl_before,
+        refit.kl_after
     )
 }
 

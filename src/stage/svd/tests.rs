@@ -234,7 +234,7 @@ fn error_and_divergence_fall_with_rank() {
     let mut last = (f64::INFINITY, f32::INFINITY);
     for rank in [2, 12, 24, 33] {
         let (_bench, converted, report) =
-            model.convert(&format!("layout = 'b'\nrope-pairs = 8\nkv-lora-rank = {rank}"));
+            model.convert(&format!("layout = 'b'\nrope-pairs = 8\nkv-lora-rank = {rank}\nrefit = false"));
         let now = (report.layers[0].latent_error, difference(&model.checkpoint, &converted));
         assert!(now.0 < last.0 && now.1 < last.1, "rank {rank}: {now:?} after {last:?}");
         last = now;
@@ -331,7 +331,7 @@ fn words(mut text: Text, different: u32) -> Text {
 fn everything_else_is_copied_bit_for_bit_and_dense_projections_are_gone() {
     let model = calibrated("gptoss-mxfp4", |_| ());
     let (_bench, converted, _) =
-        model.convert("layout = 'b'\nrope-pairs = 4\nkv-lora-rank = 20\ndtype = 'bf16'");
+        model.convert("layout = 'b'\nrope-pairs = 4\nkv-lora-rank = 20\ndtype = 'bf16'\nrefit = false");
     let new = ["q_proj", "k_rope_proj", "kv_a_proj", "kv_b_proj"].map(|n| format!("layers.1.self_attn.{n}."));
     let is_new = |name: &str| new.iter().any(|new| name.contains(new.as_str()));
     for name in model.checkpoint.names().filter(|name| !is_new(name)) {
@@ -352,5 +352,6 @@ mod heads;
 mod interrupted;
 mod methods;
 mod norms;
+mod refit;
 mod windows;
 mod wrong;
