@@ -5,6 +5,7 @@
 mod adamw;
 pub mod curve;
 mod data;
+mod loss;
 mod objective;
 mod save;
 mod trainer;
@@ -20,9 +21,11 @@ use crate::{
         Finite, Input, InputPort, Invalid, Stage,
         code::{self, Code},
         encode::{Document, encode},
+        is_default,
     },
 };
 
+use loss::Loss;
 use objective::Objective;
 use trainer::{Run, TrainError};
 
@@ -51,9 +54,12 @@ pub struct Distill {
     /// First phase: each converted layer's attention output is matched on the teacher's inputs; loss is the relative squared error.
     #[serde(default)]
     pub layerwise: Option<Phase>,
-    /// Second phase: forward KL from the teacher's to the student's next-token distribution, T = 1.
+    /// Second phase: the student's next-token distribution is brought to the teacher's, as `loss` says.
     #[serde(default)]
     pub kl: Option<Phase>,
+    /// What a token costs in the phase `kl`: forward KL at temperature 1, unless something else is set.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub loss: Loss,
     /// Training without a teacher: next-token cross-entropy.
     #[serde(default)]
     pub cross_entropy: Option<Phase>,
@@ -153,7 +159,7 @@ impl Distill {
     fn phases(&self) -> Vec<(Objective, Phase)> {
         let all = [
             (Objective::Layerwise, &self.layerwise),
-            (Objective::Kl, &self.kl),
+            (Objective::Kl(self.loss.clone()), &self.kl),
             (Objective::CrossEntropy { balance: self.balance.0 as f32 }, &self.cross_entropy),
         ];
         all.into_iter().filter_map(|(objective, phase)| Some((objective, phase.clone()?))).collect()
@@ -220,6 +226,12 @@ impl Stage for Distill {
             if phase.lr.0 <= 0.0 || phase.steps == 0 || phase.batch_tokens == 0 {
                 return Err(Invalid::new(objective.name(), "steps, lr and batch-tokens must be positive"));
             }
+        }
+        self.loss.check()?;
+        if self.loss != Loss::default() && self.kl.is_none() {
+            return Err(
+                Invalid::new("loss", "`loss` goes with the phase `kl`").hint("the others have one loss each")
+            );
         }
         if self.max_length < 2 {
             return Err(Invalid::new("max-length", "must be at least 2"));

@@ -8,18 +8,20 @@ use crate::{
     kernel::{
         cross_entropy::cross_entropy,
         host,
-        linear_kl::{Teacher, linear_kl},
+        linear_divergence::{Teacher, linear_divergence},
     },
     model::{Batch, Model, ModelError, Probe, block::moe::Routing, config::LayerKind, probe::NoProbe},
 };
 
+use super::loss::Loss;
+
 /// What a phase minimises.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Objective {
     /// Relative squared error of each converted layer's attention output, on the teacher's inputs.
     Layerwise,
-    /// `KL(teacher ‖ student)` per token.
-    Kl,
+    /// How far the student's next-token distribution is from the teacher's, and what else the user wants to count, per token.
+    Kl(Loss),
     /// Next-token cross-entropy, plus `balance` times the routers' load-balancing loss.
     CrossEntropy {
         /// Weight of the load-balancing loss.
@@ -29,17 +31,17 @@ pub(crate) enum Objective {
 
 impl Objective {
     /// The phase's name in manifests and curves.
-    pub(crate) fn name(self) -> &'static str {
+    pub(crate) fn name(&self) -> &'static str {
         match self {
             Self::Layerwise => "layerwise",
-            Self::Kl => "kl",
+            Self::Kl(_) => "kl",
             Self::CrossEntropy { .. } => "cross-entropy",
         }
     }
 
     /// The value to report and the tensor to differentiate.
     pub(crate) fn loss(
-        self,
+        &self,
         student: &Model,
         teacher: Option<&Model>,
         batch: &Batch,
@@ -48,8 +50,8 @@ impl Objective {
             .ok_or_else(|| ModelError::Tensor(candle_core::Error::msg("this objective needs a teacher")));
         match self {
             Self::Layerwise => layerwise(student, teacher?, batch),
-            Self::Kl => kl(student, teacher?, batch),
-            Self::CrossEntropy { balance } => next_token(student, batch, balance),
+            Self::Kl(loss) => kl(student, teacher?, batch, loss),
+            Self::CrossEntropy { balance } => next_token(student, batch, *balance),
         }
     }
 }
@@ -73,16 +75,64 @@ fn layerwise(student: &Model, teacher: &Model, batch: &Batch) -> Result<(f32, Te
     Ok((loss.to_scalar()?, loss))
 }
 
-fn kl(student: &Model, teacher: &Model, batch: &Batch) -> Result<(f32, Tensor), ModelError> {
-    let target = teacher.hidden(batch, &mut NoProbe)?;
-    let hidden = student.hidden(batch, &mut NoProbe)?;
-    let (_, weights) = batch.next_tokens();
+fn kl(student: &Model, teacher: &Model, batch: &Batch, loss: &Loss) -> Result<(f32, Tensor), ModelError> {
+    let (mut taught, mut learnt) = (Streams::default(), Streams::default());
+    let (target, hidden) = if loss.looks_inside() {
+        (teacher.hidden(batch, &mut taught)?, student.hidden(batch, &mut learnt)?)
+    } else {
+        (teacher.hidden(batch, &mut NoProbe)?, student.hidden(batch, &mut NoProbe)?)
+    };
+    let (targets, weights) = batch.next_tokens();
     let norm = weights.iter().sum();
-    let weights: Arc<[f32]> = weights.into();
+    let (targets, weights): (Arc<[u32]>, Arc<[f32]>) = (targets.into(), weights.into());
     let head = teacher.shell.lm_head.floats()?;
-    let loss = linear_kl(&hidden, &Teacher { hidden: &target, head: &head, weights: &weights, norm })?;
-    let value = host(&loss)?[0];
-    Ok((value, loss))
+    let against = Teacher {
+        hidden: &target,
+        head: &head,
+        weights: &weights,
+        norm,
+        targets: Some(&targets),
+        loss: loss.token(),
+    };
+    let mut total = linear_divergence(&hidden, &against)?;
+    if loss.looks_inside() {
+        let begins = |kind: &LayerKind| matches!(kind, LayerKind::Latent(_));
+        let begins = student.config.layers.iter().position(begins).unwrap_or(0);
+        let pairs: Vec<_> = learnt.0.iter().zip(&taught.0).skip(begins).collect();
+        let weights = Tensor::new(&weights[..], hidden.device())?;
+        for (learnt, taught) in &pairs {
+            let apart = apart((learnt, taught), &weights, (loss.hidden_mse.0, loss.hidden_cosine.0))?;
+            total = (total + (apart / (f64::from(norm) * pairs.len() as f64))?)?;
+        }
+    }
+    let value = host(&total)?[0];
+    Ok((value, total))
+}
+
+/// Keeps the residual stream behind each layer.
+#[derive(Default)]
+struct Streams(Vec<Tensor>);
+
+impl Probe for Streams {
+    fn layer(&mut self, _: usize, hidden: &Tensor) -> candle_core::Result<()> {
+        self.0.push(hidden.clone());
+        Ok(())
+    }
+}
+
+/// `Σ w_t (mse · ‖s_t − t_t‖² / ‖t_t‖² + cosine · (1 − cos(s_t, t_t)))` of two residual streams [t, hidden], a scalar `[1]`.
+fn apart(
+    (learnt, taught): (&Tensor, &Tensor),
+    weights: &Tensor,
+    (mse, cosine): (f64, f64),
+) -> candle_core::Result<Tensor> {
+    let square = |x: &Tensor| x.sqr()?.sum(1);
+    let taught_square = square(taught)?;
+    let error = (square(&(learnt - taught)?)? / &taught_square)?;
+    let norms = (square(learnt)?.sqrt()? * taught_square.sqrt()?)?;
+    let angle = ((learnt * taught)?.sum(1)? / norms)?.affine(-1.0, 1.0)?;
+    let each = ((error * mse)? + (angle * cosine)?)?;
+    (each * weights)?.sum_all()?.reshape(1)
 }
 
 fn next_token(student: &Model, batch: &Batch, balance: f32) -> Result<(f32, Tensor), ModelError> {
@@ -129,6 +179,7 @@ mod tests {
         artifact::checkpoint::{Draft, Owned, Raw},
         kernel::testing::{close, flat},
         model::testing::{FULL, SLIDING, VOCAB, checkpoint, draft, lossless},
+        stage::Finite,
     };
 
     const LAYERS: [&str; 3] = [SLIDING, FULL, FULL];
@@ -151,7 +202,7 @@ mod tests {
         draft.tensors.insert(name.to_owned(), scaled);
     }
 
-    fn value(objective: Objective, student: &Draft, teacher: &Draft) -> f64 {
+    fn value(objective: &Objective, student: &Draft, teacher: &Draft) -> f64 {
         let (value, total) = objective.loss(&model(student), Some(&model(teacher)), &batch()).unwrap();
         close(&flat(&total), &[f64::from(value)], 1e-6);
         f64::from(value)
@@ -161,9 +212,10 @@ mod tests {
     fn a_lossless_student_costs_nothing() {
         let teacher = draft(&LAYERS);
         let student = lossless(&lossless(&teacher, 1), 2);
-        for objective in [Objective::Layerwise, Objective::Kl] {
-            let value = value(objective, &student, &teacher);
-            assert!((0.0..1e-6).contains(&value), "{objective:?}: {value}");
+        let inside = Loss { hidden_mse: Finite(1.0), hidden_cosine: Finite(1.0), ..Loss::default() };
+        for objective in [Objective::Layerwise, Objective::Kl(Loss::default()), Objective::Kl(inside)] {
+            let value = value(&objective, &student, &teacher);
+            assert!(value.abs() < 1e-6, "{objective:?}: {value}");
         }
     }
 
@@ -175,12 +227,12 @@ mod tests {
         for part in ["weight", "bias"] {
             scale(&mut student, &format!("model.layers.1.self_attn.o_proj.{part}"), 2.0);
         }
-        assert!((value(Objective::Layerwise, &student, &teacher) - 0.5).abs() < 1e-5);
+        assert!((value(&Objective::Layerwise, &student, &teacher) - 0.5).abs() < 1e-5);
         // What is not converted is not looked at.
         for part in ["weight", "bias"] {
             scale(&mut student, &format!("model.layers.0.self_attn.o_proj.{part}"), 3.0);
         }
-        assert!((value(Objective::Layerwise, &student, &teacher) - 0.5).abs() < 1e-5);
+        assert!((value(&Objective::Layerwise, &student, &teacher) - 0.5).abs() < 1e-5);
     }
 
     /// `ln softmax` of a row of logits in f64, and the token that follows.
@@ -210,10 +262,51 @@ mod tests {
         };
         let want = taught.iter().zip(&learnt).map(kl).sum::<f64>() / 8.0;
         assert!(want > 1e-4);
-        assert!((value(Objective::Kl, &student, &teacher) - want).abs() < 1e-5 * (1.0 + want));
+        assert!(
+            (value(&Objective::Kl(Loss::default()), &student, &teacher) - want).abs() < 1e-5 * (1.0 + want)
+        );
         let want = learnt.iter().map(|(q, target)| -q[*target]).sum::<f64>() / 8.0;
-        let got = value(Objective::CrossEntropy { balance: 0.0 }, &student, &teacher);
+        let got = value(&Objective::CrossEntropy { balance: 0.0 }, &student, &teacher);
         assert!((got - want).abs() < 1e-5 * want, "{got} {want}");
+    }
+
+    #[test]
+    fn residual_streams_count_from_the_first_converted_layer_on() {
+        let (teacher, mut student) = (draft(&LAYERS), lossless(&draft(&LAYERS), 1));
+        scale(&mut student, "model.layers.1.self_attn.kv_a_proj.weight", 0.3);
+        let streams = |draft: &Draft| {
+            let mut streams = Streams::default();
+            model(draft).hidden(&batch(), &mut streams).unwrap();
+            streams.0[1..].iter().map(|x| x.to_vec2::<f32>().unwrap()).collect::<Vec<_>>()
+        };
+        let (taught, learnt) = (streams(&teacher), streams(&student));
+        let (_, weights) = batch().next_tokens();
+        let dot =
+            |a: &[f32], b: &[f32]| a.iter().zip(b).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum::<f64>();
+        let (mut mse, mut cosine) = (0.0, 0.0);
+        for (t, s) in taught
+            .iter()
+            .flatten()
+            .zip(learnt.iter().flatten())
+            .zip(weights.iter().cycle())
+            .filter_map(|(pair, w)| (*w > 0.0).then_some(pair))
+        {
+            let apart: Vec<f32> = t.iter().zip(s).map(|(t, s)| s - t).collect();
+            mse += dot(&apart, &apart) / dot(t, t) / 16.0;
+            cosine += (1.0 - dot(t, s) / (dot(t, t) * dot(s, s)).sqrt()) / 16.0;
+        }
+        assert!(mse > 1e-4 && cosine > 1e-5);
+        let plain = value(&Objective::Kl(Loss::default()), &student, &teacher);
+        for (hidden_mse, hidden_cosine) in [(2.0, 0.0), (0.0, 3.0), (0.5, 0.25)] {
+            let loss = Loss {
+                hidden_mse: Finite(hidden_mse),
+                hidden_cosine: Finite(hidden_cosine),
+                ..Loss::default()
+            };
+            let want = plain + hidden_mse * mse + hidden_cosine * cosine;
+            let got = value(&Objective::Kl(loss), &student, &teacher);
+            assert!((got - want).abs() < 1e-5 * want, "{hidden_mse} {hidden_cosine}: {got} {want}");
+        }
     }
 
     #[test]
@@ -237,7 +330,7 @@ mod tests {
         let plain = model(&draft(&LAYERS));
         let text = error(Objective::Layerwise.loss(&plain, Some(&plain), &batch()));
         assert!(text.contains("no converted layer"), "{text}");
-        for objective in [Objective::Layerwise, Objective::Kl] {
+        for objective in [Objective::Layerwise, Objective::Kl(Loss::default())] {
             assert!(error(objective.loss(&plain, None, &batch())).contains("needs a teacher"));
         }
     }

@@ -117,6 +117,7 @@ fn healing() -> Distill {
         max_length: 64,
         layerwise: phase(20, 1e-2),
         kl: phase(20, 1e-2),
+        loss: Loss::default(),
         cross_entropy: None,
         balance: zero(),
         round_experts_from: half(),
@@ -171,6 +172,28 @@ fn healing_lowers_both_losses_and_touches_converted_attention_only() {
     }
 }
 
+#[test]
+fn every_loss_learns_and_ends_elsewhere() {
+    let heal = |toml: &str| {
+        let bench = bench();
+        bench.run(&Distill { layerwise: None, loss: toml::from_str(toml).unwrap(), ..healing() }).unwrap();
+        let (first, last) = ends(&bench.load("curve"), "kl");
+        assert!(last < 0.97 * first, "{toml}: {first} -> {last}");
+        bench.bytes()["checkpoint/model.safetensors"].clone()
+    };
+    let plain = heal("");
+    for toml in [
+        "divergence = 'reverse'",
+        "divergence = 'jsd'\nbeta = 0.3",
+        "temperature = 2.0",
+        "cross-entropy = 0.2",
+        "hidden-mse = 0.5",
+        "hidden-cosine = 0.5",
+    ] {
+        assert!(heal(toml) != plain, "{toml}");
+    }
+}
+
 /// Defect 7 of the original's trainer: it cut at 2,048 tokens without a word, and its loss counted padding.
 #[test]
 fn long_documents_are_seen_whole_and_there_is_no_padding() {
@@ -179,7 +202,8 @@ fn long_documents_are_seen_whole_and_there_is_no_padding() {
         .map(|(dir, latent)| Model::frozen(&checkpoint(dir.path(), latent, 1)).unwrap());
     let ids = |n: u32| (0..n).map(|i| 32 + i * i % 90).collect::<Vec<_>>();
     let (short, long) = (ids(9), ids(3_000));
-    let loss = |batch: &Batch| Objective::Kl.loss(&student, Some(&teacher), batch).unwrap().0;
+    let loss =
+        |batch: &Batch| Objective::Kl(Loss::default()).loss(&student, Some(&teacher), batch).unwrap().0;
     let [one, other] = [&short, &long].map(|ids| loss(&Batch::new([&ids[..]])));
     let both = Batch::new([&short[..], &long[..]]);
     assert_eq!(both.len(), 3_009, "tokens and nothing else");
@@ -316,6 +340,11 @@ fn parameters_that_do_not_fit_are_refused_before_anything_runs() {
         (Distill { texts: None, ..healing() }, "splits"),
         (Distill { kl: phase(0, 0.1), ..healing() }, "kl"),
         (Distill { max_length: 1, ..healing() }, "max-length"),
+        (Distill { loss: Loss { temperature: Finite(0.0), ..Loss::default() }, ..healing() }, "loss"),
+        (
+            Distill { loss: Loss { temperature: Finite(2.0), ..Loss::default() }, kl: None, ..healing() },
+            "loss",
+        ),
     ] {
         assert_eq!(wrong.check().unwrap_err().param, param);
     }

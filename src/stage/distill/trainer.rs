@@ -72,13 +72,13 @@ impl Run<'_> {
                     self.publish(&adam, place, &points)?;
                     return Err(Failure::Stopped);
                 }
-                points.push(self.step(&mut adam, &mut feed, (objective, &phase), place.step)?);
+                points.push(self.step(&mut adam, &mut feed, (&objective, &phase), place.step)?);
                 place = Place { step: place.step + 1, cursor: feed.cursor(), ..place };
                 if place.step.is_multiple_of(settings.checkpoint_every) {
                     self.publish(&adam, place, &points)?;
                 }
             }
-            self.cx.progress.say(&summary(objective, &points));
+            self.cx.progress.say(&summary(&objective, &points));
         }
         Ok(Curve(points))
     }
@@ -91,7 +91,7 @@ impl Run<'_> {
         &mut self,
         adam: &mut AdamW,
         feed: &mut Feed,
-        (objective, phase): (Objective, &Phase),
+        (objective, phase): (&Objective, &Phase),
         step: u32,
     ) -> Result<Point, Failure> {
         let rounding = f64::from(step) >= self.settings.round_experts_from.0 * f64::from(phase.steps);
@@ -155,7 +155,7 @@ fn read_place(path: &Path) -> Result<Place, Failure> {
 }
 
 /// First and last loss of a phase, each a mean over a tenth of its steps.
-fn summary(objective: Objective, points: &[Point]) -> String {
+fn summary(objective: &Objective, points: &[Point]) -> String {
     let losses: Vec<f32> = points.iter().filter(|p| p.phase == objective.name()).map(|p| p.loss).collect();
     let n = (losses.len() / 10).max(1).min(losses.len());
     let mean = |part: &[f32]| part.iter().sum::<f32>() / part.len().max(1) as f32;

@@ -1,8 +1,8 @@
-//! `KL(teacher ‖ student)` through a shared, frozen output head, chunked over tokens. Knows no model.
+//! What a student's states cost against its teacher's through a shared, frozen output head, chunked over tokens. Knows no model.
 //!
-//! Logits exist for one chunk of tokens at a time, so the workspace does not grow with the sequence. With `p`, `q` the two softmaxes,
-//! `L = Σ w_t KL(p_t ‖ q_t) / norm` and `dL/dh_t = w_t (q_t − p_t) W / norm`; the gradient is made in the forward pass, where the
-//! logits are at hand, and nothing of vocabulary size is kept.
+//! Logits exist for one chunk of tokens at a time, so the workspace does not grow with the sequence. With `l` the loss of a row
+//! ([`Loss`]), `L = Σ w_t l_t / norm` and `dL/dh_t = w_t (dl_t/dz_t) W / norm`; the gradient is made in the forward pass, where the logits
+//! are at hand, and nothing of vocabulary size is kept.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,8 +10,7 @@ use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor, bail};
 use rayon::prelude::*;
 
 use super::{
-    cross_entropy::log_sum_exp,
-    exp::exp,
+    divergence::Loss,
     f32s,
     gemm::{Mat, Threads, Write, gemm},
     host, tensor,
@@ -30,60 +29,68 @@ pub struct Teacher<'a> {
     pub weights: &'a Arc<[f32]>,
     /// Number of counted tokens of the whole batch, so that losses of parts add up.
     pub norm: f32,
+    /// The token that follows each, where the loss looks at it.
+    pub targets: Option<&'a Arc<[u32]>>,
+    /// What a token costs.
+    pub loss: Loss,
 }
 
 /// The loss, a scalar `[1]`, for student states `hidden` [t, hidden].
-pub fn linear_kl(hidden: &Tensor, teacher: &Teacher<'_>) -> Result<Tensor> {
+pub fn linear_divergence(hidden: &Tensor, teacher: &Teacher<'_>) -> Result<Tensor> {
     if hidden.shape() != teacher.hidden.shape()
         || teacher.weights.len() != hidden.dim(0)?
         || teacher.head.dim(1)? != hidden.dim(1)?
     {
         bail!(
-            "linear_kl: student {:?}, teacher {:?}, head {:?}, {} weights",
+            "linear_divergence: student {:?}, teacher {:?}, head {:?}, {} weights",
             hidden.shape(),
             teacher.hidden.shape(),
             teacher.head.shape(),
             teacher.weights.len()
         );
     }
-    hidden.apply_op1(LinearKl {
+    let (rows, vocab) = (hidden.dim(0)?, teacher.head.dim(0)?);
+    let targets: Arc<[u32]> = match teacher.targets {
+        None if teacher.loss.cross_entropy > 0.0 => bail!("linear_divergence: cross-entropy without targets"),
+        None => vec![0; rows].into(),
+        Some(targets) => targets.clone(),
+    };
+    if targets.len() != rows {
+        bail!("linear_divergence: {rows} rows, but {} targets", targets.len());
+    }
+    if let Some(target) = targets.iter().find(|&&target| target as usize >= vocab) {
+        bail!("linear_divergence: target {target} of {vocab} logits");
+    }
+    hidden.apply_op1(LinearDivergence {
         teacher: teacher.hidden.clone(),
         head: teacher.head.clone(),
         weights: teacher.weights.clone(),
         norm: teacher.norm,
+        targets,
+        loss: teacher.loss,
         gradient: Mutex::default(),
     })
 }
 
-struct LinearKl {
+struct LinearDivergence {
     teacher: Tensor,
     head: Tensor,
     weights: Arc<[f32]>,
     norm: f32,
+    targets: Arc<[u32]>,
+    loss: Loss,
     gradient: Mutex<Vec<f32>>,
 }
 
-/// `z` holds student logits and becomes `q − p`; returns `KL(p ‖ q)`. `u` holds teacher logits and is used up.
-fn divergence(z: &mut [f32], u: &mut [f32]) -> f32 {
-    let (student, teacher) = (log_sum_exp(z), log_sum_exp(u));
-    let mut kl = 0f32;
-    for (z, u) in z.iter_mut().zip(u) {
-        let (log_p, log_q) = (*u - teacher, *z - student);
-        let p = exp(log_p);
-        kl += p * (log_p - log_q);
-        *z = exp(log_q) - p;
-    }
-    kl.max(0.0)
-}
-
-impl CustomOp1 for LinearKl {
+impl CustomOp1 for LinearDivergence {
     fn name(&self) -> &'static str {
-        "linear_kl"
+        "linear_divergence"
     }
 
     fn cpu_fwd(&self, h: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let ((t, inner), vocab) = (layout.shape().dims2()?, self.head.dim(0)?);
-        let (h, teacher, head) = (f32s(h, layout, "linear_kl")?, host(&self.teacher)?, host(&self.head)?);
+        let (h, teacher, head) =
+            (f32s(h, layout, "linear_divergence")?, host(&self.teacher)?, host(&self.head)?);
         let head = Mat::dense(&head, vocab, inner);
         let mut gradient = vec![0f32; t * inner];
         let (mut z, mut u) = (vec![0f32; CHUNK * vocab], vec![0f32; CHUNK * vocab]);
@@ -102,11 +109,11 @@ impl CustomOp1 for LinearKl {
                     z.fill(0.0);
                     return 0.0;
                 }
-                let kl = divergence(z, u);
+                let cost = self.loss.row(z, u, self.targets[from + i] as usize);
                 for z in z.iter_mut() {
                     *z *= weight / self.norm;
                 }
-                f64::from(weight) * f64::from(kl)
+                f64::from(weight) * cost
             };
             let terms: Vec<f64> = z
                 .par_chunks_exact_mut(vocab)
@@ -131,7 +138,7 @@ impl CustomOp1 for LinearKl {
         let factor = host(grad)?[0];
         let mut gradient = std::mem::take(&mut *self.gradient.lock().unwrap_or_else(PoisonError::into_inner));
         if gradient.len() != h.elem_count() {
-            bail!("linear_kl: its gradient was already taken");
+            bail!("linear_divergence: its gradient was already taken");
         }
         for g in &mut gradient {
             *g *= factor;

@@ -1,10 +1,13 @@
 //! The fused loss against the unfused formula in f64.
 
 use super::*;
-use crate::kernel::testing::{check_gradients, close, flat, gradient, noise, var};
+use crate::kernel::{
+    divergence::Divergence,
+    testing::{check_gradients, close, flat, gradient, noise, var},
+};
 
 fn teacher<'a>(hidden: &'a Tensor, head: &'a Tensor, weights: &'a Arc<[f32]>) -> Teacher<'a> {
-    Teacher { hidden, head, weights, norm: 2.0 }
+    Teacher { hidden, head, weights, norm: 2.0, targets: None, loss: Loss::default() }
 }
 
 /// The definition in f64, one token at a time.
@@ -32,7 +35,7 @@ fn value_across_chunks() {
     let weights: Arc<[f32]> = (0..t).map(|i| if i % 5 == 0 { 0.0 } else { 1.0 }).collect();
     let want = reference(&h, &u, &w, &weights, (inner, vocab));
     let (u, w) = (tensor(u, (t, inner)).unwrap(), tensor(w, (vocab, inner)).unwrap());
-    let got = linear_kl(&tensor(h, (t, inner)).unwrap(), &teacher(&u, &w, &weights))
+    let got = linear_divergence(&tensor(h, (t, inner)).unwrap(), &teacher(&u, &w, &weights))
         .unwrap()
         .to_vec1::<f32>()
         .unwrap()[0];
@@ -43,14 +46,55 @@ fn value_across_chunks() {
 fn gradients() {
     let (h, u, w) = (var(1, &[4, 5], 1.0), var(2, &[4, 5], 1.0), var(3, &[7, 5], 1.0));
     let weights: Arc<[f32]> = [1.0, 0.0, 1.0, 0.5].into();
-    check_gradients(&[&h], 1e-3, || linear_kl(&h, &teacher(&u, &w, &weights)));
+    check_gradients(&[&h], 1e-3, || linear_divergence(&h, &teacher(&u, &w, &weights)));
+}
+
+/// The losses that the user can choose, with the next token counted too.
+fn losses() -> [Loss; 3] {
+    let loss = |divergence, temperature| Loss { divergence, temperature, cross_entropy: 0.4 };
+    [loss(Divergence::Forward, 2.0), loss(Divergence::Reverse, 1.0), loss(Divergence::Jsd(0.3), 0.7)]
+}
+
+#[test]
+fn gradients_of_every_loss() {
+    let (h, u, w) = (var(1, &[4, 5], 1.0), var(2, &[4, 5], 1.0), var(3, &[7, 5], 1.0));
+    let (weights, targets): (Arc<[f32]>, Arc<[u32]>) = ([1.0, 0.0, 1.0, 0.5].into(), [6, 0, 3, 1].into());
+    for loss in losses() {
+        let teacher = || Teacher { targets: Some(&targets), loss, ..teacher(&u, &w, &weights) };
+        check_gradients(&[&h], 1e-3, || linear_divergence(&h, &teacher()));
+    }
+}
+
+/// What is fused equals the losses of the rows of logits, one by one.
+#[test]
+fn values_of_every_loss_across_chunks() {
+    let (t, inner, vocab) = (CHUNK + 2, 5, 11);
+    let (h, u, w) = (noise(1, t * inner, 1.0), noise(2, t * inner, 1.0), noise(3, vocab * inner, 1.0));
+    let weights: Arc<[f32]> = (0..t).map(|i| [0.0, 1.0, 0.5][i % 3]).collect();
+    let targets: Arc<[u32]> = (0..t).map(|i| (i % vocab) as u32).collect();
+    let logits = |x: &[f32], i: usize| -> Vec<f32> {
+        let dot = |v: usize| (0..inner).map(|k| x[i * inner + k] * w[v * inner + k]).sum();
+        (0..vocab).map(dot).collect()
+    };
+    let of = |x: &[f32], shape: (usize, usize)| tensor(x.to_vec(), shape).unwrap();
+    for loss in losses() {
+        let row = |i: usize| {
+            let cost = loss.row(&mut logits(&h, i), &mut logits(&u, i), targets[i] as usize);
+            f64::from(weights[i]) * cost
+        };
+        let want = (0..t).map(row).sum::<f64>() / 2.0;
+        let (taught, head) = (of(&u, (t, inner)), of(&w, (vocab, inner)));
+        let teacher = Teacher { targets: Some(&targets), loss, ..teacher(&taught, &head, &weights) };
+        let got = f64::from(flat(&linear_divergence(&of(&h, (t, inner)), &teacher).unwrap())[0]);
+        assert!((got - want).abs() < 1e-5 * want, "{loss:?}: {got} {want}");
+    }
 }
 
 #[test]
 fn a_student_equal_to_its_teacher_costs_nothing() {
     let (h, w) = (var(1, &[4, 5], 3.0), var(3, &[7, 5], 3.0));
     let weights: Arc<[f32]> = [1.0; 4].into();
-    let loss = linear_kl(&h, &teacher(&h, &w, &weights)).unwrap();
+    let loss = linear_divergence(&h, &teacher(&h, &w, &weights)).unwrap();
     assert!(loss.to_vec1::<f32>().unwrap()[0] < 1e-6);
     let grads = loss.backward().unwrap();
     let largest =
@@ -95,7 +139,7 @@ fn value_and_gradient_match_the_unfused_formula_around_a_chunk() {
         let student = candle_core::Var::from_tensor(&tensor(h.clone(), (t, inner)).unwrap()).unwrap();
         let (taught, w) =
             (tensor(u.clone(), (t, inner)).unwrap(), tensor(head.clone(), (vocab, inner)).unwrap());
-        let loss = linear_kl(&student, &teacher(&taught, &w, &weights)).unwrap();
+        let loss = linear_divergence(&student, &teacher(&taught, &w, &weights)).unwrap();
         close(&flat(&loss), &[reference(&h, &u, &head, &weights, (inner, vocab))], 1e-5);
         let want = gradient_of(&h, &u, &head, &weights, (inner, vocab));
         close(&gradient(&loss, &student), &want, 2e-6);
@@ -106,7 +150,7 @@ fn value_and_gradient_match_the_unfused_formula_around_a_chunk() {
 fn far_apart_models_give_a_large_finite_loss() {
     let (h, t) = (var(1, &[2, 4], 100.0), var(2, &[2, 4], 100.0));
     let (w, weights): (_, Arc<[f32]>) = (var(3, &[9, 4], 1.0), [1.0; 2].into());
-    let loss = linear_kl(&h, &teacher(&t, &w, &weights)).unwrap();
+    let loss = linear_divergence(&h, &teacher(&t, &w, &weights)).unwrap();
     let value = flat(&loss)[0];
     assert!(value > 10.0 && value.is_finite(), "{value}");
     assert!(gradient(&loss, &h).iter().all(|g| g.is_finite()));
@@ -119,7 +163,7 @@ fn losses_of_parts_add_up() {
     let part = |rows: std::ops::Range<usize>| {
         let cut = |x: &[f32]| tensor(x[rows.start * 4..rows.end * 4].to_vec(), (rows.len(), 4)).unwrap();
         let weights: Arc<[f32]> = vec![1.0; rows.len()].into();
-        flat(&linear_kl(&cut(&h), &teacher(&cut(&t), &w, &weights)).unwrap())[0]
+        flat(&linear_divergence(&cut(&h), &teacher(&cut(&t), &w, &weights)).unwrap())[0]
     };
     assert!((part(0..6) - part(0..1) - part(1..6)).abs() < 1e-6);
 }
@@ -128,7 +172,7 @@ fn losses_of_parts_add_up() {
 fn a_gradient_can_be_taken_once_and_scales_with_what_comes_from_above() {
     let (h, t, w) = (var(1, &[2, 4], 1.0), var(2, &[2, 4], 1.0), var(3, &[9, 4], 1.0));
     let weights: Arc<[f32]> = [1.0; 2].into();
-    let loss = || linear_kl(&h, &teacher(&t, &w, &weights)).unwrap();
+    let loss = || linear_divergence(&h, &teacher(&t, &w, &weights)).unwrap();
     let once = gradient(&loss(), &h);
     let thrice: Vec<f64> = once.iter().map(|g| 3.0 * f64::from(*g)).collect();
     close(&gradient(&(loss() * 3.0).unwrap(), &h), &thrice, 1e-6);
@@ -142,10 +186,24 @@ fn sizes_that_do_not_fit_are_refused() {
     let check = |h: [usize; 2], t: [usize; 2], w: [usize; 2], n: usize| {
         let (h, t, w) = (var(1, &h, 1.0), var(2, &t, 1.0), var(3, &w, 1.0));
         let weights: Arc<[f32]> = vec![1.0; n].into();
-        assert!(linear_kl(&h, &teacher(&t, &w, &weights)).is_err());
+        assert!(linear_divergence(&h, &teacher(&t, &w, &weights)).is_err());
     };
     check([3, 4], [2, 4], [9, 4], 3);
     check([3, 4], [3, 5], [9, 4], 3);
     check([3, 4], [3, 4], [9, 5], 3); // a wider head, whose data would suffice
     check([3, 4], [3, 4], [9, 4], 2);
+}
+
+#[test]
+fn tokens_that_are_missing_or_unknown_are_refused() {
+    let (h, t, w) = (var(1, &[3, 4], 1.0), var(2, &[3, 4], 1.0), var(3, &[9, 4], 1.0));
+    let weights: Arc<[f32]> = [1.0; 3].into();
+    let refused = |targets: Option<Vec<u32>>| {
+        let targets: Option<Arc<[u32]>> = targets.map(Into::into);
+        let loss = Loss { cross_entropy: 0.1, ..Loss::default() };
+        let teacher = Teacher { targets: targets.as_ref(), loss, ..teacher(&t, &w, &weights) };
+        linear_divergence(&h, &teacher).is_err()
+    };
+    assert!(refused(None) && refused(Some(vec![1, 2])) && refused(Some(vec![1, 2, 9])));
+    assert!(!refused(Some(vec![1, 2, 8])));
 }
