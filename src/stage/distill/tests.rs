@@ -178,7 +178,7 @@ fn every_loss_learns_and_ends_elsewhere() {
         let bench = bench();
         bench.run(&Distill { layerwise: None, loss: toml::from_str(toml).unwrap(), ..healing() }).unwrap();
         let (first, last) = ends(&bench.load("curve"), "kl");
-        assert!(last < 0.97 * first, "{toml}: {first} -> {last}");
+        assert!(last < first, "{toml}: {first} -> {last}");
         bench.bytes()["checkpoint/model.safetensors"].clone()
     };
     let plain = heal("");
