@@ -1,6 +1,6 @@
 //! Second moments of activations, accumulated in f64 in a fixed order. Knows rows of numbers, no model.
 
-use faer::{Accum, MatRef, Par, linalg::matmul::matmul};
+use faer::{Accum, MatMut, MatRef, Par, linalg::matmul::matmul};
 use rayon::prelude::*;
 
 /// Columns of the sum that one thread computes at a time; fixed, so that the number of threads does not matter.
@@ -44,18 +44,24 @@ impl SecondMoment {
         let right = augmented(&|_| 1.0);
         let right = MatRef::from_row_major_slice(&right, n, dim);
         let left = MatRef::from_row_major_slice(&left, n, dim);
-        self.sum.par_chunks_mut(TILE * dim).enumerate().for_each(|(tile, out)| {
-            let rows = out.len() / dim;
-            let out = faer::MatMut::from_row_major_slice_mut(out, rows, dim);
-            let left = left.subcols(tile * TILE, rows).transpose();
-            matmul(out, Accum::Add, left, right, 1.0, Par::Seq);
-        });
+        add_products(&mut self.sum, left, right);
     }
 
     /// The sum of the weights.
     pub fn total(&self) -> f64 {
         self.sum[self.dim * self.dim - 1]
     }
+}
+
+/// Adds `leftᵀ · right` to the row-major `sum`, in the same order whatever the number of threads.
+pub(super) fn add_products(sum: &mut [f64], left: MatRef<'_, f64>, right: MatRef<'_, f64>) {
+    let width = right.ncols();
+    sum.par_chunks_mut(TILE * width).enumerate().for_each(|(tile, out)| {
+        let rows = out.len() / width;
+        let out = MatMut::from_row_major_slice_mut(out, rows, width);
+        let left = left.subcols(tile * TILE, rows).transpose();
+        matmul(out, Accum::Add, left, right, 1.0, Par::Seq);
+    });
 }
 
 #[cfg(test)]

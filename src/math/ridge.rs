@@ -2,7 +2,7 @@
 //! numbers, no model.
 
 use faer::{
-    Accum, Mat, MatMut, MatRef, Par, Spec,
+    Accum, Mat, MatRef, Par, Spec,
     dyn_stack::{MemBuffer, MemStack},
     linalg::{
         cholesky::llt::{
@@ -14,7 +14,7 @@ use faer::{
 };
 use rayon::prelude::*;
 
-use super::linalg::LinalgError;
+use super::{linalg::LinalgError, moments::add_products};
 
 /// Rows or columns that one thread computes at a time; fixed, so that the number of threads does not matter.
 const TILE: usize = 64;
@@ -74,11 +74,7 @@ impl Regression {
             rows.par_chunks_exact(width).map(|row| row[inputs..].iter().map(|y| y * y).sum()).collect();
         self.square += squares.iter().sum::<f64>();
         let rows = MatRef::from_row_major_slice(&rows, n, width);
-        self.sum.par_chunks_mut(TILE * width).enumerate().for_each(|(tile, out)| {
-            let many = out.len() / width;
-            let out = MatMut::from_row_major_slice_mut(out, many, width);
-            matmul(out, Accum::Add, rows.subcols(tile * TILE, many).transpose(), rows, 1.0, Par::Seq);
-        });
+        add_products(&mut self.sum, rows.subcols(0, inputs), rows);
     }
 
     /// Of the maps that each of `ridges` gives and of `prior` [outputs, inputs] itself the one with the least error on the rows of
