@@ -90,7 +90,9 @@ impl Loss {
         let plain = if counts { R::log_sum_exp(z) } else { R::of(0.0) };
         let token = if counts { (plain - z[target]).wide() } else { 0.0 };
         let hot = R::of(self.temperature);
-        z.iter_mut().chain(u.iter_mut()).for_each(|x| *x = *x / hot);
+        if (self.temperature - 1.0).abs() > 0.0 {
+            z.iter_mut().chain(u.iter_mut()).for_each(|x| *x = *x / hot);
+        }
         let (student, teacher) = (R::log_sum_exp(z), R::log_sum_exp(u));
         let weight = R::of(self.cross_entropy);
         // What the next token adds to the gradient, from the student's logit over the temperature.
