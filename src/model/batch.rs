@@ -106,6 +106,9 @@ mod tests {
         );
         assert_eq!(lengths(&[&none, &large, &none]), [vec![0, 0, 9000], vec![0, 0]]);
         assert!(lengths(&[]).is_empty());
+        let sequences = [3000, 1096, 1, 9000, 10].map(|n| vec![1u32; n]);
+        let packed = Batch::packed(sequences.iter().map(Vec::as_slice), 4096);
+        assert_eq!(packed.iter().map(Batch::len).collect::<Vec<_>>(), [4096, 1, 9000, 10]);
     }
 
     proptest! {
