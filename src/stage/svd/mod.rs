@@ -276,13 +276,12 @@ impl Stage for Svd {
         }
         let refit = refit::refit(&job, &splits[best], &moments)?;
         let mut report = report::write(&job, &moments, (parity, curve), (&splits, best));
-        report.refit = refit.as_ref().map(|refit| refit.report.clone());
+        report.refit = refit;
         report::say(cx, &report);
-        let variant = job.variant(&splits[best]);
-        let variant = match refit.filter(|refit| refit.report.taken) {
-            Some(refit) => refit.of(variant),
-            None => variant,
-        };
+        let mut variant = job.variant(&splits[best]);
+        if report.refit.as_ref().is_some_and(|refit| refit.taken) {
+            variant = refit::refitted(&job, variant);
+        }
         save::save(&job, &variant)?;
         report.save(&cx.output("report")).map_err(Failure::stage)
     }

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     artifact::{
-        conversion::{self, Refitted},
+        conversion::{Refit, Refitted},
         moments::Moments,
     },
     engine::action::Failure,
@@ -38,18 +38,12 @@ const BATCH: usize = 4096;
 /// Of each layer: the pull, the error before, the error after.
 const FIGURES: usize = 3;
 
-/// The refitted layers, each in a file.
-pub(super) struct Refit<'a> {
-    job: &'a Job<'a>,
-    pub(super) report: conversion::Refit,
-}
-
 /// Refits every converted layer of `split`, if the user wants it and there is held-out text that can agree.
 pub(super) fn refit<'a>(
     job: &'a Job<'a>,
     split: &'a Split,
     moments: &Moments,
-) -> Result<Option<Refit<'a>>, Failure> {
+) -> Result<Option<Refit>, Failure> {
     if !job.pieces.refit {
         return Ok(None);
     }
@@ -69,17 +63,16 @@ pub(super) fn refit<'a>(
         error_before: of[1],
         error_after: of[2],
     });
-    let report = conversion::Refit { tokens, layers: layers.collect(), ..conversion::Refit::default() };
-    let mut refit = Refit { job, report };
+    let mut refit = Refit { tokens, layers: layers.collect(), ..Refit::default() };
     let label = format!("measuring the refit on {} held-out tokens", held_out.len());
-    let mut variants = vec![refit.of(variant())];
+    let mut variants = vec![refitted(job, variant())];
     if split.candidate.kl.is_none() {
         variants.push(variant());
     }
     let measured = measure::kl(job, &variants, (&held_out, 1), &label)?;
     let before = split.candidate.kl.unwrap_or_else(|| measured[1]);
-    (refit.report.kl_before, refit.report.kl_after) = (before, measured[0]);
-    refit.report.taken = measured[0] < before;
+    (refit.kl_before, refit.kl_after) = (before, measured[0]);
+    refit.taken = measured[0] < before;
     Ok(Some(refit))
 }
 
@@ -92,14 +85,8 @@ fn first(sequences: &[Vec<u32>], most: usize) -> impl Iterator<Item = &[u32]> {
     })
 }
 
-impl<'a> Refit<'a> {
-    /// `variant` with the refitted projections.
-    pub(super) fn of(&self, variant: Variant<'a>) -> Variant<'a> {
-        with_files(self.job, variant)
-    }
-}
-
-fn with_files<'a>(job: &'a Job<'a>, variant: Variant<'a>) -> Variant<'a> {
+/// `variant` with the projections that were fitted.
+pub(super) fn refitted<'a>(job: &'a Job<'a>, variant: Variant<'a>) -> Variant<'a> {
     let Variant { config, attention, only } = variant;
     let attention = move |source: &Source| {
         let mut tensors = attention(source)?;
@@ -219,7 +206,7 @@ impl Pass<'_, '_> {
             return Ok(());
         }
         if fit.ridge.is_some() {
-            converted = measure::converted(job, &with_files(job, (self.variant)()), source)?;
+            converted = measure::converted(job, &refitted(job, (self.variant)()), source)?;
         }
         self.forward(&converted, hidden, many)
     }
