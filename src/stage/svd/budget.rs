@@ -56,10 +56,9 @@ pub(super) fn choices(
 ) -> Result<Vec<Choice>, SvdError> {
     let (svd, pieces) = (job.svd, job.pieces);
     let kv_heads = job.config.num_key_value_heads;
-    let mut counts = ranking.counts(kv_heads, pieces.rotary_choice);
+    let mut counts = counts(job, ranking);
     let has = *counts.last().expect("nothing rotated is a choice too");
     match (pieces.layout, svd.rope_pairs) {
-        (Layout::A, _) => counts = vec![has],
         (_, Some(wanted)) if wanted > has => return Err(SvdError::Pairs { wanted, has }),
         (_, Some(wanted)) => counts.retain(|&count| count == wanted),
         (Layout::B, None) => counts.truncate(turning + 1),
@@ -78,6 +77,15 @@ pub(super) fn choices(
     }
     let step = if pieces.layout == Layout::D { counts.len().div_ceil(SPLITS + 1) } else { 1 };
     Ok(counts.into_iter().step_by(step).map(|pairs| choice(pairs, budget - pairs * each)).collect())
+}
+
+/// The numbers of pairs or components that can be rotated, ascending; layout `a` rotates all.
+pub(super) fn counts(job: &Job<'_>, ranking: &Ranking) -> Vec<usize> {
+    let mut counts = ranking.counts(job.config.num_key_value_heads, job.pieces.rotary_choice);
+    if job.pieces.layout == Layout::A {
+        counts.drain(..counts.len() - 1);
+    }
+    counts
 }
 
 /// Elements of one pair of all heads, or of one component that they share.

@@ -26,7 +26,7 @@ pub(super) fn redivide(
 ) -> Result<usize, Failure> {
     let Some(batch) = whole_sequences(held_out, job.svd.measure_tokens / 2) else { return Ok(best) };
     let rankings = job.rankings(splits[best].candidate.freqfold);
-    let counts = rankings[0].counts(job.config.num_key_value_heads, job.pieces.rotary_choice);
+    let counts = budget::counts(job, &rankings[0]);
     let division = Division { job, rankings: &rankings, counts: &counts, like: &splits[best] };
     let choices = match job.svd.layer_budgets {
         LayerBudgets::TwoLevel => division.two_level(&batch)?,
@@ -61,15 +61,17 @@ impl Division<'_> {
         let scaled = |layer: usize, elements| {
             budget::scaled(self.like.parts[layer].choice, self.counts, self.each(), elements)
         };
-        let near = |share: f64| ((mean as f64 * share) as usize).clamp(2, whole);
+        // What is rotated at least, and one channel.
+        let fewest = self.counts[0] * self.each() + 1;
+        let near = |share: f64| ((mean as f64 * share) as usize).clamp(fewest.max(2), whole);
         let sizes = [near(POINTS[0]), mean, near(POINTS[1])];
         let tried: Vec<Vec<Choice>> =
             (0..job.sources.len()).map(|i| sizes.map(|elements| scaled(i, elements)).into()).collect();
         let curve = |kls: &Vec<f64>| Curve::new(sizes.into_iter().zip(kls.iter().copied()).collect());
         let curves: Vec<Curve> = self.alone(&tried, batch)?.iter().map(curve).collect();
-        let step = step(mean);
-        let bounds =
-            Bounds { total: mean * job.sources.len(), step, least: (mean / 3).max(step), most: whole };
+        let step = if fewest.next_multiple_of(step(mean)) > mean { 1 } else { step(mean) };
+        let least = (mean / 3).max(step).max(fewest);
+        let bounds = Bounds { total: mean * job.sources.len(), step, least, most: whole };
         Ok(layers::two_level(&curves, bounds).into_iter().enumerate().map(|(i, n)| scaled(i, n)).collect())
     }
 

@@ -127,6 +127,19 @@ fn a_budget_divided_among_layers_keeps_the_total() {
     }
 }
 
+#[test]
+fn a_layer_of_few_elements_still_rotates_every_key_with_layout_a() {
+    let model = calibrated("gptoss-dense", |_| ());
+    for division in ["free", "two-level"] {
+        let toml = format!("layout = 'a'\nkv-budget = 44\nlayer-budgets = '{division}'\nrefit = false");
+        let (_bench, _, report) = model.convert(&toml);
+        let divided = report.candidates.last().unwrap();
+        assert_eq!((divided.rope_pairs, &divided.pairs_by_layer), (8, &vec![]), "{division}: {divided:?}");
+        let elements: usize = report.layers.iter().map(|layer| layer.kv_elements_after).sum();
+        assert!(elements <= 2 * 44 && divided.layers.iter().sum::<usize>() <= 2 * 44, "{divided:?}");
+    }
+}
+
 /// Turns the queries and keys of every head at every pair by an angle of its own: the model stays what it is, heads lose their phase.
 fn scattered(draft: &mut Draft) {
     for (layer, kind, part) in [1, 3].iter().flat_map(|layer| {
