@@ -223,6 +223,11 @@ impl Config {
         Ok(())
     }
 
+    /// The lowest converted layer.
+    pub fn first_latent(&self) -> Option<usize> {
+        self.layers.iter().position(|kind| matches!(kind, LayerKind::Latent(_)))
+    }
+
     /// Cached KV elements per token of layer `i`.
     pub fn kv_elements(&self, i: usize) -> usize {
         match &self.layers[i] {

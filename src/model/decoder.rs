@@ -97,6 +97,13 @@ impl Model {
     pub fn logits(&self, batch: &Batch, probe: &mut dyn Probe) -> Result<Tensor, ModelError> {
         Ok(self.shell.lm_head.forward(&self.hidden(batch, probe)?)?)
     }
+
+    /// The lowest layer that a gradient must reach: the first with a variable, and 0 where the embedding is one.
+    pub fn first_trained(&self) -> Option<usize> {
+        let layer = |name: &str| name.strip_prefix("model.layers.")?.split_once('.')?.0.parse().ok();
+        let embeds = |name: &str| name.starts_with("model.embed_tokens.").then_some(0);
+        self.vars.keys().filter_map(|name| embeds(name).or_else(|| layer(name))).min()
+    }
 }
 
 impl Shell {

@@ -14,6 +14,7 @@ pub mod probe;
 pub mod quantization;
 pub mod rope;
 pub mod storage;
+pub mod tape;
 #[cfg(test)]
 pub(crate) mod testing;
 pub mod text_encoder;
