@@ -5,6 +5,8 @@
 mod adamw;
 pub mod curve;
 mod data;
+mod gradients;
+mod layerwise;
 mod loss;
 mod objective;
 mod save;
@@ -25,18 +27,19 @@ use crate::{
     },
 };
 
+use layerwise::Fed;
 use loss::Loss;
 use objective::Objective;
 use trainer::{Run, TrainError};
 
-/// Heals a converted model against the original one, phase by phase: `layerwise`, then `kl`. With `cross-entropy` it trains a model
+/// Heals a converted model against the original one, phase by phase: `layerwise`, `self-fed`, then `kl`. With `cross-entropy` it trains a model
 /// without a teacher. Resumes from its checkpoint with the same bytes as a straight run.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, rename_all = "kebab-case")]
 pub struct Distill {
     /// The model that trains.
     pub student: Input<Checkpoint>,
-    /// The model to match; needed by `layerwise` and `kl`.
+    /// The model to match; needed by `layerwise`, `self-fed` and `kl`.
     #[serde(default)]
     pub teacher: Option<Input<Checkpoint>>,
     /// Calibration splits to train on.
@@ -54,7 +57,10 @@ pub struct Distill {
     /// First phase: each converted layer's attention output is matched on the teacher's inputs; loss is the relative squared error.
     #[serde(default)]
     pub layerwise: Option<Phase>,
-    /// Second phase: the student's next-token distribution is brought to the teacher's, as `loss` says.
+    /// Second phase: the same on the student's own inputs, so that layers make up for what those below them lose.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub self_fed: Option<Phase>,
+    /// Third phase: the student's next-token distribution is brought to the teacher's, as `loss` says.
     #[serde(default)]
     pub kl: Option<Phase>,
     /// What a token costs in the phase `kl`: forward KL at temperature 1, unless something else is set.
@@ -78,6 +84,13 @@ pub struct Distill {
     /// Bound on the norm of the gradient.
     #[serde(default = "one")]
     pub clip: Finite,
+    /// Most tokens that go through the model at one time, unless a document has more; a step of more is summed over parts.
+    #[serde(default = "micro_batch_tokens")]
+    pub micro_batch_tokens: usize,
+    /// Whether layers are computed a second time for their gradients, so that only one layer's activations are in memory. The bits are
+    /// the same; without it a step is about a quarter faster.
+    #[serde(default = "yes")]
+    pub recompute: bool,
     /// Steps between checkpoints.
     #[serde(default = "checkpoint_every")]
     pub checkpoint_every: u32,
@@ -136,6 +149,12 @@ fn one() -> Finite {
 fn checkpoint_every() -> u32 {
     50
 }
+fn micro_batch_tokens() -> usize {
+    8192
+}
+fn yes() -> bool {
+    true
+}
 fn batch_tokens() -> usize {
     4096
 }
@@ -158,7 +177,8 @@ impl Phase {
 impl Distill {
     fn phases(&self) -> Vec<(Objective, Phase)> {
         let all = [
-            (Objective::Layerwise, &self.layerwise),
+            (Objective::Layerwise(Fed::Teacher), &self.layerwise),
+            (Objective::Layerwise(Fed::Student), &self.self_fed),
             (Objective::Kl(self.loss.clone()), &self.kl),
             (Objective::CrossEntropy { balance: self.balance.0 as f32 }, &self.cross_entropy),
         ];
@@ -208,16 +228,16 @@ impl Stage for Distill {
     }
 
     fn check(&self) -> Result<(), Invalid> {
-        let needs_teacher = self.layerwise.is_some() || self.kl.is_some();
+        let needs_teacher = [&self.layerwise, &self.self_fed, &self.kl].iter().any(|phase| phase.is_some());
         if needs_teacher && self.teacher.is_none() {
-            return Err(Invalid::new("teacher", "`layerwise` and `kl` need a teacher")
+            return Err(Invalid::new("teacher", "`layerwise`, `self-fed` and `kl` need a teacher")
                 .hint("add `teacher = \"model\"`"));
         }
         if self.phases().is_empty() {
             return Err(Invalid::new("kl", "no phase to run").hint("add `kl = { steps = 100, lr = 1e-3 }`"));
         }
         if needs_teacher && self.cross_entropy.is_some() {
-            return Err(Invalid::new("cross-entropy", "does not go with `layerwise` or `kl`"));
+            return Err(Invalid::new("cross-entropy", "does not go with `layerwise`, `self-fed` or `kl`"));
         }
         if self.splits.is_empty() && self.texts.is_none() {
             return Err(Invalid::new("splits", "nothing to train on").hint("name splits or `texts`"));
@@ -226,6 +246,9 @@ impl Stage for Distill {
             if phase.lr.0 <= 0.0 || phase.steps == 0 || phase.batch_tokens == 0 {
                 return Err(Invalid::new(objective.name(), "steps, lr and batch-tokens must be positive"));
             }
+        }
+        if self.micro_batch_tokens == 0 {
+            return Err(Invalid::new("micro-batch-tokens", "must be positive"));
         }
         self.loss.check()?;
         if self.loss != Loss::default() && self.kl.is_none() {

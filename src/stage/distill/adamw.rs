@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::Path};
 
-use candle_core::{Result, Tensor, Var, backprop::GradStore};
+use candle_core::{Result, Tensor, Var};
 use rayon::prelude::*;
 
 use crate::{
@@ -12,6 +12,8 @@ use crate::{
     },
     kernel::host,
 };
+
+use super::gradients::Gradients;
 
 const BETA1: f32 = 0.9;
 const BETA2: f32 = 0.95;
@@ -34,18 +36,22 @@ impl AdamW {
     }
 
     /// One step of learning rate `lr`. Variables without a gradient stay as they are. Returns the norm of the whole gradient.
-    pub(crate) fn step(&mut self, vars: &BTreeMap<String, Var>, grads: &GradStore, lr: f32) -> Result<f32> {
-        let norm = global_norm(vars, grads)?;
+    pub(crate) fn step(
+        &mut self,
+        vars: &BTreeMap<String, Var>,
+        gradients: &Gradients,
+        lr: f32,
+    ) -> Result<f32> {
+        let norm = gradients.norm();
         let scale = if norm > self.clip { self.clip / norm } else { 1.0 };
         self.step += 1;
         let (c1, c2) = (1.0 - BETA1.powi(self.step), 1.0 - BETA2.powi(self.step));
         for (name, var) in vars {
-            let Some(grad) = grads.get(var.as_tensor()) else { continue };
+            let Some(g) = gradients.of(name) else { continue };
             let (m, v) = self.moments.get_mut(name).expect("made for the same variables");
             let decay = if var.rank() > 1 { lr * self.weight_decay } else { 0.0 };
-            let grad = grad.contiguous()?;
             let updated: Vec<f32> = {
-                let (w, g) = (host(var.as_tensor())?, host(&grad)?);
+                let w = host(var.as_tensor())?;
                 let one = |(((w, g), m), v): (((&f32, &f32), &mut f32), &mut f32)| {
                     let g = g * scale;
                     *m = BETA1 * *m + (1.0 - BETA1) * g;
@@ -114,17 +120,6 @@ pub(crate) enum SaveError {
     Artifact(#[from] ArtifactError),
     #[error(transparent)]
     Tensor(#[from] candle_core::Error),
-}
-
-fn global_norm(vars: &BTreeMap<String, Var>, grads: &GradStore) -> Result<f32> {
-    let mut square = 0f64;
-    for var in vars.values() {
-        if let Some(grad) = grads.get(var.as_tensor()) {
-            let grad = grad.contiguous()?;
-            square += host(&grad)?.iter().map(|&g| f64::from(g) * f64::from(g)).sum::<f64>();
-        }
-    }
-    Ok(square.sqrt() as f32)
 }
 
 #[cfg(test)]

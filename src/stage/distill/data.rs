@@ -1,13 +1,13 @@
-//! Token batches in a seeded order that can be resumed anywhere. Knows no model and no loss.
+//! Documents in a seeded order that can be resumed anywhere. Knows no model and no loss.
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::SeedableRng;
 
-use crate::{math::random::shuffle, model::Batch};
+use crate::math::random::shuffle;
 
 /// Documents as token ids, dealt out in batches of about `batch_tokens`; every epoch in another order.
-pub(crate) struct Feed {
-    documents: Vec<Vec<u32>>,
+pub(crate) struct Feed<'a> {
+    documents: &'a [Vec<u32>],
     batch_tokens: usize,
     seed: u64,
     order: Vec<usize>,
@@ -21,9 +21,9 @@ pub(crate) struct Cursor {
     next: usize,
 }
 
-impl Feed {
+impl<'a> Feed<'a> {
     /// A feed over non-empty documents, standing at `cursor`.
-    pub(crate) fn new(documents: Vec<Vec<u32>>, batch_tokens: usize, seed: u64, cursor: Cursor) -> Self {
+    pub(crate) fn new(documents: &'a [Vec<u32>], batch_tokens: usize, seed: u64, cursor: Cursor) -> Self {
         let order = shuffled(documents.len(), seed, cursor.epoch);
         Self { documents, batch_tokens, seed, order, cursor }
     }
@@ -34,8 +34,8 @@ impl Feed {
     }
 
     /// The next batch: whole documents until `batch_tokens` are reached, at least one.
-    pub(crate) fn next(&mut self) -> Batch {
-        let mut chosen: Vec<&[u32]> = Vec::new();
+    pub(crate) fn next(&mut self) -> Vec<&'a [u32]> {
+        let mut chosen: Vec<&'a [u32]> = Vec::new();
         let mut tokens = 0;
         while tokens < self.batch_tokens {
             if self.cursor.next == self.order.len() {
@@ -50,7 +50,7 @@ impl Feed {
             chosen.push(document);
             self.cursor.next += 1;
         }
-        Batch::new(chosen)
+        chosen
     }
 }
 
@@ -71,13 +71,17 @@ mod tests {
         (0..23u32).map(|i| vec![i; 3 + i as usize % 7]).collect()
     }
 
+    fn tokens(batch: &[&[u32]]) -> usize {
+        batch.iter().map(|document| document.len()).sum()
+    }
+
     #[test]
     fn an_epoch_shows_every_document_once() {
-        let mut feed = Feed::new(documents(), 10, 5, Cursor::default());
+        let documents = documents();
+        let mut feed = Feed::new(&documents, 10, 5, Cursor::default());
         let mut seen = Vec::new();
         while feed.cursor().epoch == 0 && feed.cursor().next < 23 {
-            let batch = feed.next();
-            seen.extend(batch.offsets.windows(2).map(|w| batch.ids[w[0]]));
+            seen.extend(feed.next().iter().map(|document| document[0]));
         }
         let first: Vec<u32> = seen.drain(..23).collect();
         let mut sorted = first.clone();
@@ -88,24 +92,27 @@ mod tests {
 
     #[test]
     fn batches_respect_the_budget() {
-        let mut feed = Feed::new(documents(), 20, 5, Cursor::default());
+        let documents = documents();
+        let mut feed = Feed::new(&documents, 20, 5, Cursor::default());
         for _ in 0..50 {
-            let n = feed.next().len();
+            let n = tokens(&feed.next());
             assert!((12..=25).contains(&n), "{n}");
         }
-        let mut long = Feed::new(vec![vec![1; 99], vec![2; 3]], 20, 5, Cursor::default());
-        assert!((0..4).map(|_| long.next().len()).all(|n| n == 99 || n <= 25));
+        let documents = [vec![1; 99], vec![2; 3]];
+        let mut long = Feed::new(&documents, 20, 5, Cursor::default());
+        assert!((0..4).map(|_| tokens(&long.next())).all(|n| n == 99 || n <= 25));
     }
 
     #[test]
     fn a_cursor_resumes_exactly() {
-        let mut straight = Feed::new(documents(), 15, 9, Cursor::default());
+        let documents = documents();
+        let mut straight = Feed::new(&documents, 15, 9, Cursor::default());
         for _ in 0..11 {
             straight.next();
         }
-        let mut resumed = Feed::new(documents(), 15, 9, straight.cursor());
+        let mut resumed = Feed::new(&documents, 15, 9, straight.cursor());
         for _ in 0..20 {
-            assert_eq!(straight.next().ids, resumed.next().ids);
+            assert_eq!(straight.next(), resumed.next());
         }
     }
 
@@ -123,12 +130,12 @@ mod tests {
 
     #[test]
     fn the_size_of_batches_does_not_change_the_order_of_documents() {
+        let documents = documents();
         let seen = |batch_tokens| {
-            let mut feed = Feed::new(documents(), batch_tokens, 5, Cursor::default());
+            let mut feed = Feed::new(&documents, batch_tokens, 5, Cursor::default());
             let mut seen = Vec::new();
             while seen.len() < 60 {
-                let batch = feed.next();
-                seen.extend(batch.offsets.windows(2).map(|w| batch.ids[w[0]]));
+                seen.extend(feed.next().iter().map(|document| document[0]));
             }
             seen.truncate(60);
             seen

@@ -11,7 +11,11 @@ use std::{
 
 use serde_json::json;
 
-use super::*;
+use super::{
+    gradients::Gradients,
+    objective::{Models, Whole},
+    *,
+};
 use crate::{
     artifact::{
         Files,
@@ -20,7 +24,7 @@ use crate::{
     },
     engine::action::{Checkpoints, Progress, Stop},
     kernel::testing::noise,
-    model::Batch,
+    model::{Batch, tape::Keep},
     stage::testing::Bench,
 };
 
@@ -116,6 +120,7 @@ fn healing() -> Distill {
         train: Train::Attention,
         max_length: 64,
         layerwise: phase(20, 1e-2),
+        self_fed: phase(20, 1e-2),
         kl: phase(20, 1e-2),
         loss: Loss::default(),
         cross_entropy: None,
@@ -124,6 +129,8 @@ fn healing() -> Distill {
         dtype: Stored::AsBefore,
         weight_decay: zero(),
         clip: one(),
+        micro_batch_tokens: 64,
+        recompute: true,
         checkpoint_every: 7,
     }
 }
@@ -133,6 +140,7 @@ fn training() -> Distill {
         teacher: None,
         train: Train::All,
         layerwise: None,
+        self_fed: None,
         kl: None,
         cross_entropy: phase(20, 1e-2),
         balance: Finite(0.01),
@@ -160,7 +168,7 @@ fn healing_lowers_both_losses_and_touches_converted_attention_only() {
     let bench = bench();
     bench.run(&healing()).unwrap();
     let curve: curve::Curve = bench.load("curve");
-    for name in ["layerwise", "kl"] {
+    for name in ["layerwise", "self-fed", "kl"] {
         let (first, last) = ends(&curve, name);
         assert!(last < 0.9 * first, "{name}: {first} -> {last}");
     }
@@ -176,7 +184,14 @@ fn healing_lowers_both_losses_and_touches_converted_attention_only() {
 fn every_loss_learns_and_ends_elsewhere() {
     let heal = |toml: &str| {
         let bench = bench();
-        bench.run(&Distill { layerwise: None, loss: toml::from_str(toml).unwrap(), ..healing() }).unwrap();
+        bench
+            .run(&Distill {
+                layerwise: None,
+                self_fed: None,
+                loss: toml::from_str(toml).unwrap(),
+                ..healing()
+            })
+            .unwrap();
         let (first, last) = ends(&bench.load("curve"), "kl");
         assert!(last < first, "{toml}: {first} -> {last}");
         bench.bytes()["checkpoint/model.safetensors"].clone()
@@ -202,8 +217,12 @@ fn long_documents_are_seen_whole_and_there_is_no_padding() {
         .map(|(dir, latent)| Model::frozen(&checkpoint(dir.path(), latent, 1)).unwrap());
     let ids = |n: u32| (0..n).map(|i| 32 + i * i % 90).collect::<Vec<_>>();
     let (short, long) = (ids(9), ids(3_000));
-    let loss =
-        |batch: &Batch| Objective::Kl(Loss::default()).loss(&student, Some(&teacher), batch).unwrap().0;
+    let models = Models { student: &student, teacher: Some(&teacher), keep: Keep::Inputs };
+    let loss = |batch: &Batch| {
+        let predictions = batch.next_tokens().1.iter().sum();
+        let whole = Whole { tokens: batch.len(), predictions };
+        Objective::Kl(Loss::default()).add(models, (batch, whole), &mut Gradients::default()).unwrap() as f32
+    };
     let [one, other] = [&short, &long].map(|ids| loss(&Batch::new([&ids[..]])));
     let both = Batch::new([&short[..], &long[..]]);
     assert_eq!(both.len(), 3_009, "tokens and nothing else");
@@ -283,7 +302,7 @@ impl Progress for Interrupted {
 fn stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
     let straight = bench();
     straight.run(&healing()).unwrap();
-    for stop_after in [3, 14, 20, 33] {
+    for stop_after in [3, 14, 20, 33, 51] {
         let dir = tempfile::tempdir().unwrap();
         let resumed = bench();
         let state = |stop_after| Interrupted {
@@ -299,7 +318,7 @@ fn stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
         assert!(*first.published.lock().unwrap() > 0);
         let second = state(u64::MAX);
         resumed.run_with(&healing(), &second, &second, &second.stop).unwrap();
-        assert_eq!(second.steps.load(Ordering::SeqCst), 40 - stop_after, "only the missing steps run");
+        assert_eq!(second.steps.load(Ordering::SeqCst), 60 - stop_after, "only the missing steps run");
         assert!(straight.bytes() == resumed.bytes(), "stopped after {stop_after}");
     }
 }
@@ -335,7 +354,8 @@ fn parameters_that_do_not_fit_are_refused_before_anything_runs() {
     assert!(healing().check().is_ok() && training().check().is_ok());
     for (wrong, param) in [
         (Distill { teacher: None, ..healing() }, "teacher"),
-        (Distill { layerwise: None, kl: None, ..healing() }, "kl"),
+        (Distill { layerwise: None, self_fed: None, kl: None, ..healing() }, "kl"),
+        (Distill { micro_batch_tokens: 0, ..healing() }, "micro-batch-tokens"),
         (Distill { cross_entropy: phase(1, 0.1), ..healing() }, "cross-entropy"),
         (Distill { texts: None, ..healing() }, "splits"),
         (Distill { kl: phase(0, 0.1), ..healing() }, "kl"),

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     artifact::{Artifact, checkpoint::Checkpoint, texts},
     engine::action::{Cx, Failure},
-    model::{Mlp, Model},
+    model::{Batch, Mlp, Model, tape::Keep},
 };
 
 use super::{
@@ -15,7 +15,8 @@ use super::{
     adamw::AdamW,
     curve::{Curve, Point},
     data::{Cursor, Feed},
-    objective::Objective,
+    gradients::Gradients,
+    objective::{Models, Objective, Whole},
 };
 
 /// Why training could not start or go on.
@@ -64,7 +65,7 @@ impl Run<'_> {
                 adam = self.optimiser();
             }
             let seed = self.cx.seed.wrapping_add(index as u64);
-            let mut feed = Feed::new(documents.to_vec(), phase.batch_tokens, seed, place.cursor);
+            let mut feed = Feed::new(documents, phase.batch_tokens, seed, place.cursor);
             self.cx.progress.phase(objective.name(), Some(u64::from(phase.steps)), "steps");
             self.cx.progress.advance(u64::from(place.step));
             while place.step < phase.steps {
@@ -83,6 +84,11 @@ impl Run<'_> {
         Ok(Curve(points))
     }
 
+    fn models(&self) -> Models<'_> {
+        let keep = if self.settings.recompute { Keep::Inputs } else { Keep::Graphs };
+        Models { student: &self.student, teacher: self.teacher.as_ref(), keep }
+    }
+
     fn optimiser(&self) -> AdamW {
         AdamW::new(&self.student.vars, self.settings.weight_decay.0 as f32, self.settings.clip.0 as f32)
     }
@@ -90,7 +96,7 @@ impl Run<'_> {
     fn step(
         &mut self,
         adam: &mut AdamW,
-        feed: &mut Feed,
+        feed: &mut Feed<'_>,
         (objective, phase): (&Objective, &Phase),
         step: u32,
     ) -> Result<Point, Failure> {
@@ -100,8 +106,13 @@ impl Run<'_> {
                 moe.round_experts = rounding;
             }
         }
-        let batch = feed.next();
-        let (loss, total) = objective.loss(&self.student, self.teacher.as_ref(), &batch)?;
+        let documents = feed.next();
+        let whole = Whole::of(documents.iter().copied());
+        let (mut loss, mut gradients) = (0.0, Gradients::default());
+        for part in Batch::packed(documents, self.settings.micro_batch_tokens) {
+            loss += objective.add(self.models(), (&part, whole), &mut gradients)?;
+        }
+        let loss = loss as f32;
         if !loss.is_finite() {
             return Err(Failure::stage(TrainError::Diverged {
                 phase: objective.name(),
@@ -110,8 +121,7 @@ impl Run<'_> {
             }));
         }
         let lr = phase.lr(step);
-        let grads = total.backward().map_err(Failure::stage)?;
-        let grad_norm = adam.step(&self.student.vars, &grads, lr).map_err(Failure::stage)?;
+        let grad_norm = adam.step(&self.student.vars, &gradients, lr).map_err(Failure::stage)?;
         self.cx.progress.advance(1);
         self.cx.progress.note(&format!("loss {loss:.4}"));
         Ok(Point {
@@ -120,7 +130,7 @@ impl Run<'_> {
             loss,
             grad_norm,
             lr,
-            tokens: batch.len(),
+            tokens: whole.tokens,
         })
     }
 

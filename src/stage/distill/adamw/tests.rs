@@ -15,9 +15,12 @@ fn values(vars: &BTreeMap<String, Var>) -> Vec<Vec<f32>> {
 }
 
 /// Gradients of half the squared distance of every variable from 1.
-fn grads(vars: &BTreeMap<String, Var>) -> GradStore {
+fn grads(vars: &BTreeMap<String, Var>) -> Gradients {
     let loss = |v: &Var| ((v.as_tensor() - 1.0).unwrap().sqr().unwrap().sum_all().unwrap() * 0.5).unwrap();
-    vars.values().map(loss).reduce(|a, b| (a + b).unwrap()).unwrap().backward().unwrap()
+    let found = vars.values().map(loss).reduce(|a, b| (a + b).unwrap()).unwrap().backward().unwrap();
+    let mut sum = Gradients::default();
+    sum.add(vars, &found).unwrap();
+    sum
 }
 
 #[test]
