@@ -6,11 +6,15 @@ mod adamw;
 pub mod curve;
 mod data;
 mod gradients;
+mod held_out;
 mod layerwise;
 mod loss;
 mod objective;
+mod phase;
 mod save;
+mod state;
 mod trainer;
+mod weights;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -27,9 +31,11 @@ use crate::{
     },
 };
 
+use held_out::{Exam, HeldOut};
 use layerwise::Fed;
 use loss::Loss;
 use objective::Objective;
+use phase::Phase;
 use trainer::{Run, TrainError};
 
 /// Heals a converted model against the original one, phase by phase: `layerwise`, `self-fed`, then `kl`. With `cross-entropy` it trains a model
@@ -78,6 +84,13 @@ pub struct Distill {
     /// How tensors that trained are stored: in the element type that they had, or rounded to BF16.
     #[serde(default)]
     pub dtype: Stored,
+    /// Text set aside, on which the best weights of a phase are told.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub held_out: HeldOut,
+    /// How much of itself an exponential moving average of the weights keeps in a step, such as 0.999. It is measured beside the weights
+    /// and comes out of a phase where it is better. Default: there is none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ema: Option<Finite>,
     /// Weight decay of matrices.
     #[serde(default = "zero")]
     pub weight_decay: Finite,
@@ -118,22 +131,6 @@ pub enum Stored {
     Bf16,
 }
 
-/// One phase of training.
-#[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, rename_all = "kebab-case")]
-pub struct Phase {
-    /// Optimiser steps.
-    pub steps: u32,
-    /// Peak learning rate; warmed up linearly, then lowered along a cosine to a tenth.
-    pub lr: Finite,
-    /// Tokens per step, about: whole documents are taken.
-    #[serde(default = "batch_tokens")]
-    pub batch_tokens: usize,
-    /// Steps of warm-up.
-    #[serde(default = "warmup")]
-    pub warmup: u32,
-}
-
 fn max_length() -> usize {
     8192
 }
@@ -155,25 +152,6 @@ fn micro_batch_tokens() -> usize {
 fn yes() -> bool {
     true
 }
-fn batch_tokens() -> usize {
-    4096
-}
-fn warmup() -> u32 {
-    10
-}
-
-impl Phase {
-    /// The learning rate of `step`, counted from 0.
-    fn lr(&self, step: u32) -> f32 {
-        let peak = self.lr.0;
-        if step < self.warmup {
-            return (peak * f64::from(step + 1) / f64::from(self.warmup)) as f32;
-        }
-        let done = f64::from(step - self.warmup) / f64::from((self.steps - self.warmup).max(1));
-        (peak * (0.1 + 0.45 * (1.0 + (std::f64::consts::PI * done).cos()))) as f32
-    }
-}
-
 impl Distill {
     fn phases(&self) -> Vec<(Objective, Phase)> {
         let all = [
@@ -209,6 +187,28 @@ impl Distill {
         }
         documents.retain(|ids| ids.len() > 1);
         if documents.is_empty() { Err(Failure::stage(TrainError::NoText)) } else { Ok(documents) }
+    }
+}
+
+impl Distill {
+    /// Sets text aside, where there is enough.
+    fn exam(
+        &self,
+        cx: &Cx<'_>,
+        documents: &mut Vec<Vec<u32>>,
+        teacher: Option<&Model>,
+    ) -> Result<Option<Exam>, Failure> {
+        let aside = self.held_out.set_aside(documents, cx.seed);
+        if aside.is_empty() {
+            if self.held_out.tokens > 0 {
+                cx.progress
+                    .say("too little text to set any aside: nothing is measured, the last weights are kept");
+            }
+            return Ok(None);
+        }
+        let exam = Exam::new(&aside, teacher, self.micro_batch_tokens, &self.held_out.buckets)?;
+        cx.progress.say(&format!("{} documents of {} tokens are held out", aside.len(), exam.tokens()));
+        Ok(Some(exam))
     }
 }
 
@@ -250,6 +250,15 @@ impl Stage for Distill {
         if self.micro_batch_tokens == 0 {
             return Err(Invalid::new("micro-batch-tokens", "must be positive"));
         }
+        self.held_out.check()?;
+        if let Some(ema) = &self.ema {
+            if ema.0 <= 0.0 || ema.0 >= 1.0 {
+                return Err(Invalid::new("ema", "must lie between 0 and 1"));
+            }
+            if self.held_out.tokens == 0 {
+                return Err(Invalid::new("ema", "is chosen by `held-out` text, and there is none"));
+            }
+        }
         self.loss.check()?;
         if self.loss != Loss::default() && self.kl.is_none() {
             return Err(
@@ -265,7 +274,7 @@ impl Stage for Distill {
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
         let student = self.student.load(cx, "student")?;
         let teacher = self.teacher.as_ref().map(|teacher| teacher.load(cx, "teacher")).transpose()?;
-        let documents = self.documents(cx, &student)?;
+        let mut documents = self.documents(cx, &student)?;
         let trainable = |name: &str| match self.train {
             Train::All => true,
             Train::Attention => save::is_latent_attention(&student.config, name),
@@ -275,7 +284,14 @@ impl Stage for Distill {
             return Err(Failure::stage(TrainError::NothingTrains));
         }
         let teacher = teacher.as_ref().map(Model::frozen).transpose().map_err(Failure::stage)?;
-        let mut run = Run { settings: self, cx, student: model, teacher };
+        if let Some(teacher) = &teacher {
+            let (student, teacher) = (model.config.vocab_size, teacher.config.vocab_size);
+            if student != teacher {
+                return Err(Failure::stage(TrainError::Vocabulary { student, teacher }));
+            }
+        }
+        let exam = self.exam(cx, &mut documents, teacher.as_ref())?;
+        let mut run = Run { settings: self, cx, student: model, teacher, exam };
         let curve = run.train(&documents)?;
         save::save(&student, &run.student, self.dtype, &cx.output("checkpoint")).map_err(Failure::stage)?;
         curve.save(&cx.output("curve")).map_err(Failure::stage)

@@ -1,15 +1,12 @@
 //! AdamW (arXiv 1711.05101) on f32 master weights, with clipping by the global norm and state that can be saved. Knows no model.
 
-use std::{collections::BTreeMap, path::Path};
+use std::collections::BTreeMap;
 
-use candle_core::{Result, Tensor, Var};
+use candle_core::{Tensor, Var};
 use rayon::prelude::*;
 
 use crate::{
-    artifact::{
-        ArtifactError,
-        checkpoint::{Checkpoint, Draft, Owned},
-    },
+    artifact::checkpoint::{Checkpoint, Draft, Owned},
     kernel::host,
 };
 
@@ -35,14 +32,13 @@ impl AdamW {
         Self { step: 0, moments, weight_decay, clip }
     }
 
-    /// One step of learning rate `lr`. Variables without a gradient stay as they are. Returns the norm of the whole gradient.
+    /// One step of learning rate `lr`, `norm` being that of the whole gradient. Variables without a gradient stay as they are.
     pub(crate) fn step(
         &mut self,
         vars: &BTreeMap<String, Var>,
         gradients: &Gradients,
-        lr: f32,
-    ) -> Result<f32> {
-        let norm = gradients.norm();
+        (norm, lr): (f32, f32),
+    ) -> candle_core::Result<()> {
         let scale = if norm > self.clip { self.clip / norm } else { 1.0 };
         self.step += 1;
         let (c1, c2) = (1.0 - BETA1.powi(self.step), 1.0 - BETA2.powi(self.step));
@@ -68,58 +64,56 @@ impl AdamW {
             };
             var.set(&Tensor::from_vec(updated, var.shape(), var.device())?)?;
         }
-        Ok(norm)
+        Ok(())
     }
 
-    /// Adds the state and the variables' values to a draft, under `m.`, `v.` and `w.`.
-    pub(crate) fn save(
-        &self,
-        vars: &BTreeMap<String, Var>,
-        dir: &Path,
-    ) -> std::result::Result<(), SaveError> {
-        let mut draft = Draft { config: serde_json::json!({ "step": self.step }), ..Draft::default() };
+    /// Adds the state to a draft, under `m.` and `v.`.
+    pub(crate) fn save(&self, vars: &BTreeMap<String, Var>, draft: &mut Draft) {
+        draft.config = serde_json::json!({ "step": self.step });
         for (name, var) in vars {
             let (m, v) = &self.moments[name];
-            let w = host(var.as_tensor())?;
-            for (prefix, values) in [("m", &m[..]), ("v", &v[..]), ("w", &w)] {
+            for (prefix, values) in [("m", m), ("v", v)] {
                 draft.tensors.insert(format!("{prefix}.{name}"), Owned::f32(var.dims(), values));
             }
         }
-        Ok(draft.save(dir)?)
     }
 
-    /// Restores what [`Self::save`] wrote, into `vars` too.
+    /// Restores what [`Self::save`] added.
     pub(crate) fn restore(
         &mut self,
         vars: &BTreeMap<String, Var>,
         saved: &Checkpoint,
-    ) -> std::result::Result<(), SaveError> {
-        let read = |prefix: &str, name: &str, var: &Var| {
-            let at = format!("{prefix}.{name}");
-            let raw = saved.raw(&at).filter(|raw| raw.shape == var.dims());
-            raw.and_then(crate::artifact::checkpoint::Raw::to_f32).ok_or(SaveError::Foreign(at))
-        };
+    ) -> Result<(), Foreign> {
         let step = saved.config.get("step").and_then(serde_json::Value::as_i64);
-        self.step = step
-            .and_then(|step| i32::try_from(step).ok())
-            .ok_or_else(|| SaveError::Foreign("step".to_owned()))?;
-        for (name, var) in vars {
-            var.set(&Tensor::from_vec(read("w", name, var)?, var.shape(), var.device())?)?;
-            self.moments.insert(name.clone(), (read("m", name, var)?, read("v", name, var)?));
+        self.step =
+            step.and_then(|step| i32::try_from(step).ok()).ok_or_else(|| Foreign("step".to_owned()))?;
+        let mut m = read(saved, "m", vars)?;
+        for (name, v) in read(saved, "v", vars)? {
+            let m = m.remove(&name).expect("read for the same variables");
+            self.moments.insert(name, (m, v));
         }
         Ok(())
     }
 }
 
-/// Why an optimiser could not be saved or restored.
+/// A tensor that a training checkpoint lacks, or has in another shape.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum SaveError {
-    #[error("the training checkpoint does not fit this run: `{0}` is missing or has another shape")]
-    Foreign(String),
-    #[error(transparent)]
-    Artifact(#[from] ArtifactError),
-    #[error(transparent)]
-    Tensor(#[from] candle_core::Error),
+#[error("the training checkpoint does not fit this run: `{0}` is missing or has another shape")]
+pub(crate) struct Foreign(pub(crate) String);
+
+/// The tensors `prefix.name` of a training checkpoint, one for each variable.
+pub(crate) fn read(
+    saved: &Checkpoint,
+    prefix: &str,
+    vars: &BTreeMap<String, Var>,
+) -> Result<BTreeMap<String, Vec<f32>>, Foreign> {
+    let one = |(name, var): (&String, &Var)| {
+        let at = format!("{prefix}.{name}");
+        let raw = saved.raw(&at).filter(|raw| raw.shape == var.dims());
+        let values = raw.and_then(crate::artifact::checkpoint::Raw::to_f32).ok_or(Foreign(at))?;
+        Ok((name.clone(), values))
+    };
+    vars.iter().map(one).collect()
 }
 
 #[cfg(test)]

@@ -7,6 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::artifact::{Artifact, ArtifactError, Files, texts};
 
+pub use super::held_out::Bucket;
+
 /// One optimiser step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -25,45 +27,104 @@ pub struct Point {
     pub tokens: usize,
 }
 
-/// All steps of a training run.
+/// One measurement on the text that was set aside.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Measured {
+    /// As in [`Point`].
+    pub phase: String,
+    /// Steps of the phase that were done.
+    pub step: u32,
+    /// Which weights.
+    pub candidate: Candidate,
+    /// Divergence from the teacher in nats per token, or cross-entropy where there is none.
+    pub loss: f32,
+    /// The same by position.
+    pub buckets: Vec<Bucket>,
+}
+
+/// Which weights were measured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Candidate {
+    /// Those of the step.
+    Last,
+    /// Their exponential moving average.
+    Ema,
+}
+
+/// All steps of a training run, and what was measured on the way.
 #[derive(Debug, Clone, PartialEq, Default)]
-pub struct Curve(pub Vec<Point>);
+pub struct Curve {
+    /// The steps.
+    pub points: Vec<Point>,
+    /// The measurements.
+    pub measured: Vec<Measured>,
+}
 
 const FILE: &str = "loss.jsonl";
+const MEASURED: &str = "held-out.jsonl";
 const PICTURE: &str = "loss.svg";
 
 impl Artifact for Curve {
     const KIND: &'static str = "curve";
 
     fn save(&self, dir: &Path) -> Result<(), ArtifactError> {
-        texts::write_jsonl(&dir.join(FILE), &self.0)?;
+        texts::write_jsonl(&dir.join(FILE), &self.points)?;
+        texts::write_jsonl(&dir.join(MEASURED), &self.measured)?;
         let path = dir.join(PICTURE);
-        draw(&self.0, &path)
-            .map_err(|e| ArtifactError::Io { path, source: std::io::Error::other(e.to_string()) })
+        self.draw(&path).map_err(|e| ArtifactError::Io { path, source: std::io::Error::other(e.to_string()) })
     }
 
     fn load(files: &Files) -> Result<Self, ArtifactError> {
-        texts::read_jsonl(Self::KIND, files, FILE).map(Self)
+        Ok(Self {
+            points: texts::read_jsonl(Self::KIND, files, FILE)?,
+            measured: texts::read_jsonl(Self::KIND, files, MEASURED)?,
+        })
     }
 }
 
-/// One panel per phase, loss over steps.
-fn draw(points: &[Point], path: &Path) -> Result<(), DrawingAreaErrorKind<std::io::Error>> {
-    let phases: Vec<&[Point]> = points.chunk_by(|a, b| a.phase == b.phase).collect();
-    let root = SVGBackend::new(path, (480 * phases.len().max(1) as u32, 320)).into_drawing_area();
-    root.fill(&WHITE)?;
-    for (area, points) in root.split_evenly((1, phases.len().max(1))).iter().zip(phases) {
-        let high = points.iter().map(|p| p.loss).fold(f32::MIN_POSITIVE, f32::max);
-        let mut chart = ChartBuilder::on(area)
-            .caption(&points[0].phase, ("sans-serif", 18))
-            .margin(12)
-            .x_label_area_size(28)
-            .y_label_area_size(52)
-            .build_cartesian_2d(1u32..points.len().max(2) as u32, 0f32..high * 1.05)?;
-        chart.configure_mesh().light_line_style(WHITE).x_desc("step").y_desc("loss").draw()?;
-        chart.draw_series(LineSeries::new(points.iter().map(|p| (p.step, p.loss)), &BLUE))?;
+impl Curve {
+    /// First and last loss of a phase, each a mean over a tenth of its steps; and the best measurement before and after.
+    pub(crate) fn summary(&self, phase: &str, best: Option<(f32, f32)>) -> String {
+        let losses: Vec<f32> = self.points.iter().filter(|p| p.phase == phase).map(|p| p.loss).collect();
+        let n = (losses.len() / 10).max(1).min(losses.len());
+        let mean = |part: &[f32]| part.iter().sum::<f32>() / part.len().max(1) as f32;
+        let (first, last) = (mean(&losses[..n]), mean(&losses[losses.len() - n..]));
+        let held_out =
+            best.map(|(before, after)| format!("; best on held-out text {before:.4} -> {after:.4}"));
+        let steps = losses.len();
+        format!("{phase}: loss {first:.4} -> {last:.4} in {steps} steps{}", held_out.unwrap_or_default())
     }
-    root.present()
+
+    /// One panel per phase: loss over steps, and what was measured.
+    fn draw(&self, path: &Path) -> Result<(), DrawingAreaErrorKind<std::io::Error>> {
+        let phases: Vec<&[Point]> = self.points.chunk_by(|a, b| a.phase == b.phase).collect();
+        let root = SVGBackend::new(path, (480 * phases.len().max(1) as u32, 320)).into_drawing_area();
+        root.fill(&WHITE)?;
+        for (area, points) in root.split_evenly((1, phases.len().max(1))).iter().zip(phases) {
+            let phase = &points[0].phase;
+            let of = |candidate| {
+                let here = move |m: &&Measured| &m.phase == phase && m.candidate == candidate;
+                self.measured.iter().filter(here).map(|m| (m.step, m.loss))
+            };
+            let measured = of(Candidate::Last).chain(of(Candidate::Ema)).map(|(_, loss)| loss);
+            let high = points.iter().map(|p| p.loss).chain(measured).fold(f32::MIN_POSITIVE, f32::max);
+            let mut chart = ChartBuilder::on(area)
+                .caption(phase, ("sans-serif", 18))
+                .margin(12)
+                .x_label_area_size(28)
+                .y_label_area_size(52)
+                .build_cartesian_2d(0u32..points.len().max(2) as u32, 0f32..high * 1.05)?;
+            chart.configure_mesh().light_line_style(WHITE).x_desc("step").y_desc("loss").draw()?;
+            chart.draw_series(LineSeries::new(points.iter().map(|p| (p.step, p.loss)), &BLUE))?;
+            for (candidate, colour) in [(Candidate::Last, &RED), (Candidate::Ema, &GREEN)] {
+                let series = LineSeries::new(of(candidate), colour.stroke_width(2)).point_size(3);
+                chart.draw_series(series)?;
+            }
+        }
+        root.present()
+    }
 }
 
 #[cfg(test)]
@@ -84,7 +145,17 @@ mod tests {
             lr: 1e-3,
             tokens: 64,
         };
-        let curve = Curve(vec![point("layerwise", 1), point("layerwise", 2), point("kl", 1)]);
+        let measured = |step, candidate| Measured {
+            phase: "kl".to_owned(),
+            step,
+            candidate,
+            loss: 0.25,
+            buckets: vec![Bucket { from: 0, tokens: 5, loss: 0.25 }],
+        };
+        let curve = Curve {
+            points: vec![point("layerwise", 1), point("layerwise", 2), point("kl", 1)],
+            measured: vec![measured(0, Candidate::Last), measured(1, Candidate::Ema)],
+        };
         let dir = tempfile::tempdir().unwrap();
         curve.save(dir.path()).unwrap();
         assert_eq!(Curve::load(&files_in(dir.path()).unwrap()).unwrap(), curve);
@@ -96,11 +167,12 @@ mod tests {
     #[test]
     fn a_damaged_row_is_named_and_odd_curves_can_be_drawn() {
         let point = |loss| Point { phase: "kl".into(), step: 1, loss, grad_norm: 0.0, lr: 0.0, tokens: 1 };
+        let of = |points| Curve { points, measured: vec![] };
         for losses in [&[0.0][..], &[0.0, 0.0], &[1e-30], &[1e30, 1e-30]] {
-            comes_back(&Curve(losses.iter().map(|&loss| point(loss)).collect()));
+            comes_back(&of(losses.iter().map(|&loss| point(loss)).collect()));
         }
-        let error = edited(&Curve(vec![point(1.0), point(2.0)]), FILE, "\"step\":1", "\"step\":-1");
+        let error = edited(&of(vec![point(1.0), point(2.0)]), FILE, "\"step\":1", "\"step\":-1");
         assert!(error.starts_with("artifact `curve`, file `loss.jsonl`, line 1: "), "{error}");
-        each_file_is_needed(&Curve(vec![point(1.0)]), &[FILE]);
+        each_file_is_needed(&of(vec![point(1.0)]), &[FILE, MEASURED]);
     }
 }

@@ -55,7 +55,7 @@ impl<'a> Feed<'a> {
 }
 
 /// The documents of one epoch in random order (a ChaCha stream of its own).
-fn shuffled(n: usize, seed: u64, epoch: u64) -> Vec<usize> {
+pub(crate) fn shuffled(n: usize, seed: u64, epoch: u64) -> Vec<usize> {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     rng.set_stream(epoch);
     let mut order: Vec<usize> = (0..n).collect();

@@ -1,28 +1,24 @@
 //! The stage on a tiny model: each phase learns, frozen tensors stay, and a resumed run ends with the same bytes.
 
-use std::{
-    collections::BTreeMap,
-    path::{Path, PathBuf},
-    sync::{
-        Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+mod held_out;
+mod resume;
+
+use std::{collections::BTreeMap, path::Path};
 
 use serde_json::json;
 
 use super::{
+    curve::Curve,
     gradients::Gradients,
     objective::{Models, Whole},
+    phase::Schedule,
     *,
 };
 use crate::{
     artifact::{
-        Files,
         checkpoint::{Draft, Owned, files_in},
         texts::Text,
     },
-    engine::action::{Checkpoints, Progress, Stop},
     kernel::testing::noise,
     model::{Batch, tape::Keep},
     stage::testing::Bench,
@@ -108,7 +104,7 @@ fn texts() -> Texts {
 
 #[expect(clippy::unnecessary_wraps, reason = "as the field that it fills")]
 fn phase(steps: u32, lr: f64) -> Option<Phase> {
-    Some(Phase { steps, lr: Finite(lr), batch_tokens: 150, warmup: 2 })
+    Some(Phase { steps, lr: Finite(lr), batch_tokens: 150, warmup: 2, schedule: Schedule::Cosine })
 }
 
 fn healing() -> Distill {
@@ -127,6 +123,8 @@ fn healing() -> Distill {
         balance: zero(),
         round_experts_from: half(),
         dtype: Stored::AsBefore,
+        held_out: HeldOut { tokens: 64, every: 1000, ..HeldOut::default() },
+        ema: None,
         weight_decay: zero(),
         clip: one(),
         micro_batch_tokens: 64,
@@ -157,8 +155,8 @@ fn bench() -> Bench {
 }
 
 /// Mean loss of the first and of the last five steps of a phase.
-fn ends(curve: &curve::Curve, phase: &str) -> (f32, f32) {
-    let losses: Vec<f32> = curve.0.iter().filter(|p| p.phase == phase).map(|p| p.loss).collect();
+fn ends(curve: &Curve, phase: &str) -> (f32, f32) {
+    let losses: Vec<f32> = curve.points.iter().filter(|p| p.phase == phase).map(|p| p.loss).collect();
     let mean = |part: &[f32]| part.iter().sum::<f32>() / part.len() as f32;
     (mean(&losses[..5]), mean(&losses[losses.len() - 5..]))
 }
@@ -167,7 +165,7 @@ fn ends(curve: &curve::Curve, phase: &str) -> (f32, f32) {
 fn healing_lowers_both_losses_and_touches_converted_attention_only() {
     let bench = bench();
     bench.run(&healing()).unwrap();
-    let curve: curve::Curve = bench.load("curve");
+    let curve: Curve = bench.load("curve");
     for name in ["layerwise", "self-fed", "kl"] {
         let (first, last) = ends(&curve, name);
         assert!(last < 0.9 * first, "{name}: {first} -> {last}");
@@ -264,78 +262,17 @@ fn training_lowers_the_cross_entropy_and_stores_experts_in_mxfp4() {
     Model::frozen(&trained).unwrap();
 }
 
-/// Checkpoints in a folder, and a stop after some steps.
-struct Interrupted {
-    dir: PathBuf,
-    steps: AtomicU64,
-    stop_after: u64,
-    stop: Stop,
-    published: Mutex<u32>,
-}
-
-impl Checkpoints for Interrupted {
-    fn latest(&self) -> std::io::Result<Option<Files>> {
-        Ok(self.dir.exists().then(|| files_in(&self.dir).unwrap()))
-    }
-    fn publish(&self, dir: &Path) -> std::io::Result<()> {
-        *self.published.lock().unwrap() += 1;
-        std::fs::create_dir_all(&self.dir)?;
-        files_in(dir)
-            .unwrap()
-            .iter()
-            .try_for_each(|(name, path)| std::fs::copy(path, self.dir.join(name)).map(|_| ()))
-    }
-}
-
-impl Progress for Interrupted {
-    fn phase(&self, _: &str, _: Option<u64>, _: &str) {}
-    fn advance(&self, _: u64) {}
-    fn say(&self, _: &str) {}
-    fn note(&self, _: &str) {
-        if self.steps.fetch_add(1, Ordering::SeqCst) + 1 == self.stop_after {
-            self.stop.raise();
-        }
-    }
-}
-
 #[test]
-fn stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
-    let straight = bench();
-    straight.run(&healing()).unwrap();
-    for stop_after in [3, 14, 20, 33, 51] {
-        let dir = tempfile::tempdir().unwrap();
-        let resumed = bench();
-        let state = |stop_after| Interrupted {
-            dir: dir.path().join("checkpoint"),
-            steps: AtomicU64::new(0),
-            stop_after,
-            stop: Stop::default(),
-            published: Mutex::default(),
-        };
-        let first = state(stop_after);
-        let error = resumed.run_with(&healing(), &first, &first, &first.stop).unwrap_err();
-        assert!(matches!(error, Failure::Stopped), "{error}");
-        assert!(*first.published.lock().unwrap() > 0);
-        let second = state(u64::MAX);
-        resumed.run_with(&healing(), &second, &second, &second.stop).unwrap();
-        assert_eq!(second.steps.load(Ordering::SeqCst), 60 - stop_after, "only the missing steps run");
-        assert!(straight.bytes() == resumed.bytes(), "stopped after {stop_after}");
-    }
-}
-
-#[test]
-fn a_damaged_training_checkpoint_is_named() {
-    let dir = tempfile::tempdir().unwrap();
-    std::fs::write(dir.path().join("place.json"), "{").unwrap();
-    let state = Interrupted {
-        dir: dir.path().to_owned(),
-        steps: AtomicU64::new(0),
-        stop_after: u64::MAX,
-        stop: Stop::default(),
-        published: Mutex::default(),
-    };
-    let error = bench().run_with(&healing(), &state, &state, &state.stop).unwrap_err().to_string();
-    assert!(error.contains("`place.json` is damaged"), "{error}");
+fn models_with_other_vocabularies_are_refused() {
+    let (student, teacher) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let small = crate::model::testing::draft(&["full_attention"]);
+    small.save(teacher.path()).unwrap();
+    let bench = Bench::new()
+        .input("student", &checkpoint(student.path(), true, 1))
+        .input("teacher", &Checkpoint::load(&files_in(teacher.path()).unwrap()).unwrap())
+        .input("texts", &texts());
+    let error = bench.run(&healing()).unwrap_err().to_string();
+    assert!(error.contains("128 tokens, the teacher one of 31"), "{error}");
 }
 
 #[test]
@@ -360,6 +297,16 @@ fn parameters_that_do_not_fit_are_refused_before_anything_runs() {
         (Distill { texts: None, ..healing() }, "splits"),
         (Distill { kl: phase(0, 0.1), ..healing() }, "kl"),
         (Distill { max_length: 1, ..healing() }, "max-length"),
+        (Distill { ema: Some(Finite(1.0)), ..healing() }, "ema"),
+        (
+            Distill {
+                ema: Some(Finite(0.9)),
+                held_out: HeldOut { tokens: 0, ..HeldOut::default() },
+                ..healing()
+            },
+            "ema",
+        ),
+        (Distill { held_out: HeldOut { every: 0, ..HeldOut::default() }, ..healing() }, "held-out"),
         (Distill { loss: Loss { temperature: Finite(0.0), ..Loss::default() }, ..healing() }, "loss"),
         (
             Distill { loss: Loss { temperature: Finite(2.0), ..Loss::default() }, kl: None, ..healing() },
@@ -368,25 +315,6 @@ fn parameters_that_do_not_fit_are_refused_before_anything_runs() {
     ] {
         assert_eq!(wrong.check().unwrap_err().param, param);
     }
-}
-
-#[test]
-fn the_rate_warms_up_in_a_line_and_falls_along_a_cosine_to_a_tenth() {
-    let phase = Phase { steps: 110, lr: Finite(0.5), batch_tokens: 1, warmup: 10 };
-    let lr = |step| f64::from(phase.lr(step));
-    for (step, want) in
-        [(0, 0.05), (4, 0.25), (9, 0.5), (10, 0.5), (60, 0.275), (35, 0.5 * (0.55 + 0.45 * 0.5f64.sqrt()))]
-    {
-        assert!((lr(step) - want).abs() < 1e-6, "step {step}: {} {want}", lr(step));
-    }
-    assert!((10..109).all(|step| lr(step + 1) < lr(step)));
-    assert!(lr(109) > 0.05 && lr(109) < 0.0503, "{}", lr(109));
-    // A phase shorter than its warm-up only climbs.
-    let short = Phase { steps: 3, lr: Finite(1.0), batch_tokens: 1, warmup: 10 };
-    let rates = [0, 1, 2].map(|step| short.lr(step));
-    assert!(rates.iter().zip([0.1, 0.2, 0.3]).all(|(got, want)| (got - want).abs() < 1e-6), "{rates:?}");
-    let cold = Phase { warmup: 0, ..short };
-    assert!((cold.lr(0) - 1.0).abs() < 1e-6);
 }
 
 #[test]

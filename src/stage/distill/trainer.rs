@@ -1,22 +1,21 @@
-//! The training loop: phases of steps, checkpoints, exact resume. Knows no loss.
-
-use std::{fs, path::Path};
-
-use serde::{Deserialize, Serialize};
+//! The training loop: phases of steps, measurements, checkpoints, exact resume. Knows no loss.
 
 use crate::{
-    artifact::{Artifact, checkpoint::Checkpoint, texts},
     engine::action::{Cx, Failure},
     model::{Batch, Mlp, Model, tape::Keep},
 };
 
 use super::{
-    Distill, Phase,
+    Distill,
     adamw::AdamW,
-    curve::{Curve, Point},
-    data::{Cursor, Feed},
+    curve::{Candidate, Curve, Measured, Point},
+    data::Feed,
     gradients::Gradients,
+    held_out::Exam,
     objective::{Models, Objective, Whole},
+    phase::Phase,
+    state::{Place, State},
+    weights::Weights,
 };
 
 /// Why training could not start or go on.
@@ -28,8 +27,17 @@ pub(crate) enum TrainError {
         "no parameter trains: the student has no converted layer; convert it with `svd`, or set `train = \"all\"`"
     )]
     NothingTrains,
-    #[error("{phase} step {step}: the loss is {loss}; lower `lr` or check the student")]
-    Diverged { phase: &'static str, step: u32, loss: f32 },
+    #[error(
+        "the student has a vocabulary of {student} tokens, the teacher one of {teacher}; their distributions cannot be compared"
+    )]
+    Vocabulary { student: usize, teacher: usize },
+    #[error(
+        "{phase} step {step}: the {what} is {value} on the batch that begins with {begins:?}; lower `lr` or check the student. \
+         The checkpoint of the step before stays"
+    )]
+    Diverged { phase: &'static str, step: u32, what: &'static str, value: f32, begins: Vec<u32> },
+    #[error("{phase} step {step}: the student predicts no numbers on the held-out text; lower `lr`")]
+    Unmeasurable { phase: &'static str, step: u32 },
     #[error("the training checkpoint's `{file}` is damaged: {why}")]
     Damaged { file: &'static str, why: String },
 }
@@ -40,48 +48,76 @@ pub(crate) struct Run<'a> {
     pub(crate) cx: &'a Cx<'a>,
     pub(crate) student: Model,
     pub(crate) teacher: Option<Model>,
+    /// What is measured on, if anything.
+    pub(crate) exam: Option<Exam>,
 }
-
-/// Where a run stands, beside weights and moments.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-struct Place {
-    phase: usize,
-    step: u32,
-    cursor: Cursor,
-}
-
-const PLACE: &str = "place.json";
-const POINTS: &str = "points.jsonl";
 
 impl Run<'_> {
     /// Runs all phases, from the newest checkpoint when there is one.
     pub(crate) fn train(&mut self, documents: &[Vec<u32>]) -> Result<Curve, Failure> {
-        let settings = self.settings;
-        let mut adam = self.optimiser();
-        let (mut place, mut points) = self.resume(&mut adam)?.unwrap_or_default();
-        for (index, (objective, phase)) in settings.phases().into_iter().enumerate().skip(place.phase) {
-            if index > place.phase {
-                place = Place { phase: index, ..Place::default() };
-                adam = self.optimiser();
-            }
-            let seed = self.cx.seed.wrapping_add(index as u64);
-            let mut feed = Feed::new(documents, phase.batch_tokens, seed, place.cursor);
-            self.cx.progress.phase(objective.name(), Some(u64::from(phase.steps)), "steps");
-            self.cx.progress.advance(u64::from(place.step));
-            while place.step < phase.steps {
-                if self.cx.stop.is_raised() {
-                    self.publish(&adam, place, &points)?;
-                    return Err(Failure::Stopped);
-                }
-                points.push(self.step(&mut adam, &mut feed, (&objective, &phase), place.step)?);
-                place = Place { step: place.step + 1, cursor: feed.cursor(), ..place };
-                if place.step.is_multiple_of(settings.checkpoint_every) {
-                    self.publish(&adam, place, &points)?;
-                }
-            }
-            self.cx.progress.say(&summary(&objective, &points));
+        let mut state = self.begin(Place::default(), Curve::default())?;
+        if let Some(files) = self.cx.checkpoints.latest().map_err(Failure::stage)? {
+            state.restore(&files, &self.student)?;
         }
-        Ok(Curve(points))
+        for (index, (objective, phase)) in self.settings.phases().iter().enumerate().skip(state.place.phase) {
+            if index > state.place.phase {
+                let place = Place { phase: index, best: state.place.best, ..Place::default() };
+                state = State { best: state.best.take(), ..self.begin(place, state.curve)? };
+            }
+            self.phase(&mut state, (objective, phase), documents)?;
+        }
+        Ok(state.curve)
+    }
+
+    /// The state before the first step of a phase.
+    fn begin(&self, place: Place, curve: Curve) -> Result<State, Failure> {
+        let settings = self.settings;
+        let vars = &self.student.vars;
+        let adam = AdamW::new(vars, settings.weight_decay.0 as f32, settings.clip.0 as f32);
+        let ema = settings.ema.is_some().then(|| Weights::of(vars)).transpose().map_err(Failure::stage)?;
+        Ok(State { adam, place, curve, ema, best: None })
+    }
+
+    /// One phase, to its end or until it has stopped getting better. The student then has the best weights that were measured.
+    fn phase(
+        &mut self,
+        state: &mut State,
+        (objective, phase): (&Objective, &Phase),
+        documents: &[Vec<u32>],
+    ) -> Result<(), Failure> {
+        let (settings, cx) = (self.settings, self.cx);
+        let seed = cx.seed.wrapping_add(state.place.phase as u64);
+        let mut feed = Feed::new(documents, phase.batch_tokens, seed, state.place.cursor);
+        cx.progress.phase(objective.name(), Some(u64::from(phase.steps)), "steps");
+        cx.progress.advance(u64::from(state.place.step));
+        if state.place.step == 0 && state.place.best.is_none() {
+            self.measure(state, objective)?;
+        }
+        let before = state.place.best;
+        let weary =
+            |place: &Place| settings.held_out.patience > 0 && place.worse >= settings.held_out.patience;
+        while state.place.step < phase.steps && !weary(&state.place) {
+            if cx.stop.is_raised() {
+                state.publish(&self.student, cx)?;
+                return Err(Failure::Stopped);
+            }
+            let point = self.step(state, &mut feed, (objective, phase))?;
+            state.place.step += 1;
+            state.place.cursor = feed.cursor();
+            state.place.unmeasured += point.tokens;
+            state.curve.points.push(point);
+            if state.place.unmeasured >= settings.held_out.every || state.place.step == phase.steps {
+                self.measure(state, objective)?;
+            }
+            if state.place.step.is_multiple_of(settings.checkpoint_every) {
+                state.publish(&self.student, cx)?;
+            }
+        }
+        if let Some(best) = &state.best {
+            best.put(&self.student.vars).map_err(Failure::stage)?;
+        }
+        cx.progress.say(&state.curve.summary(objective.name(), before.zip(state.place.best)));
+        Ok(())
     }
 
     fn models(&self) -> Models<'_> {
@@ -89,17 +125,13 @@ impl Run<'_> {
         Models { student: &self.student, teacher: self.teacher.as_ref(), keep }
     }
 
-    fn optimiser(&self) -> AdamW {
-        AdamW::new(&self.student.vars, self.settings.weight_decay.0 as f32, self.settings.clip.0 as f32)
-    }
-
     fn step(
         &mut self,
-        adam: &mut AdamW,
+        state: &mut State,
         feed: &mut Feed<'_>,
         (objective, phase): (&Objective, &Phase),
-        step: u32,
     ) -> Result<Point, Failure> {
+        let step = state.place.step;
         let rounding = f64::from(step) >= self.settings.round_experts_from.0 * f64::from(phase.steps);
         for layer in &mut self.student.layers {
             if let Mlp::Experts(moe) = &mut layer.mlp {
@@ -109,66 +141,63 @@ impl Run<'_> {
         let documents = feed.next();
         let whole = Whole::of(documents.iter().copied());
         let (mut loss, mut gradients) = (0.0, Gradients::default());
-        for part in Batch::packed(documents, self.settings.micro_batch_tokens) {
+        for part in Batch::packed(documents.iter().copied(), self.settings.micro_batch_tokens) {
             loss += objective.add(self.models(), (&part, whole), &mut gradients)?;
         }
-        let loss = loss as f32;
-        if !loss.is_finite() {
-            return Err(Failure::stage(TrainError::Diverged {
-                phase: objective.name(),
-                step: step + 1,
-                loss,
-            }));
+        let (loss, norm) = (loss as f32, gradients.norm());
+        for (what, value) in [("loss", loss), ("norm of the gradient", norm)] {
+            if !value.is_finite() {
+                let begins = documents[0].iter().take(8).copied().collect();
+                let (phase, step) = (objective.name(), step + 1);
+                return Err(Failure::stage(TrainError::Diverged { phase, step, what, value, begins }));
+            }
         }
         let lr = phase.lr(step);
-        let grad_norm = adam.step(&self.student.vars, &gradients, lr).map_err(Failure::stage)?;
-        self.cx.progress.advance(1);
-        self.cx.progress.note(&format!("loss {loss:.4}"));
-        Ok(Point {
-            phase: objective.name().to_owned(),
-            step: step + 1,
-            loss,
-            grad_norm,
-            lr,
-            tokens: whole.tokens,
-        })
-    }
-
-    fn publish(&self, adam: &AdamW, place: Place, points: &[Point]) -> Result<(), Failure> {
-        let dir = self.cx.scratch.join("checkpoint");
-        if dir.exists() {
-            fs::remove_dir_all(&dir).map_err(Failure::stage)?;
+        state.adam.step(&self.student.vars, &gradients, (norm, lr)).map_err(Failure::stage)?;
+        if let (Some(ema), Some(decay)) = (&mut state.ema, &self.settings.ema) {
+            ema.follow(&self.student.vars, decay.0 as f32).map_err(Failure::stage)?;
         }
-        fs::create_dir_all(&dir).map_err(Failure::stage)?;
-        adam.save(&self.student.vars, &dir).map_err(Failure::stage)?;
-        let text = serde_json::to_vec(&place).map_err(Failure::stage)?;
-        fs::write(dir.join(PLACE), text).map_err(Failure::stage)?;
-        texts::write_jsonl(&dir.join(POINTS), points)?;
-        self.cx.checkpoints.publish(&dir).map_err(Failure::stage)
+        self.cx.progress.advance(1);
+        self.cx.progress.note(&note(loss, state.place.best));
+        let phase = objective.name().to_owned();
+        Ok(Point { phase, step: step + 1, loss, grad_norm: norm, lr, tokens: whole.tokens })
     }
 
-    fn resume(&self, adam: &mut AdamW) -> Result<Option<(Place, Vec<Point>)>, Failure> {
-        let Some(files) = self.cx.checkpoints.latest().map_err(Failure::stage)? else { return Ok(None) };
-        let place = crate::artifact::file("training checkpoint", &files, PLACE)?;
-        let place = read_place(place)?;
-        let points = texts::read_jsonl("training checkpoint", &files, POINTS)?;
-        adam.restore(&self.student.vars, &Checkpoint::load(&files)?).map_err(Failure::stage)?;
-        Ok(Some((place, points)))
+    /// Measures the weights, and their average where there is one, on the held-out text, and keeps whichever is best so far.
+    fn measure(&self, state: &mut State, objective: &Objective) -> Result<(), Failure> {
+        let Some(exam) = &self.exam else { return Ok(()) };
+        let vars = &self.student.vars;
+        let (phase, step) = (objective.name(), state.place.step);
+        let now = Weights::of(vars).map_err(Failure::stage)?;
+        let mean = state.ema.as_ref().filter(|_| step > 0);
+        let mut better = false;
+        for (candidate, weights) in [(Candidate::Last, Some(&now)), (Candidate::Ema, mean)]
+            .into_iter()
+            .filter_map(|(c, w)| Some((c, w?)))
+        {
+            weights.put(vars).map_err(Failure::stage)?;
+            let measure = exam
+                .measure(&self.student)?
+                .ok_or_else(|| Failure::stage(TrainError::Unmeasurable { phase, step }))?;
+            if state.place.best.is_none_or(|best| measure.loss < best) {
+                (state.place.best, state.best, better) = (Some(measure.loss), Some(weights.clone()), true);
+            }
+            state.curve.measured.push(Measured {
+                phase: phase.to_owned(),
+                step,
+                candidate,
+                loss: measure.loss,
+                buckets: measure.buckets,
+            });
+        }
+        now.put(vars).map_err(Failure::stage)?;
+        state.place.worse = if better { 0 } else { state.place.worse + 1 };
+        state.place.unmeasured = 0;
+        Ok(())
     }
 }
 
-fn read_place(path: &Path) -> Result<Place, Failure> {
-    let text = fs::read(path).map_err(Failure::stage)?;
-    let damaged =
-        |e: serde_json::Error| Failure::stage(TrainError::Damaged { file: PLACE, why: e.to_string() });
-    serde_json::from_slice(&text).map_err(damaged)
-}
-
-/// First and last loss of a phase, each a mean over a tenth of its steps.
-fn summary(objective: &Objective, points: &[Point]) -> String {
-    let losses: Vec<f32> = points.iter().filter(|p| p.phase == objective.name()).map(|p| p.loss).collect();
-    let n = (losses.len() / 10).max(1).min(losses.len());
-    let mean = |part: &[f32]| part.iter().sum::<f32>() / part.len().max(1) as f32;
-    let (first, last) = (mean(&losses[..n]), mean(&losses[losses.len() - n..]));
-    format!("{}: loss {first:.4} -> {last:.4} in {} steps", objective.name(), losses.len())
+fn note(loss: f32, best: Option<f32>) -> String {
+    let held_out = best.map(|best| format!(", held-out {best:.4}")).unwrap_or_default();
+    format!("loss {loss:.4}{held_out}")
 }
