@@ -7,6 +7,7 @@ mod errors;
 mod explain;
 mod export;
 mod gc;
+mod healing;
 mod history;
 #[cfg(feature = "hub")]
 mod hub;
