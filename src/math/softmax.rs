@@ -13,13 +13,17 @@ pub fn log_sum_exp(row: &[f32]) -> Option<f64> {
 
 /// `Σ p ln(p / q)`, p and q being the softmaxes of two rows of logits, in nats; `None` where [`log_sum_exp`] is.
 pub fn kl(p: &[f32], q: &[f32]) -> Option<f64> {
-    let (lse_p, lse_q) = (log_sum_exp(p)?, log_sum_exp(q)?);
+    Some(divergence((p, log_sum_exp(p)?), (q, log_sum_exp(q)?)))
+}
+
+/// [`kl`] of two rows whose [`log_sum_exp`] is known.
+pub fn divergence((p, lse_p): (&[f32], f64), (q, lse_q): (&[f32], f64)) -> f64 {
     let term = |(&p, &q): (&f32, &f32)| {
         let (log_p, log_q) = (f64::from(p) - lse_p, f64::from(q) - lse_q);
         log_p.exp() * (log_p - log_q)
     };
     let sum: f64 = p.iter().zip(q).map(term).sum();
-    Some(sum.max(0.0)) // rounding of nearly equal rows may give a tiny negative number
+    sum.max(0.0) // rounding of nearly equal rows may give a tiny negative number
 }
 
 #[cfg(test)]

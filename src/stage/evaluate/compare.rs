@@ -1,6 +1,6 @@
 //! What one model predicts for one token, against the original: pure functions of rows of logits, in f64. Knows no model.
 
-use crate::math::softmax::log_sum_exp;
+use crate::math::softmax::{divergence, log_sum_exp};
 
 /// What a model makes of one token.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -56,13 +56,7 @@ impl<'a> Distribution<'a> {
     }
 
     fn kl(&self, other: &Self) -> f64 {
-        let term = |(&u, &z): (&f32, &f32)| {
-            let log_p = f64::from(u) - self.log_sum_exp;
-            let log_q = f64::from(z) - other.log_sum_exp;
-            log_p.exp() * (log_p - log_q)
-        };
-        let sum: f64 = self.logits.iter().zip(other.logits).map(term).sum();
-        sum.max(0.0) // rounding of nearly equal rows may give a tiny negative number
+        divergence((self.logits, self.log_sum_exp), (other.logits, other.log_sum_exp))
     }
 }
 
