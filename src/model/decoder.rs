@@ -98,11 +98,18 @@ impl Model {
         Ok(self.shell.lm_head.forward(&self.hidden(batch, probe)?)?)
     }
 
-    /// The lowest layer that a gradient must reach: the first with a variable, and 0 where the embedding is one.
-    pub fn first_trained(&self) -> Option<usize> {
-        let layer = |name: &str| name.strip_prefix("model.layers.")?.split_once('.')?.0.parse().ok();
-        let embeds = |name: &str| name.starts_with("model.embed_tokens.").then_some(0);
-        self.vars.keys().filter_map(|name| embeds(name).or_else(|| layer(name))).min()
+    /// Whether anything of layer `index` trains.
+    pub fn trains(&self, index: usize) -> bool {
+        self.trains_any(&format!("model.layers.{index}."))
+    }
+
+    /// Whether the embedding trains.
+    pub fn trains_embedding(&self) -> bool {
+        self.trains_any("model.embed_tokens.")
+    }
+
+    fn trains_any(&self, prefix: &str) -> bool {
+        self.vars.keys().any(|name| name.starts_with(prefix))
     }
 }
 

@@ -30,8 +30,9 @@ pub struct Output {
 pub struct Tape<'a> {
     model: &'a Model,
     batch: &'a Batch,
-    layers: Vec<(Var, Option<Output>)>,
-    stream: Tensor,
+    /// What entered each layer, from the first that a gradient must reach on, and what it put out.
+    layers: Vec<(usize, Var, Option<Output>)>,
+    top: Var,
 }
 
 /// What a layer's output costs by itself, beside what the layers above make of it.
@@ -41,35 +42,36 @@ impl<'a> Tape<'a> {
     /// Runs `batch` through all layers of `model`.
     pub fn forward(model: &'a Model, batch: &'a Batch, keep: Keep) -> std::result::Result<Self, ModelError> {
         let mut stream = model.shell.embed(&batch.ids)?.detach();
-        let mut layers = Vec::new();
+        let (mut layers, mut reached) = (Vec::new(), model.trains_embedding());
         for index in 0..model.layers.len() {
+            reached |= model.trains(index);
+            if !reached {
+                stream = through(model, index, (&stream, batch))?.stream;
+                continue;
+            }
             let entered = Var::from_tensor(&stream)?;
             let output = through(model, index, (entered.as_tensor(), batch))?;
             stream = output.stream.detach();
-            layers.push((entered, (keep == Keep::Graphs).then_some(output)));
+            layers.push((index, entered, (keep == Keep::Graphs).then_some(output)));
         }
-        Ok(Self { model, batch, layers, stream })
+        Ok(Self { model, batch, layers, top: Var::from_tensor(&stream)? })
     }
 
     /// The residual stream behind the last layer [t, hidden], a leaf: what is made of it knows no layer.
     pub fn stream(&self) -> &Tensor {
-        &self.stream
+        self.top.as_tensor()
     }
 
-    /// Hands the gradients of every layer's variables to `sink`, from the last layer down to the first that trains, given that of
-    /// [`Self::stream`].
+    /// Goes back from `cost`, a scalar that was made of [`Self::stream`]. Hands `sink` the gradients of what stands above the layers, then
+    /// of each layer's variables, from the last layer down to the first that trains, then of the embedding.
     pub fn backward(
         self,
-        gradient: Tensor,
+        cost: &Tensor,
         local: Local<'_>,
         sink: &mut dyn FnMut(&GradStore) -> Result<()>,
     ) -> std::result::Result<(), ModelError> {
-        let first = self.model.first_trained();
-        let mut gradient = gradient;
-        for (index, (entered, output)) in self.layers.into_iter().enumerate().rev() {
-            if first.is_none_or(|first| index < first) {
-                return Ok(());
-            }
+        let mut gradient = split(cost, &self.top, sink)?;
+        for (index, entered, output) in self.layers.into_iter().rev() {
             let output = match output {
                 Some(output) => output,
                 None => through(self.model, index, (entered.as_tensor(), self.batch))?,
@@ -78,14 +80,23 @@ impl<'a> Tape<'a> {
             if let Some(own) = local(index, &output)? {
                 cost = (cost + own.sum_all()?)?;
             }
-            let mut grads = cost.backward()?;
-            let nothing = || Error::msg(format!("layer {index} gives what enters it no gradient"));
-            gradient = grads.remove(entered.as_tensor()).ok_or_else(nothing)?;
-            sink(&grads)?;
+            gradient = split(&cost, &entered, sink)?;
         }
-        let embedded = self.model.shell.embed(&self.batch.ids)?;
-        Ok(sink(&(embedded * gradient)?.sum_all()?.backward()?)?)
+        if self.model.trains_embedding() {
+            let embedded = self.model.shell.embed(&self.batch.ids)?;
+            sink(&(embedded * gradient)?.sum_all()?.backward()?)?;
+        }
+        Ok(())
     }
+}
+
+/// The gradient of `cost` for what entered; all others go to `sink`.
+fn split(cost: &Tensor, entered: &Var, sink: &mut dyn FnMut(&GradStore) -> Result<()>) -> Result<Tensor> {
+    let mut grads = cost.sum_all()?.backward()?;
+    let nothing = || Error::msg("what is gone back from gives what entered no gradient");
+    let gradient = grads.remove(entered.as_tensor()).ok_or_else(nothing)?;
+    sink(&grads)?;
+    Ok(gradient)
 }
 
 fn through(

@@ -39,11 +39,15 @@ fn own(index: usize, output: &Output) -> Result<Option<Tensor>> {
     Ok(Some(if index == 1 { (router + output.stream.sqr()?.mean_all()?)? } else { router }))
 }
 
+fn half_square(x: &Tensor) -> Tensor {
+    (x.sqr().unwrap().sum_all().unwrap() * 0.5).unwrap()
+}
+
 fn taped(model: &Model, keep: Keep) -> Named {
     let batch = batch();
     let tape = Tape::forward(model, &batch, keep).unwrap();
-    let (mut found, gradient) = (Named::new(), tape.stream().clone());
-    tape.backward(gradient, &mut own, &mut |grads| {
+    let (mut found, cost) = (Named::new(), half_square(tape.stream()));
+    tape.backward(&cost, &mut own, &mut |grads| {
         named(model, grads, &mut found);
         Ok(())
     })
@@ -60,7 +64,7 @@ fn at_once(model: &Model) -> Named {
         cost = (cost + own(index, &output).unwrap().unwrap()).unwrap();
         x = output.stream;
     }
-    cost = (cost + (x.sqr().unwrap().sum_all().unwrap() * 0.5).unwrap()).unwrap();
+    cost = (cost + half_square(&x)).unwrap();
     let mut found = Named::new();
     named(model, &cost.backward().unwrap(), &mut found);
     found
@@ -88,24 +92,28 @@ fn layer_by_layer_gives_the_gradients_of_one_graph() {
 #[test]
 fn the_stream_is_the_models_and_nothing_below_what_trains_is_visited() {
     let model = model(&|name| name.contains("layers.2."));
-    assert_eq!(model.first_trained(), Some(2));
+    assert!(model.trains(2) && !model.trains(1) && !model.trains_embedding());
     let batch = batch();
     let tape = Tape::forward(&model, &batch, Keep::Inputs).unwrap();
     let hidden = model.hidden(&batch, &mut NoProbe).unwrap();
     assert_eq!(flat(&model.shell.normed(tape.stream()).unwrap()), flat(&hidden));
-    let (mut visited, gradient) = (Vec::new(), tape.stream().clone());
+    let (mut visited, cost) = (Vec::new(), half_square(tape.stream()));
     let mut local = |index: usize, _: &Output| {
         visited.push(index);
         Ok(None)
     };
-    tape.backward(gradient, &mut local, &mut |_| Ok(())).unwrap();
+    tape.backward(&cost, &mut local, &mut |_| Ok(())).unwrap();
     assert_eq!(visited, [3, 2]);
 
     let frozen = self::model(&|name| name == "model.norm.weight");
-    assert_eq!(frozen.first_trained(), None);
     let tape = Tape::forward(&frozen, &batch, Keep::Graphs).unwrap();
-    let gradient = tape.stream().clone();
-    tape.backward(gradient, &mut |_, _| panic!("no layer trains"), &mut |_| panic!("nor the embedding"))
-        .unwrap();
-    assert_eq!(self::model(&|name| name.starts_with("model.embed")).first_trained(), Some(0));
+    let (mut sunk, cost) = (0, half_square(&frozen.shell.normed(tape.stream()).unwrap()));
+    let mut sink = |grads: &GradStore| {
+        assert!(grads.get(frozen.vars["model.norm.weight"].as_tensor()).is_some());
+        sunk += 1;
+        Ok(())
+    };
+    tape.backward(&cost, &mut |_, _| panic!("no layer trains"), &mut sink).unwrap();
+    assert_eq!(sunk, 1, "what stands above the layers, and nothing else");
+    assert!(self::model(&|name| name.starts_with("model.embed")).trains_embedding());
 }

@@ -57,12 +57,9 @@ pub(crate) fn add(
 
 /// The converted layers of which something trains.
 fn matched(student: &Model) -> Result<Vec<usize>, ModelError> {
-    let trains = |i: &usize| {
-        let prefix = format!("model.layers.{i}.");
-        matches!(student.config.layers[*i], LayerKind::Latent(_))
-            && student.vars.keys().any(|name| name.starts_with(&prefix))
-    };
-    let matched: Vec<usize> = (0..student.layers.len()).filter(trains).collect();
+    let latent = |i: &usize| matches!(student.config.layers[*i], LayerKind::Latent(_));
+    let matched: Vec<usize> =
+        (0..student.layers.len()).filter(latent).filter(|&i| student.trains(i)).collect();
     if matched.is_empty() {
         return Err(candle_core::Error::msg("the student has no converted layer that trains").into());
     }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use candle_core::{D, Tensor, Var};
+use candle_core::{D, Tensor};
 
 use crate::{
     kernel::{
@@ -118,8 +118,7 @@ fn kl(
         loss: loss.token(),
     };
     let tape = Tape::forward(student, part, models.keep)?;
-    let top = Var::from_tensor(tape.stream())?;
-    let cost = linear_divergence(&student.shell.normed(top.as_tensor())?, &against)?;
+    let cost = linear_divergence(&student.shell.normed(tape.stream())?, &against)?;
     let mut value = f64::from(host(&cost)?[0]);
 
     let begins = student.config.first_latent().unwrap_or(0);
@@ -134,7 +133,7 @@ fn kl(
         value += f64::from(host(&apart)?[0]);
         Ok(Some(apart))
     };
-    back(student, tape, (&cost, &top), &mut inside, into)?;
+    tape.backward(&cost, &mut inside, &mut |grads| into.add(&student.vars, grads))?;
     Ok(value)
 }
 
@@ -146,8 +145,7 @@ fn next_token(
 ) -> Result<f64, ModelError> {
     let student = models.student;
     let tape = Tape::forward(student, part, models.keep)?;
-    let top = Var::from_tensor(tape.stream())?;
-    let logits = student.shell.lm_head.forward(&student.shell.normed(top.as_tensor())?)?;
+    let logits = student.shell.lm_head.forward(&student.shell.normed(tape.stream())?)?;
     let (targets, weights) = part.next_tokens();
     let cost = cross_entropy(&logits, &targets.into(), &weights.into(), whole.predictions)?;
     let value = f64::from(host(&cost)?[0]);
@@ -157,24 +155,8 @@ fn next_token(
         Some(logits) if balance > 0.0 => Ok(Some((unevenness(logits, per_token)? * share)?)),
         _ => Ok(None),
     };
-    back(student, tape, (&cost, &top), &mut even, into)?;
+    tape.backward(&cost, &mut even, &mut |grads| into.add(&student.vars, grads))?;
     Ok(value)
-}
-
-/// Goes back from what the last stream `top` costs; gradients are added to `into`.
-fn back(
-    student: &Model,
-    tape: Tape<'_>,
-    (cost, top): (&Tensor, &Var),
-    local: crate::model::tape::Local<'_>,
-    into: &mut Gradients,
-) -> Result<(), ModelError> {
-    let mut grads = cost.sum_all()?.backward()?;
-    let gradient = grads
-        .remove(top.as_tensor())
-        .ok_or_else(|| candle_core::Error::msg("the loss gives the last stream no gradient"))?;
-    into.add(&student.vars, &grads)?;
-    tape.backward(gradient, local, &mut |grads| into.add(&student.vars, grads))
 }
 
 /// Keeps the residual stream behind each layer, where it is wanted.
