@@ -37,7 +37,7 @@ pub struct Measured {
     pub step: u32,
     /// Which weights.
     pub candidate: Candidate,
-    /// Divergence from the teacher in nats per token, or cross-entropy where there is none.
+    /// Divergence from the teacher in nats per token, or cross-entropy where there is none. In f32, for JSON gives that back as it was.
     pub loss: f32,
     /// The same by position.
     pub buckets: Vec<Bucket>,
@@ -85,14 +85,36 @@ impl Artifact for Curve {
 }
 
 impl Curve {
-    /// First and last loss of a phase, each a mean over a tenth of its steps; and the best measurement before and after.
-    pub(crate) fn summary(&self, phase: &str, best: Option<(f32, f32)>) -> String {
+    /// The best measurement of all phases, the first of equals.
+    pub(crate) fn best(&self) -> Option<&Measured> {
+        self.measured.iter().min_by(|a, b| a.loss.total_cmp(&b.loss))
+    }
+
+    /// Times that `phase` was measured since the best measurement, which was no better.
+    pub(crate) fn worse(&self, phase: &str) -> usize {
+        let Some(best) = self.best() else { return 0 };
+        let after = self.measured.iter().rev().take_while(|m| m.phase == phase && *m != best);
+        let mut steps: Vec<u32> =
+            after.map(|m| m.step).filter(|&s| phase != best.phase || s > best.step).collect();
+        steps.dedup();
+        steps.len()
+    }
+
+    /// Tokens of `phase` since it was last measured.
+    pub(crate) fn unmeasured(&self, phase: &str) -> usize {
+        let last = self.measured.last().filter(|m| m.phase == phase).map_or(0, |m| m.step);
+        self.points.iter().rev().take_while(|p| p.phase == phase && p.step > last).map(|p| p.tokens).sum()
+    }
+
+    /// First and last loss of a phase, each a mean over a tenth of its steps; and the best measurement, if one was made, before and after.
+    pub(crate) fn summary(&self, phase: &str, before: Option<f32>) -> String {
         let losses: Vec<f32> = self.points.iter().filter(|p| p.phase == phase).map(|p| p.loss).collect();
         let n = (losses.len() / 10).max(1).min(losses.len());
         let mean = |part: &[f32]| part.iter().sum::<f32>() / part.len().max(1) as f32;
         let (first, last) = (mean(&losses[..n]), mean(&losses[losses.len() - n..]));
+        let best = before.zip(self.best());
         let held_out =
-            best.map(|(before, after)| format!("; best on held-out text {before:.4} -> {after:.4}"));
+            best.map(|(before, best)| format!("; best on held-out text {before:.4} -> {:.4}", best.loss));
         let steps = losses.len();
         format!("{phase}: loss {first:.4} -> {last:.4} in {steps} steps{}", held_out.unwrap_or_default())
     }
@@ -162,6 +184,48 @@ mod tests {
         let svg = std::fs::read_to_string(dir.path().join(PICTURE)).unwrap();
         assert!(svg.contains("layerwise") && svg.contains("kl"));
         Curve::default().save(dir.path()).unwrap();
+    }
+
+    #[test]
+    fn what_was_measured_says_what_is_best_and_what_came_after() {
+        let point = |phase: &str, step: u32| Point {
+            phase: phase.into(),
+            step,
+            loss: 1.0,
+            grad_norm: 0.0,
+            lr: 0.0,
+            tokens: 10,
+        };
+        let measured = |phase: &str, step, candidate, loss| Measured {
+            phase: phase.into(),
+            step,
+            candidate,
+            loss,
+            buckets: vec![],
+        };
+        let mut curve = Curve::default();
+        assert_eq!((curve.best(), curve.worse("a"), curve.unmeasured("a")), (None, 0, 0));
+        let rows = [
+            // Phase, steps before the measurement, the losses of both candidates, and how many were no better since the best.
+            ("a", 0, [5.0, 5.5], 0),
+            ("a", 2, [4.0, 4.5], 0),
+            ("a", 3, [4.5, 4.2], 1),
+            ("a", 5, [4.0, 4.1], 2),
+            ("a", 6, [4.1, 3.9], 0),
+            ("b", 1, [4.1, 4.0], 1),
+            ("b", 4, [4.2, 4.0], 2),
+            ("b", 5, [3.0, 3.1], 0),
+        ];
+        for (phase, step, losses, worse) in rows {
+            let from = curve.points.last().filter(|p| p.phase == phase).map_or(0, |p| p.step);
+            curve.points.extend((from..step).map(|i| point(phase, i + 1)));
+            assert_eq!(curve.unmeasured(phase), 10 * (step - from) as usize, "{phase} {step}");
+            for (candidate, loss) in [Candidate::Last, Candidate::Ema].into_iter().zip(losses) {
+                curve.measured.push(measured(phase, step, candidate, loss));
+            }
+            assert_eq!((curve.worse(phase), curve.unmeasured(phase)), (worse, 0), "{phase} {step}");
+        }
+        assert_eq!(curve.best().map(|best| (best.step, best.loss)), Some((5, 3.0)));
     }
 
     #[test]

@@ -37,18 +37,11 @@ pub(crate) struct State {
 }
 
 /// Where a run stands.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Place {
     pub(crate) phase: usize,
     pub(crate) step: u32,
     pub(crate) cursor: Cursor,
-    /// Tokens since the last measurement.
-    pub(crate) unmeasured: usize,
-    /// The best measurement, if there is one. In f32, for JSON gives that back as it was.
-    pub(crate) best: Option<f32>,
-    /// Measurements in a row that were not better.
-    pub(crate) worse: u32,
 }
 
 const PLACE: &str = "place.json";
@@ -94,7 +87,7 @@ impl State {
         weights("w")?.put(&student.vars).map_err(Failure::stage)?;
         self.adam.restore(&student.vars, &saved).map_err(Failure::stage)?;
         self.ema = self.ema.is_some().then(|| weights("ema")).transpose()?;
-        self.best = self.place.best.is_some().then(|| weights("best")).transpose()?;
+        self.best = self.curve.best().is_some().then(|| weights("best")).transpose()?;
         Ok(())
     }
 }

@@ -61,7 +61,7 @@ impl Run<'_> {
         }
         for (index, (objective, phase)) in self.settings.phases().iter().enumerate().skip(state.place.phase) {
             if index > state.place.phase {
-                let place = Place { phase: index, best: state.place.best, ..Place::default() };
+                let place = Place { phase: index, ..Place::default() };
                 state = State { best: state.best.take(), ..self.begin(place, state.curve)? };
             }
             self.phase(&mut state, (objective, phase), documents)?;
@@ -90,13 +90,13 @@ impl Run<'_> {
         let mut feed = Feed::new(documents, phase.batch_tokens, seed, state.place.cursor);
         cx.progress.phase(objective.name(), Some(u64::from(phase.steps)), "steps");
         cx.progress.advance(u64::from(state.place.step));
-        if state.place.step == 0 && state.place.best.is_none() {
+        if state.place.step == 0 && state.best.is_none() {
             self.measure(state, objective)?;
         }
-        let before = state.place.best;
-        let weary =
-            |place: &Place| settings.held_out.patience > 0 && place.worse >= settings.held_out.patience;
-        while state.place.step < phase.steps && !weary(&state.place) {
+        let (name, patience) = (objective.name(), settings.held_out.patience as usize);
+        let before = state.curve.best().map(|best| best.loss);
+        let weary = |curve: &Curve| patience > 0 && curve.worse(name) >= patience;
+        while state.place.step < phase.steps && !weary(&state.curve) {
             if cx.stop.is_raised() {
                 state.publish(&self.student, cx)?;
                 return Err(Failure::Stopped);
@@ -104,9 +104,8 @@ impl Run<'_> {
             let point = self.step(state, &mut feed, (objective, phase))?;
             state.place.step += 1;
             state.place.cursor = feed.cursor();
-            state.place.unmeasured += point.tokens;
             state.curve.points.push(point);
-            if state.place.unmeasured >= settings.held_out.every || state.place.step == phase.steps {
+            if state.curve.unmeasured(name) >= settings.held_out.every || state.place.step == phase.steps {
                 self.measure(state, objective)?;
             }
             if state.place.step.is_multiple_of(settings.checkpoint_every) {
@@ -116,7 +115,7 @@ impl Run<'_> {
         if let Some(best) = &state.best {
             best.put(&self.student.vars).map_err(Failure::stage)?;
         }
-        cx.progress.say(&state.curve.summary(objective.name(), before.zip(state.place.best)));
+        cx.progress.say(&state.curve.summary(name, before));
         Ok(())
     }
 
@@ -158,7 +157,7 @@ impl Run<'_> {
             ema.follow(&self.student.vars, decay.0 as f32).map_err(Failure::stage)?;
         }
         self.cx.progress.advance(1);
-        self.cx.progress.note(&note(loss, state.place.best));
+        self.cx.progress.note(&note(loss, state.curve.best()));
         let phase = objective.name().to_owned();
         Ok(Point { phase, step: step + 1, loss, grad_norm: norm, lr, tokens: whole.tokens })
     }
@@ -170,7 +169,6 @@ impl Run<'_> {
         let (phase, step) = (objective.name(), state.place.step);
         let now = Weights::of(vars).map_err(Failure::stage)?;
         let mean = state.ema.as_ref().filter(|_| step > 0);
-        let mut better = false;
         for (candidate, weights) in [(Candidate::Last, Some(&now)), (Candidate::Ema, mean)]
             .into_iter()
             .filter_map(|(c, w)| Some((c, w?)))
@@ -179,8 +177,8 @@ impl Run<'_> {
             let measure = exam
                 .measure(&self.student)?
                 .ok_or_else(|| Failure::stage(TrainError::Unmeasurable { phase, step }))?;
-            if state.place.best.is_none_or(|best| measure.loss < best) {
-                (state.place.best, state.best, better) = (Some(measure.loss), Some(weights.clone()), true);
+            if state.curve.best().is_none_or(|best| measure.loss < best.loss) {
+                state.best = Some(weights.clone());
             }
             state.curve.measured.push(Measured {
                 phase: phase.to_owned(),
@@ -190,14 +188,11 @@ impl Run<'_> {
                 buckets: measure.buckets,
             });
         }
-        now.put(vars).map_err(Failure::stage)?;
-        state.place.worse = if better { 0 } else { state.place.worse + 1 };
-        state.place.unmeasured = 0;
-        Ok(())
+        now.put(vars).map_err(Failure::stage)
     }
 }
 
-fn note(loss: f32, best: Option<f32>) -> String {
-    let held_out = best.map(|best| format!(", held-out {best:.4}")).unwrap_or_default();
+fn note(loss: f32, best: Option<&Measured>) -> String {
+    let held_out = best.map(|best| format!(", held-out {:.4}", best.loss)).unwrap_or_default();
     format!("loss {loss:.4}{held_out}")
 }
