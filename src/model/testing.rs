@@ -10,8 +10,10 @@ use crate::{
         Artifact,
         checkpoint::{Checkpoint, Draft, Owned, Raw, files_in},
     },
-    kernel::testing::noise,
+    kernel::testing::{flat, noise},
 };
+
+use super::{Batch, Model, probe::NoProbe};
 
 pub(crate) const SLIDING: &str = "sliding_attention";
 pub(crate) const FULL: &str = "full_attention";
@@ -86,6 +88,23 @@ pub(crate) fn checkpoint(draft: &Draft) -> (TempDir, Checkpoint) {
     draft.save(dir.path()).unwrap();
     let checkpoint = Checkpoint::load(&files_in(dir.path()).unwrap()).unwrap();
     (dir, checkpoint)
+}
+
+/// Multiplies the values of a tensor.
+pub(crate) fn scale(draft: &mut Draft, name: &str, by: f32) {
+    let values: Vec<f32> = floats(draft, name).iter().map(|x| x * by).collect();
+    let scaled = Owned::f32(&draft.tensors[name].shape.clone(), &values);
+    draft.tensors.insert(name.to_owned(), scaled);
+}
+
+/// `ln softmax` of every row of logits, in f64.
+pub(crate) fn log_probabilities(model: &Model, batch: &Batch) -> Vec<Vec<f64>> {
+    let logits = flat(&model.logits(batch, &mut NoProbe).unwrap());
+    let row = |z: &[f32]| {
+        let sum = z.iter().map(|&z| f64::from(z).exp()).sum::<f64>().ln();
+        z.iter().map(|&z| f64::from(z) - sum).collect()
+    };
+    logits.chunks(VOCAB).map(row).collect()
 }
 
 /// The elements of a tensor.

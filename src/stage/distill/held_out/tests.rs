@@ -1,10 +1,7 @@
 //! What is set aside, and what is measured on it against the definition.
 
 use super::*;
-use crate::{
-    kernel::testing::flat,
-    model::testing::{FULL, LATENT, SLIDING, VOCAB, checkpoint, draft},
-};
+use crate::model::testing::{FULL, LATENT, SLIDING, checkpoint, draft, log_probabilities, scale};
 
 fn documents() -> Vec<Vec<u32>> {
     (0..40u32).map(|i| (0..5 + i % 9).map(|t| (i + t) % 30).collect()).collect()
@@ -48,23 +45,14 @@ fn model(layers: &[&str]) -> Model {
     Model::frozen(&checkpoint(&draft(layers)).1).unwrap()
 }
 
-/// ln softmax of every row, in f64.
-fn log_probabilities(model: &Model, document: &[u32]) -> Vec<Vec<f64>> {
-    let logits = flat(&model.logits(&Batch::new([document]), &mut NoProbe).unwrap());
-    let row = |z: &[f32]| {
-        let sum = z.iter().map(|&z| f64::from(z).exp()).sum::<f64>().ln();
-        z.iter().map(|&z| f64::from(z) - sum).collect()
-    };
-    logits.chunks(VOCAB).map(row).collect()
-}
-
 #[test]
 fn the_measure_is_the_mean_over_predicted_tokens_and_so_is_that_of_each_bucket() {
     let (teacher, student) = (model(&[SLIDING, FULL]), model(&[SLIDING, LATENT]));
     let documents = documents()[..5].to_vec();
     let mut costs: Vec<(usize, f64, f64)> = Vec::new();
     for document in &documents {
-        let (p, q) = (log_probabilities(&teacher, document), log_probabilities(&student, document));
+        let alone = Batch::new([&document[..]]);
+        let (p, q) = (log_probabilities(&teacher, &alone), log_probabilities(&student, &alone));
         for t in 0..document.len() - 1 {
             let kl = p[t].iter().zip(&q[t]).map(|(p, q)| p.exp() * (p - q)).sum();
             costs.push((t, kl, -q[t][document[t + 1] as usize]));
@@ -104,10 +92,7 @@ fn the_teacher_is_no_distance_from_itself_and_no_number_is_told() {
     let exam = Exam::new(&documents()[..2], Some(&teacher), 100, &[]).unwrap();
     assert!(exam.measure(&teacher).unwrap().unwrap().loss < 1e-9);
     let mut broken = draft(&[FULL]);
-    let name = "model.norm.weight";
-    let shape = broken.tensors[name].shape.clone();
-    let nan = crate::artifact::checkpoint::Owned::f32(&shape, &vec![f32::NAN; shape[0]]);
-    broken.tensors.insert(name.into(), nan);
+    scale(&mut broken, "model.norm.weight", f32::NAN);
     let broken = Model::frozen(&checkpoint(&broken).1).unwrap();
     assert_eq!(exam.measure(&broken).unwrap(), None);
 }

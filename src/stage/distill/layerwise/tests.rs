@@ -2,9 +2,9 @@
 
 use super::*;
 use crate::{
-    artifact::checkpoint::{Draft, Owned},
+    artifact::checkpoint::Draft,
     kernel::testing::flat,
-    model::testing::{FULL, SLIDING, checkpoint, draft, floats, lossless},
+    model::testing::{FULL, SLIDING, checkpoint, draft, lossless, scale},
 };
 
 const LAYERS: [&str; 4] = [SLIDING, FULL, FULL, FULL];
@@ -21,10 +21,7 @@ fn batch() -> Batch {
 fn louder(layer: usize, by: f32) -> Draft {
     let mut student = lossless(&lossless(&draft(&LAYERS), 1), 3);
     for part in ["weight", "bias"] {
-        let name = format!("model.layers.{layer}.self_attn.o_proj.{part}");
-        let values: Vec<f32> = floats(&student, &name).iter().map(|x| x * by).collect();
-        let shape = student.tensors[&name].shape.clone();
-        student.tensors.insert(name, Owned::f32(&shape, &values));
+        scale(&mut student, &format!("model.layers.{layer}.self_attn.o_proj.{part}"), by);
     }
     student
 }

@@ -2,12 +2,9 @@
 
 use super::*;
 use crate::{
-    artifact::checkpoint::{Draft, Owned, Raw},
+    artifact::checkpoint::Draft,
     kernel::testing::{close, flat},
-    model::{
-        probe::NoProbe,
-        testing::{FULL, SLIDING, VOCAB, checkpoint, draft, lossless},
-    },
+    model::testing::{FULL, SLIDING, checkpoint, draft, log_probabilities, lossless, scale},
     stage::Finite,
 };
 
@@ -19,15 +16,6 @@ fn model(draft: &Draft) -> Model {
 
 fn batch() -> Batch {
     Batch::new([&[3, 1, 4, 1, 5, 9, 2][..], &[6, 5, 3][..]])
-}
-
-/// Multiplies the values of a tensor.
-fn scale(draft: &mut Draft, name: &str, by: f32) {
-    let tensor = &draft.tensors[name];
-    let values = Raw { dtype: tensor.dtype, shape: &tensor.shape, bytes: &tensor.bytes }.to_f32().unwrap();
-    let values: Vec<f32> = values.iter().map(|x| x * by).collect();
-    let scaled = Owned::f32(&tensor.shape.clone(), &values);
-    draft.tensors.insert(name.to_owned(), scaled);
 }
 
 fn cost(objective: &Objective, (student, teacher): (&Model, Option<&Model>)) -> Result<f64, ModelError> {
@@ -57,14 +45,9 @@ type Prediction = (Vec<f64>, usize);
 
 /// Of all rows that predict a token.
 fn predictions(draft: &Draft) -> Vec<Prediction> {
-    let logits = flat(&model(draft).logits(&batch(), &mut NoProbe).unwrap());
     let (targets, weights) = batch().next_tokens();
-    let row = |z: &[f32]| {
-        let sum = z.iter().map(|&z| f64::from(z).exp()).sum::<f64>().ln();
-        z.iter().map(|&z| f64::from(z) - sum).collect::<Vec<_>>()
-    };
-    let rows = logits.chunks(VOCAB).zip(targets).zip(weights);
-    rows.filter(|(_, w)| *w > 0.0).map(|((z, t), _)| (row(z), t as usize)).collect()
+    let rows = log_probabilities(&model(draft), &batch()).into_iter().zip(targets).zip(weights);
+    rows.filter(|(_, w)| *w > 0.0).map(|((row, t), _)| (row, t as usize)).collect()
 }
 
 #[test]
