@@ -101,7 +101,7 @@ pub struct Distill {
     #[serde(default = "micro_batch_tokens")]
     pub micro_batch_tokens: usize,
     /// Whether layers are computed a second time for their gradients, so that only one layer's activations are in memory. The bits are
-    /// the same; without it a step is about a quarter faster.
+    /// the same; without it a step saves one forward pass of the student.
     #[serde(default = "yes")]
     pub recompute: bool,
     /// Steps between checkpoints.
@@ -188,9 +188,7 @@ impl Distill {
         documents.retain(|ids| ids.len() > 1);
         if documents.is_empty() { Err(Failure::stage(TrainError::NoText)) } else { Ok(documents) }
     }
-}
 
-impl Distill {
     /// Sets text aside, where there is enough.
     fn exam(
         &self,
