@@ -9,7 +9,9 @@ mod gradients;
 mod held_out;
 mod layerwise;
 mod loss;
+mod moments;
 mod objective;
+mod parameters;
 mod phase;
 mod save;
 mod state;
@@ -35,7 +37,9 @@ use held_out::{Exam, HeldOut};
 use layerwise::Fed;
 use loss::Loss;
 use objective::Objective;
+use moments::Precision;
 use phase::Phase;
+use parameters::{Choice, Group, Train};
 use trainer::{Run, TrainError};
 
 /// Heals a converted model against the original one, phase by phase: `layerwise`, `self-fed`, then `kl`. With `cross-entropy` it trains a model
@@ -58,6 +62,12 @@ pub struct Distill {
     #[serde(default)]
     pub train: Train,
     /// Documents are cut after this many tokens; how many were is told. Those of `calib_full_golden` have more than 4,096.
+    /// Of those only parameters whose names match one of these patterns, such as `model.layers.3.*` or `*.kv_b_proj.*`. Default: all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub only: Vec<String>,
+    /// Other rates for some parameters: `groups = [{ parameters = "*.sinks", lr = 0.1, weight-decay = 0.0 }]`. The first that matches counts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Group>,
     #[serde(default = "max_length")]
     pub max_length: usize,
     /// First phase: each converted layer's attention output is matched on the teacher's inputs; loss is the relative squared error.
@@ -95,6 +105,9 @@ pub struct Distill {
     #[serde(default = "zero")]
     pub weight_decay: Finite,
     /// Bound on the norm of the gradient.
+    /// How AdamW keeps its moments: in `f32`, or in `8-bit` codes of blocks, a quarter of the memory.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub moments: Precision,
     #[serde(default = "one")]
     pub clip: Finite,
     /// Most tokens that go through the model at one time, unless a document has more; a step of more is summed over parts.
@@ -107,17 +120,6 @@ pub struct Distill {
     /// Steps between checkpoints.
     #[serde(default = "checkpoint_every")]
     pub checkpoint_every: u32,
-}
-
-/// Which parameters train.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
-#[serde(rename_all = "kebab-case")]
-pub enum Train {
-    /// The attention of latent layers: projections, biases and sinks.
-    #[default]
-    Attention,
-    /// Every parameter.
-    All,
 }
 
 /// How tensors that trained are stored. Experts are always stored in MXFP4.
@@ -247,6 +249,7 @@ impl Stage for Distill {
         }
         if self.micro_batch_tokens == 0 {
             return Err(Invalid::new("micro-batch-tokens", "must be positive"));
+        Choice::new(self)?;
         }
         self.held_out.check()?;
         if let Some(ema) = &self.ema {
@@ -273,14 +276,13 @@ impl Stage for Distill {
         let student = self.student.load(cx, "student")?;
         let teacher = self.teacher.as_ref().map(|teacher| teacher.load(cx, "teacher")).transpose()?;
         let mut documents = self.documents(cx, &student)?;
-        let trainable = |name: &str| match self.train {
-            Train::All => true,
-            Train::Attention => save::is_latent_attention(&student.config, name),
-        };
-        let model = Model::load(&student, &trainable).map_err(Failure::stage)?;
-        if model.vars.is_empty() {
-            return Err(Failure::stage(TrainError::NothingTrains));
-        }
+        let choice = Choice::new(self).map_err(Failure::stage)?;
+        // Packed experts train under the name that they have unpacked.
+        let names = student.names().map(|name| name.strip_suffix("_blocks").unwrap_or(name));
+        choice.check(&student.config, names).map_err(Failure::stage)?;
+        let model =
+            Model::load(&student, &|name| choice.trains(&student.config, name)).map_err(Failure::stage)?;
+        let rates = choice.rates(&model.vars);
         let teacher = teacher.as_ref().map(Model::frozen).transpose().map_err(Failure::stage)?;
         if let Some(teacher) = &teacher {
             let (student, teacher) = (model.config.vocab_size, teacher.config.vocab_size);
@@ -289,7 +291,7 @@ impl Stage for Distill {
             }
         }
         let exam = self.exam(cx, &mut documents, teacher.as_ref())?;
-        let mut run = Run { settings: self, cx, student: model, teacher, exam };
+        let mut run = Run { settings: self, cx, student: model, rates, teacher, exam };
         let curve = run.train(&documents)?;
         save::save(&student, &run.student, self.dtype, &cx.output("checkpoint")).map_err(Failure::stage)?;
         curve.save(&cx.output("curve")).map_err(Failure::stage)

@@ -107,13 +107,15 @@ fn phase(steps: u32, lr: f64) -> Option<Phase> {
     Some(Phase { steps, lr: Finite(lr), batch_tokens: 150, warmup: 2, schedule: Schedule::Cosine })
 }
 
-fn healing() -> Distill {
+pub(super) fn healing() -> Distill {
     Distill {
         student: Input::new("svd"),
         teacher: Some(Input::new("model")),
         splits: vec![],
         texts: Some(Input::new("corpus")),
         train: Train::Attention,
+        only: vec![],
+        groups: vec![],
         max_length: 64,
         layerwise: phase(20, 1e-2),
         self_fed: phase(20, 1e-2),
@@ -126,6 +128,7 @@ fn healing() -> Distill {
         held_out: HeldOut { tokens: 64, every: 1000, ..HeldOut::default() },
         ema: None,
         weight_decay: zero(),
+        moments: Precision::F32,
         clip: one(),
         micro_batch_tokens: 64,
         recompute: true,
@@ -176,6 +179,28 @@ fn healing_lowers_both_losses_and_touches_converted_attention_only() {
         let same = before.raw(name).unwrap().bytes == after.raw(name).unwrap().bytes;
         assert_eq!(same, !name.starts_with("model.layers.1.self_attn."), "{name}");
     }
+}
+
+#[test]
+fn of_what_may_train_only_what_is_named_does_and_moments_of_8_bits_learn_too() {
+    let bench = bench();
+    let groups = vec![Group { parameters: "*.o_proj.bias".into(), lr: Finite(0.0), weight_decay: None }];
+    let only = vec!["*.o_proj.*".into(), "*.sinks".into()];
+    bench.run(&Distill { only, groups, moments: Precision::Eight, ..healing() }).unwrap();
+    let (first, last) = ends(&bench.load("curve"), "layerwise");
+    assert!(last < first, "{first} -> {last}");
+    let before = tempfile::tempdir().unwrap();
+    let (before, after): (_, Checkpoint) = (checkpoint(before.path(), true, 1), bench.load("checkpoint"));
+    let moved = |name: &&str| before.raw(name).unwrap().bytes != after.raw(name).unwrap().bytes;
+    let moved: Vec<&str> = before.names().filter(moved).collect();
+    assert_eq!(moved, ["model.layers.1.self_attn.o_proj.weight", "model.layers.1.self_attn.sinks"]);
+}
+
+#[test]
+fn a_pattern_that_nothing_has_is_refused() {
+    let wrong = Distill { only: vec!["*.qk_norm".into()], ..healing() };
+    let error = bench().run(&wrong).unwrap_err().to_string();
+    assert!(error.contains("has a name like `*.qk_norm`"), "{error}");
 }
 
 #[test]
@@ -296,6 +321,7 @@ fn parameters_that_do_not_fit_are_refused_before_anything_runs() {
         (Distill { cross_entropy: phase(1, 0.1), ..healing() }, "cross-entropy"),
         (Distill { texts: None, ..healing() }, "splits"),
         (Distill { kl: phase(0, 0.1), ..healing() }, "kl"),
+        (Distill { only: vec!["{".into()], ..healing() }, "only.0"),
         (Distill { max_length: 1, ..healing() }, "max-length"),
         (Distill { ema: Some(Finite(1.0)), ..healing() }, "ema"),
         (

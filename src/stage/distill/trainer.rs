@@ -1,5 +1,7 @@
 //! The training loop: phases of steps, measurements, checkpoints, exact resume. Knows no loss.
 
+use std::collections::BTreeMap;
+
 use crate::{
     engine::action::{Cx, Failure},
     model::{Batch, Mlp, Model, tape::Keep},
@@ -14,6 +16,7 @@ use super::{
     held_out::Exam,
     objective::{Models, Objective, Whole},
     phase::Phase,
+    parameters::Rates,
     state::{Place, State},
     weights::Weights,
 };
@@ -32,6 +35,10 @@ pub(crate) enum TrainError {
     )]
     Vocabulary { student: usize, teacher: usize },
     #[error(
+    #[error(
+        "no parameter that trains has a name like `{pattern}`; one of them is `{example}`, and `*` stands for any part of a name"
+    )]
+    NoParameter { pattern: String, example: String },
         "{phase} step {step}: the {what} is {value} on the batch that begins with {begins:?}; lower `lr` or check the student. \
          The checkpoint of the step before stays"
     )]
@@ -52,6 +59,8 @@ pub(crate) struct Run<'a> {
     pub(crate) exam: Option<Exam>,
 }
 
+    /// Of each of its variables.
+    pub(crate) rates: BTreeMap<String, Rates>,
 impl Run<'_> {
     /// Runs all phases, from the newest checkpoint when there is one.
     pub(crate) fn train(&mut self, documents: &[Vec<u32>]) -> Result<Curve, Failure> {
@@ -73,7 +82,7 @@ impl Run<'_> {
     fn begin(&self, place: Place, curve: Curve) -> Result<State, Failure> {
         let settings = self.settings;
         let vars = &self.student.vars;
-        let adam = AdamW::new(vars, settings.weight_decay.0 as f32, settings.clip.0 as f32);
+        let adam = AdamW::new(vars, self.rates.clone(), (settings.moments, settings.clip.0 as f32));
         let ema = settings.ema.is_some().then(|| Weights::of(vars)).transpose().map_err(Failure::stage)?;
         Ok(State { adam, place, curve, ema, best: None })
     }
