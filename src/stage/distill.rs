@@ -243,9 +243,7 @@ impl Stage for Distill {
             return Err(Invalid::new("splits", "nothing to train on").hint("name splits or `texts`"));
         }
         for (objective, phase) in self.phases() {
-            if phase.lr.0 <= 0.0 || phase.steps == 0 || phase.batch_tokens == 0 {
-                return Err(Invalid::new(objective.name(), "steps, lr and batch-tokens must be positive"));
-            }
+            phase.check(objective.name())?;
         }
         if self.micro_batch_tokens == 0 {
             return Err(Invalid::new("micro-batch-tokens", "must be positive"));

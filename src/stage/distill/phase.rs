@@ -3,7 +3,8 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::stage::{Finite, is_default};
+use super::data::Long;
+use crate::stage::{Finite, Invalid, is_default};
 
 /// One phase of training.
 #[derive(Debug, Clone, Serialize, Deserialize, JsonSchema)]
@@ -22,6 +23,12 @@ pub struct Phase {
     /// How the rate falls after the warm-up, to a tenth.
     #[serde(default, skip_serializing_if = "is_default")]
     pub schedule: Schedule,
+    /// Documents are cut after so many tokens: `[512, 2048, 8192]` gives each length a third of the steps. Default: as the stage cuts them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lengths: Vec<usize>,
+    /// A share of the tokens from long documents: `{ share = 0.3, from = 4096 }`. Default: as the text has them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub long: Option<Long>,
 }
 
 /// How the learning rate falls.
@@ -43,6 +50,26 @@ fn warmup() -> u32 {
 }
 
 impl Phase {
+    /// Values that mean something; `at` is the phase's name.
+    pub(super) fn check(&self, at: &str) -> Result<(), Invalid> {
+        if self.lr.0 <= 0.0 || self.steps == 0 || self.batch_tokens == 0 {
+            return Err(Invalid::new(at, "steps, lr and batch-tokens must be positive"));
+        }
+        if self.lengths.iter().any(|&length| length < 2) || self.lengths.len() > self.steps as usize {
+            return Err(Invalid::new(at, "`lengths` must be 2 or more, and not more of them than steps"));
+        }
+        if self.long.as_ref().is_some_and(|long| long.share.0 <= 0.0 || long.share.0 > 1.0) {
+            return Err(Invalid::new(at, "the share of `long` documents must lie between 0 and 1"));
+        }
+        Ok(())
+    }
+
+    /// After how many tokens documents are cut at `step`, counted from 0.
+    pub(super) fn length(&self, step: u32) -> usize {
+        let at = u64::from(step) * self.lengths.len() as u64 / u64::from(self.steps.max(1));
+        self.lengths.get(at as usize).copied().unwrap_or(usize::MAX)
+    }
+
     /// The learning rate of `step`, counted from 0.
     pub(super) fn lr(&self, step: u32) -> f32 {
         let peak = self.lr.0;
@@ -63,7 +90,15 @@ mod tests {
     use super::*;
 
     fn phase() -> Phase {
-        Phase { steps: 110, lr: Finite(0.5), batch_tokens: 1, warmup: 10, schedule: Schedule::Cosine }
+        Phase {
+            steps: 110,
+            lr: Finite(0.5),
+            batch_tokens: 1,
+            warmup: 10,
+            schedule: Schedule::Cosine,
+            lengths: vec![],
+            long: None,
+        }
     }
 
     fn check(phase: &Phase, rates: &[(u32, f64)]) {
@@ -90,6 +125,32 @@ mod tests {
     fn a_stable_rate_falls_in_a_line_over_the_last_fifth() {
         let phase = Phase { schedule: Schedule::Wsd, ..phase() };
         check(&phase, &[(4, 0.25), (10, 0.5), (50, 0.5), (90, 0.5), (100, 0.275), (109, 0.05 + 0.45 * 0.05)]);
+    }
+
+    #[test]
+    fn each_length_has_its_share_of_the_steps() {
+        assert_eq!(phase().length(7), usize::MAX);
+        let phase = Phase { steps: 7, lengths: vec![512, 2048, 8192], ..phase() };
+        let lengths: Vec<usize> = (0..7).map(|step| phase.length(step)).collect();
+        assert_eq!(lengths, [512, 512, 512, 2048, 2048, 8192, 8192]);
+    }
+
+    #[test]
+    fn values_that_mean_nothing_are_refused() {
+        assert!(phase().check("kl").is_ok());
+        let long = |share| Some(Long { share: Finite(share), from: 9 });
+        for wrong in [
+            Phase { steps: 0, ..phase() },
+            Phase { lr: Finite(0.0), ..phase() },
+            Phase { batch_tokens: 0, ..phase() },
+            Phase { lengths: vec![512, 1], ..phase() },
+            Phase { steps: 1, lengths: vec![512, 1024], ..phase() },
+            Phase { long: long(0.0), ..phase() },
+            Phase { long: long(1.1), ..phase() },
+        ] {
+            assert_eq!(wrong.check("kl").unwrap_err().param, "kl");
+        }
+        assert!(Phase { long: long(1.0), lengths: vec![2], ..phase() }.check("kl").is_ok());
     }
 
     #[test]

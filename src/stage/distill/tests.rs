@@ -104,7 +104,15 @@ fn texts() -> Texts {
 
 #[expect(clippy::unnecessary_wraps, reason = "as the field that it fills")]
 fn phase(steps: u32, lr: f64) -> Option<Phase> {
-    Some(Phase { steps, lr: Finite(lr), batch_tokens: 150, warmup: 2, schedule: Schedule::Cosine })
+    Some(Phase {
+        steps,
+        lr: Finite(lr),
+        batch_tokens: 150,
+        warmup: 2,
+        schedule: Schedule::Cosine,
+        lengths: vec![],
+        long: None,
+    })
 }
 
 pub(super) fn healing() -> Distill {
@@ -194,6 +202,21 @@ fn of_what_may_train_only_what_is_named_does_and_moments_of_8_bits_learn_too() {
     let moved = |name: &&str| before.raw(name).unwrap().bytes != after.raw(name).unwrap().bytes;
     let moved: Vec<&str> = before.names().filter(moved).collect();
     assert_eq!(moved, ["model.layers.1.self_attn.o_proj.weight", "model.layers.1.self_attn.sinks"]);
+}
+
+#[test]
+fn lengths_and_long_documents_are_chosen_phase_by_phase() {
+    let phase = |lengths: &[usize], from| {
+        let long = Some(data::Long { share: Finite(0.5), from });
+        Some(Phase { lengths: lengths.to_vec(), long, ..phase(4, 1e-2).unwrap() })
+    };
+    let of = |kl| Distill { layerwise: None, self_fed: None, kl, ..healing() };
+    let bench = bench();
+    bench.run(&of(phase(&[8, 64], 50))).unwrap();
+    let curve: Curve = bench.load("curve");
+    assert!(curve.points[..2].iter().all(|p| p.tokens.is_multiple_of(8)), "{:?}", curve.points);
+    let error = bench.run(&of(phase(&[], 64))).unwrap_err().to_string();
+    assert!(error.contains("kl: no document is as long"), "{error}");
 }
 
 #[test]

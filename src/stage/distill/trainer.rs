@@ -25,6 +25,10 @@ use super::{
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TrainError {
     #[error("no document has two tokens or more; give `splits` or `texts` with text in them")]
+    #[error(
+        "{0}: no document is as long as `long.from` says; give longer ones, raise `max-length` or lower `from`"
+    )]
+    NothingLong(&'static str),
     NoText,
     #[error(
         "no parameter trains: the student has no converted layer; convert it with `svd`, or set `train = \"all\"`"
@@ -96,7 +100,9 @@ impl Run<'_> {
     ) -> Result<(), Failure> {
         let (settings, cx) = (self.settings, self.cx);
         let seed = cx.seed.wrapping_add(state.place.phase as u64);
-        let mut feed = Feed::new(documents, phase.batch_tokens, seed, state.place.cursor);
+        let sizes = (phase.batch_tokens, phase.long.as_ref());
+        let feed = Feed::new(documents, sizes, seed, state.place.cursor);
+        let mut feed = feed.ok_or_else(|| Failure::stage(TrainError::NothingLong(objective.name())))?;
         cx.progress.phase(objective.name(), Some(u64::from(phase.steps)), "steps");
         cx.progress.advance(u64::from(state.place.step));
         if state.place.step == 0 && state.best.is_none() {
@@ -146,7 +152,7 @@ impl Run<'_> {
                 moe.round_experts = rounding;
             }
         }
-        let documents = feed.next();
+        let documents = feed.next(phase.length(step));
         let whole = Whole::of(documents.iter().copied());
         let (mut loss, mut gradients) = (0.0, Gradients::default());
         for part in Batch::packed(documents.iter().copied(), self.settings.micro_batch_tokens) {
