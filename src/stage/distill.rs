@@ -9,12 +9,14 @@ mod gradients;
 mod held_out;
 mod layerwise;
 mod loss;
+mod metrics;
 mod moments;
 mod objective;
 mod parameters;
 mod phase;
 mod save;
 mod state;
+mod tensorboard;
 mod trainer;
 mod weights;
 
@@ -36,10 +38,10 @@ use crate::{
 use held_out::{Exam, HeldOut};
 use layerwise::Fed;
 use loss::Loss;
-use objective::Objective;
 use moments::Precision;
-use phase::Phase;
+use objective::Objective;
 use parameters::{Choice, Group, Train};
+use phase::Phase;
 use trainer::{Run, TrainError};
 
 /// Heals a converted model against the original one, phase by phase: `layerwise`, `self-fed`, then `kl`. With `cross-entropy` it trains a model
@@ -61,13 +63,13 @@ pub struct Distill {
     /// Which parameters train: the attention of the converted layers, or everything.
     #[serde(default)]
     pub train: Train,
-    /// Documents are cut after this many tokens; how many were is told. Those of `calib_full_golden` have more than 4,096.
     /// Of those only parameters whose names match one of these patterns, such as `model.layers.3.*` or `*.kv_b_proj.*`. Default: all.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub only: Vec<String>,
     /// Other rates for some parameters: `groups = [{ parameters = "*.sinks", lr = 0.1, weight-decay = 0.0 }]`. The first that matches counts.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub groups: Vec<Group>,
+    /// Documents are cut after this many tokens; how many were is told. Those of `calib_full_golden` have more than 4,096.
     #[serde(default = "max_length")]
     pub max_length: usize,
     /// First phase: each converted layer's attention output is matched on the teacher's inputs; loss is the relative squared error.
@@ -104,10 +106,10 @@ pub struct Distill {
     /// Weight decay of matrices.
     #[serde(default = "zero")]
     pub weight_decay: Finite,
-    /// Bound on the norm of the gradient.
     /// How AdamW keeps its moments: in `f32`, or in `8-bit` codes of blocks, a quarter of the memory.
     #[serde(default, skip_serializing_if = "is_default")]
     pub moments: Precision,
+    /// Bound on the norm of the gradient.
     #[serde(default = "one")]
     pub clip: Finite,
     /// Most tokens that go through the model at one time, unless a document has more; a step of more is summed over parts.
@@ -247,8 +249,8 @@ impl Stage for Distill {
         }
         if self.micro_batch_tokens == 0 {
             return Err(Invalid::new("micro-batch-tokens", "must be positive"));
-        Choice::new(self)?;
         }
+        Choice::new(self)?;
         self.held_out.check()?;
         if let Some(ema) = &self.ema {
             if ema.0 <= 0.0 || ema.0 >= 1.0 {

@@ -51,6 +51,8 @@ pub enum Candidate {
     Last,
     /// Their exponential moving average.
     Ema,
+    /// The mean of the best weights that are kept.
+    Mean,
 }
 
 /// All steps of a training run, and what was measured on the way.
@@ -62,8 +64,10 @@ pub struct Curve {
     pub measured: Vec<Measured>,
 }
 
-const FILE: &str = "loss.jsonl";
-const MEASURED: &str = "held-out.jsonl";
+/// A line for each step.
+pub(super) const FILE: &str = "loss.jsonl";
+/// A line for each measurement.
+pub(super) const MEASURED: &str = "held-out.jsonl";
 const PICTURE: &str = "loss.svg";
 
 impl Artifact for Curve {
@@ -88,6 +92,13 @@ impl Curve {
     /// The best measurement of all phases, the first of equals.
     pub(crate) fn best(&self) -> Option<&Measured> {
         self.measured.iter().min_by(|a, b| a.loss.total_cmp(&b.loss))
+    }
+
+    /// All measurements, the best first.
+    pub(crate) fn ranked(&self) -> impl Iterator<Item = &Measured> {
+        let mut ranked: Vec<&Measured> = self.measured.iter().collect();
+        ranked.sort_by(|a, b| a.loss.total_cmp(&b.loss));
+        ranked.into_iter()
     }
 
     /// Times that `phase` was measured since the best measurement, which was no better.
@@ -130,7 +141,8 @@ impl Curve {
                 let here = move |m: &&Measured| &m.phase == phase && m.candidate == candidate;
                 self.measured.iter().filter(here).map(|m| (m.step, m.loss))
             };
-            let measured = of(Candidate::Last).chain(of(Candidate::Ema)).map(|(_, loss)| loss);
+            let all = [(Candidate::Last, &RED), (Candidate::Ema, &GREEN), (Candidate::Mean, &MAGENTA)];
+            let measured = all.iter().flat_map(|(candidate, _)| of(*candidate)).map(|(_, loss)| loss);
             let high = points.iter().map(|p| p.loss).chain(measured).fold(f32::MIN_POSITIVE, f32::max);
             let mut chart = ChartBuilder::on(area)
                 .caption(phase, ("sans-serif", 18))
@@ -140,7 +152,7 @@ impl Curve {
                 .build_cartesian_2d(0u32..points.len().max(2) as u32, 0f32..high * 1.05)?;
             chart.configure_mesh().light_line_style(WHITE).x_desc("step").y_desc("loss").draw()?;
             chart.draw_series(LineSeries::new(points.iter().map(|p| (p.step, p.loss)), &BLUE))?;
-            for (candidate, colour) in [(Candidate::Last, &RED), (Candidate::Ema, &GREEN)] {
+            for (candidate, colour) in all {
                 let series = LineSeries::new(of(candidate), colour.stroke_width(2)).point_size(3);
                 chart.draw_series(series)?;
             }
@@ -226,6 +238,10 @@ mod tests {
             assert_eq!((curve.worse(phase), curve.unmeasured(phase)), (worse, 0), "{phase} {step}");
         }
         assert_eq!(curve.best().map(|best| (best.step, best.loss)), Some((5, 3.0)));
+        let ranked: Vec<f32> = curve.ranked().map(|measured| measured.loss).take(4).collect();
+        assert_eq!(ranked, [3.0, 3.1, 3.9, 4.0]);
+        let fourth = curve.ranked().nth(3).unwrap();
+        assert_eq!((fourth.phase.as_str(), fourth.step), ("a", 2), "the first of equals");
     }
 
     #[test]

@@ -31,13 +31,16 @@ pub struct HeldOut {
     pub every: usize,
     /// A phase ends after this many measurements without a better one; 0 lets it run to its end.
     pub patience: u32,
+    /// How many of the best weights are kept. Where there are several, their mean is measured at the end of a phase, and comes out of it
+    /// if it is better still.
+    pub keep: usize,
     /// Positions at which a new bucket starts, ascending.
     pub buckets: Vec<usize>,
 }
 
 impl Default for HeldOut {
     fn default() -> Self {
-        Self { tokens: 8192, every: 1 << 20, patience: 0, buckets: vec![128, 1024, 4096] }
+        Self { tokens: 8192, every: 1 << 20, patience: 0, keep: 1, buckets: vec![128, 1024, 4096] }
     }
 }
 
@@ -46,6 +49,9 @@ impl HeldOut {
     pub(super) fn check(&self) -> Result<(), Invalid> {
         if self.every == 0 {
             return Err(Invalid::new("held-out", "`every` must be positive"));
+        }
+        if self.keep == 0 {
+            return Err(Invalid::new("held-out", "`keep` must be positive"));
         }
         if !self.buckets.is_sorted_by(|a, b| a < b) || self.buckets.first() == Some(&0) {
             return Err(Invalid::new("held-out", "`buckets` must be positive and ascending"));

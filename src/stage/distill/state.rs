@@ -32,8 +32,8 @@ pub(crate) struct State {
     pub(crate) curve: Curve,
     /// The moving average of the weights.
     pub(crate) ema: Option<Weights>,
-    /// The best weights that were measured.
-    pub(crate) best: Option<Weights>,
+    /// The best weights that were measured, with what was measured, the best first.
+    pub(crate) best: Vec<(f32, Weights)>,
 }
 
 /// Where a run stands.
@@ -49,6 +49,15 @@ const POINTS: &str = "points.jsonl";
 const MEASURED: &str = "measured.jsonl";
 
 impl State {
+    /// Keeps `weights` if they are among the `keep` best; of equals the first is better.
+    pub(crate) fn rank(&mut self, loss: f32, weights: &Weights, keep: usize) {
+        let at = self.best.partition_point(|(better, _)| *better <= loss);
+        if at < keep {
+            self.best.insert(at, (loss, weights.clone()));
+            self.best.truncate(keep);
+        }
+    }
+
     /// Keeps everything, and the variables of `student`, for a later run.
     pub(crate) fn publish(&self, student: &Model, cx: &Cx<'_>) -> Result<(), Failure> {
         let dir: PathBuf = cx.scratch.join("checkpoint");
@@ -59,9 +68,10 @@ impl State {
         let mut draft = Draft::default();
         self.adam.save(&student.vars, &mut draft);
         let now = Weights::of(&student.vars).map_err(Failure::stage)?;
-        for (prefix, weights) in [("w", Some(&now)), ("ema", self.ema.as_ref()), ("best", self.best.as_ref())]
-        {
-            for (name, values) in weights.iter().flat_map(|weights| &weights.0) {
+        let ema = self.ema.iter().map(|weights| ("ema".to_owned(), weights));
+        let best = self.best.iter().enumerate().map(|(i, (_, weights))| (best(i), weights));
+        for (prefix, weights) in [("w".to_owned(), &now)].into_iter().chain(ema).chain(best) {
+            for (name, values) in &weights.0 {
                 let tensor = Owned::f32(student.vars[name].dims(), values);
                 draft.tensors.insert(format!("{prefix}.{name}"), tensor);
             }
@@ -75,7 +85,7 @@ impl State {
     }
 
     /// Takes up what [`Self::publish`] kept, the variables too.
-    pub(crate) fn restore(&mut self, files: &Files, student: &Model) -> Result<(), Failure> {
+    pub(crate) fn restore(&mut self, files: &Files, student: &Model, keep: usize) -> Result<(), Failure> {
         const KIND: &str = "training checkpoint";
         self.place = read_place(crate::artifact::file(KIND, files, PLACE)?)?;
         self.curve = Curve {
@@ -83,13 +93,19 @@ impl State {
             measured: texts::read_jsonl::<Measured>(KIND, files, MEASURED)?,
         };
         let saved = Checkpoint::load(files)?;
-        let weights = |prefix| read(&saved, prefix, &student.vars).map(Weights).map_err(Failure::stage);
+        let weights = |prefix: &str| read(&saved, prefix, &student.vars).map(Weights).map_err(Failure::stage);
         weights("w")?.put(&student.vars).map_err(Failure::stage)?;
         self.adam.restore(&student.vars, &saved).map_err(Failure::stage)?;
         self.ema = self.ema.is_some().then(|| weights("ema")).transpose()?;
-        self.best = self.curve.best().is_some().then(|| weights("best")).transpose()?;
+        let losses = self.curve.ranked().map(|measured| measured.loss).take(keep).enumerate();
+        self.best = losses.map(|(i, loss)| Ok((loss, weights(&best(i))?))).collect::<Result<_, Failure>>()?;
         Ok(())
     }
+}
+
+/// Where the best weights but `i` are kept.
+fn best(i: usize) -> String {
+    format!("best{i}")
 }
 
 fn read_place(path: &Path) -> Result<Place, Failure> {

@@ -356,6 +356,7 @@ fn parameters_that_do_not_fit_are_refused_before_anything_runs() {
             "ema",
         ),
         (Distill { held_out: HeldOut { every: 0, ..HeldOut::default() }, ..healing() }, "held-out"),
+        (Distill { held_out: HeldOut { keep: 0, ..HeldOut::default() }, ..healing() }, "held-out"),
         (Distill { loss: Loss { temperature: Finite(0.0), ..Loss::default() }, ..healing() }, "loss"),
         (
             Distill { loss: Loss { temperature: Finite(2.0), ..Loss::default() }, kl: None, ..healing() },

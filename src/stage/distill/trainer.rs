@@ -13,10 +13,11 @@ use super::{
     curve::{Candidate, Curve, Measured, Point},
     data::Feed,
     gradients::Gradients,
-    held_out::Exam,
+    held_out::{Exam, Measure},
+    metrics::Metrics,
     objective::{Models, Objective, Whole},
-    phase::Phase,
     parameters::Rates,
+    phase::Phase,
     state::{Place, State},
     weights::Weights,
 };
@@ -24,25 +25,25 @@ use super::{
 /// Why training could not start or go on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum TrainError {
-    #[error("no document has two tokens or more; give `splits` or `texts` with text in them")]
     #[error(
         "{0}: no document is as long as `long.from` says; give longer ones, raise `max-length` or lower `from`"
     )]
     NothingLong(&'static str),
+    #[error("no document has two tokens or more; give `splits` or `texts` with text in them")]
     NoText,
     #[error(
         "no parameter trains: the student has no converted layer; convert it with `svd`, or set `train = \"all\"`"
     )]
     NothingTrains,
     #[error(
+        "no parameter that trains has a name like `{pattern}`; one of them is `{example}`, and `*` stands for any part of a name"
+    )]
+    NoParameter { pattern: String, example: String },
+    #[error(
         "the student has a vocabulary of {student} tokens, the teacher one of {teacher}; their distributions cannot be compared"
     )]
     Vocabulary { student: usize, teacher: usize },
     #[error(
-    #[error(
-        "no parameter that trains has a name like `{pattern}`; one of them is `{example}`, and `*` stands for any part of a name"
-    )]
-    NoParameter { pattern: String, example: String },
         "{phase} step {step}: the {what} is {value} on the batch that begins with {begins:?}; lower `lr` or check the student. \
          The checkpoint of the step before stays"
     )]
@@ -58,26 +59,29 @@ pub(crate) struct Run<'a> {
     pub(crate) settings: &'a Distill,
     pub(crate) cx: &'a Cx<'a>,
     pub(crate) student: Model,
+    /// Of each of its variables.
+    pub(crate) rates: BTreeMap<String, Rates>,
     pub(crate) teacher: Option<Model>,
     /// What is measured on, if anything.
     pub(crate) exam: Option<Exam>,
 }
 
-    /// Of each of its variables.
-    pub(crate) rates: BTreeMap<String, Rates>,
 impl Run<'_> {
     /// Runs all phases, from the newest checkpoint when there is one.
     pub(crate) fn train(&mut self, documents: &[Vec<u32>]) -> Result<Curve, Failure> {
         let mut state = self.begin(Place::default(), Curve::default())?;
         if let Some(files) = self.cx.checkpoints.latest().map_err(Failure::stage)? {
-            state.restore(&files, &self.student)?;
+            state.restore(&files, &self.student, self.settings.held_out.keep)?;
         }
+        let folder = Metrics::folder(&self.cx.log);
+        let mut metrics = Metrics::begin(&folder, &state.curve).map_err(Failure::stage)?;
+        self.cx.progress.say(&format!("every step is told in {}, for TensorBoard too", folder.display()));
         for (index, (objective, phase)) in self.settings.phases().iter().enumerate().skip(state.place.phase) {
             if index > state.place.phase {
                 let place = Place { phase: index, ..Place::default() };
-                state = State { best: state.best.take(), ..self.begin(place, state.curve)? };
+                state = State { best: std::mem::take(&mut state.best), ..self.begin(place, state.curve)? };
             }
-            self.phase(&mut state, (objective, phase), documents)?;
+            self.phase((&mut state, &mut metrics), (objective, phase), documents)?;
         }
         Ok(state.curve)
     }
@@ -88,13 +92,13 @@ impl Run<'_> {
         let vars = &self.student.vars;
         let adam = AdamW::new(vars, self.rates.clone(), (settings.moments, settings.clip.0 as f32));
         let ema = settings.ema.is_some().then(|| Weights::of(vars)).transpose().map_err(Failure::stage)?;
-        Ok(State { adam, place, curve, ema, best: None })
+        Ok(State { adam, place, curve, ema, best: Vec::new() })
     }
 
     /// One phase, to its end or until it has stopped getting better. The student then has the best weights that were measured.
     fn phase(
         &mut self,
-        state: &mut State,
+        (state, metrics): (&mut State, &mut Metrics),
         (objective, phase): (&Objective, &Phase),
         documents: &[Vec<u32>],
     ) -> Result<(), Failure> {
@@ -105,8 +109,8 @@ impl Run<'_> {
         let mut feed = feed.ok_or_else(|| Failure::stage(TrainError::NothingLong(objective.name())))?;
         cx.progress.phase(objective.name(), Some(u64::from(phase.steps)), "steps");
         cx.progress.advance(u64::from(state.place.step));
-        if state.place.step == 0 && state.best.is_none() {
-            self.measure(state, objective)?;
+        if state.place.step == 0 && state.best.is_empty() {
+            self.measure((state, metrics), objective)?;
         }
         let (name, patience) = (objective.name(), settings.held_out.patience as usize);
         let before = state.curve.best().map(|best| best.loss);
@@ -119,15 +123,21 @@ impl Run<'_> {
             let point = self.step(state, &mut feed, (objective, phase))?;
             state.place.step += 1;
             state.place.cursor = feed.cursor();
+            metrics.step(&point).map_err(Failure::stage)?;
+            cx.progress.note(&note(&point, metrics.speed(), state.curve.best()));
             state.curve.points.push(point);
             if state.curve.unmeasured(name) >= settings.held_out.every || state.place.step == phase.steps {
-                self.measure(state, objective)?;
+                self.measure((state, metrics), objective)?;
             }
             if state.place.step.is_multiple_of(settings.checkpoint_every) {
                 state.publish(&self.student, cx)?;
             }
         }
-        if let Some(best) = &state.best {
+        if let (Some(exam), true) = (&self.exam, state.best.len() > 1) {
+            let mean = Weights::mean(&state.best.iter().map(|(_, weights)| weights).collect::<Vec<_>>());
+            self.candidate((state, metrics), exam, objective, (Candidate::Mean, &mean))?;
+        }
+        if let Some((_, best)) = state.best.first() {
             best.put(&self.student.vars).map_err(Failure::stage)?;
         }
         cx.progress.say(&state.curve.summary(name, before));
@@ -172,42 +182,49 @@ impl Run<'_> {
             ema.follow(&self.student.vars, decay.0 as f32).map_err(Failure::stage)?;
         }
         self.cx.progress.advance(1);
-        self.cx.progress.note(&note(loss, state.curve.best()));
         let phase = objective.name().to_owned();
         Ok(Point { phase, step: step + 1, loss, grad_norm: norm, lr, tokens: whole.tokens })
     }
 
     /// Measures the weights, and their average where there is one, on the held-out text, and keeps whichever is best so far.
-    fn measure(&self, state: &mut State, objective: &Objective) -> Result<(), Failure> {
+    fn measure(
+        &self,
+        (state, metrics): (&mut State, &mut Metrics),
+        objective: &Objective,
+    ) -> Result<(), Failure> {
         let Some(exam) = &self.exam else { return Ok(()) };
         let vars = &self.student.vars;
-        let (phase, step) = (objective.name(), state.place.step);
         let now = Weights::of(vars).map_err(Failure::stage)?;
-        let mean = state.ema.as_ref().filter(|_| step > 0);
-        for (candidate, weights) in [(Candidate::Last, Some(&now)), (Candidate::Ema, mean)]
-            .into_iter()
-            .filter_map(|(c, w)| Some((c, w?)))
-        {
-            weights.put(vars).map_err(Failure::stage)?;
-            let measure = exam
-                .measure(&self.student)?
-                .ok_or_else(|| Failure::stage(TrainError::Unmeasurable { phase, step }))?;
-            if state.curve.best().is_none_or(|best| measure.loss < best.loss) {
-                state.best = Some(weights.clone());
-            }
-            state.curve.measured.push(Measured {
-                phase: phase.to_owned(),
-                step,
-                candidate,
-                loss: measure.loss,
-                buckets: measure.buckets,
-            });
+        let mean = state.ema.clone().filter(|_| state.place.step > 0);
+        self.candidate((state, metrics), exam, objective, (Candidate::Last, &now))?;
+        if let Some(mean) = mean {
+            self.candidate((state, metrics), exam, objective, (Candidate::Ema, &mean))?;
         }
         now.put(vars).map_err(Failure::stage)
     }
+
+    /// Measures one candidate, which the student then is, and keeps it if it is among the best.
+    fn candidate(
+        &self,
+        (state, metrics): (&mut State, &mut Metrics),
+        exam: &Exam,
+        objective: &Objective,
+        (candidate, weights): (Candidate, &Weights),
+    ) -> Result<(), Failure> {
+        let (phase, step) = (objective.name(), state.place.step);
+        weights.put(&self.student.vars).map_err(Failure::stage)?;
+        let Measure { loss, buckets } = exam
+            .measure(&self.student)?
+            .ok_or_else(|| Failure::stage(TrainError::Unmeasurable { phase, step }))?;
+        state.rank(loss, weights, self.settings.held_out.keep);
+        let measured = Measured { phase: phase.to_owned(), step, candidate, loss, buckets };
+        metrics.measured(&measured).map_err(Failure::stage)?;
+        state.curve.measured.push(measured);
+        Ok(())
+    }
 }
 
-fn note(loss: f32, best: Option<&Measured>) -> String {
+fn note(point: &Point, speed: f32, best: Option<&Measured>) -> String {
     let held_out = best.map(|best| format!(", held-out {:.4}", best.loss)).unwrap_or_default();
-    format!("loss {loss:.4}{held_out}")
+    format!("loss {:.4}{held_out}, {speed:.0} tokens/s", point.loss)
 }

@@ -25,6 +25,20 @@ impl Weights {
         })
     }
 
+    /// The mean of several, which must be of the same variables.
+    pub(crate) fn mean(all: &[&Self]) -> Self {
+        let share = 1.0 / all.len() as f32;
+        let mut mean = Self(BTreeMap::new());
+        for (name, values) in all.iter().flat_map(|weights| &weights.0) {
+            let sum = mean.0.entry(name.clone()).or_insert_with(|| vec![0.0; values.len()]);
+            sum.par_iter_mut()
+                .zip(values.par_iter())
+                .with_min_len(8192)
+                .for_each(|(sum, value)| *sum += share * value);
+        }
+        mean
+    }
+
     /// Moves towards the variables, an exponential moving average: of the old values `decay` is kept.
     pub(crate) fn follow(&mut self, vars: &BTreeMap<String, Var>, decay: f32) -> Result<()> {
         vars.iter().try_for_each(|(name, var)| {
@@ -59,6 +73,10 @@ mod tests {
             let want: Vec<f64> = values.iter().map(|x| f64::from(*x) + 1.0 - 0.75 * 0.75).collect();
             close(&mean.0[name], &want, 1e-6);
         }
+        let mid = Weights::mean(&[&first, &mean, &mean]);
+        let between: Vec<f64> =
+            first.0["b"].iter().zip(&mean.0["b"]).map(|(a, b)| f64::from(a + 2.0 * b) / 3.0).collect();
+        close(&mid.0["b"], &between, 1e-6);
         first.put(&vars).unwrap();
         assert_eq!(Weights::of(&vars).unwrap(), first);
         assert_eq!(vars["a"].dims(), [3, 4]);

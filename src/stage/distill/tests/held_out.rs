@@ -36,6 +36,21 @@ fn what_comes_out_is_the_best_that_was_measured() {
 }
 
 #[test]
+fn the_mean_of_the_best_is_measured_at_the_end() {
+    let held_out = HeldOut { tokens: 64, every: 300, keep: 3, ..HeldOut::default() };
+    let bench = bench();
+    bench.run(&Distill { layerwise: None, self_fed: None, held_out, ..healing() }).unwrap();
+    let curve: Curve = bench.load("curve");
+    let (mean, others) = curve.measured.split_last().unwrap();
+    assert_eq!((mean.candidate, mean.step), (Candidate::Mean, 20));
+    assert!(others.iter().all(|m| m.candidate == Candidate::Last));
+    // What it is the mean of lies around it.
+    let ranked: Vec<f32> =
+        Curve { measured: others.to_vec(), points: vec![] }.ranked().map(|m| m.loss).collect();
+    assert!(mean.loss < 1.05 * ranked[2], "{} of {ranked:?}", mean.loss);
+}
+
+#[test]
 fn without_held_out_text_the_last_weights_come_out() {
     let bench = bench();
     bench.run(&Distill { held_out: HeldOut { tokens: 0, ..HeldOut::default() }, ..healing() }).unwrap();

@@ -56,7 +56,8 @@ impl Progress for Interrupted {
 #[test]
 fn stopped_anywhere_and_resumed_ends_with_the_same_bytes() {
     let straight = bench();
-    let healing = Distill { ema: Some(Finite(0.8)), ..healing() };
+    let held_out = HeldOut { keep: 3, every: 1000, ..healing().held_out };
+    let healing = Distill { ema: Some(Finite(0.8)), held_out, ..healing() };
     straight.run(&healing).unwrap();
     for stop_after in [3, 14, 20, 33, 51] {
         let dir = tempfile::tempdir().unwrap();
