@@ -3,6 +3,7 @@
 //! A stage sees its declared inputs, its parameters, a seed, a device, progress and checkpoints ([`Cx`]); never the store,
 //! the clock, the environment or another stage.
 
+pub mod activations;
 pub mod analyze;
 pub mod cluster;
 pub mod code;

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
-    Base, InputPort, Invalid, Read, Stage, analyze, cluster, code, context_gain, corpus, distill, embed,
-    evaluate, exec, export, init, model, needle, select,
+    Base, InputPort, Invalid, Read, Stage, activations, analyze, cluster, code, context_gain, corpus,
+    distill, embed, evaluate, exec, export, init, model, needle, select,
     shards::{Part, PartOf, Sharded},
     svd, tokenizer,
 };
@@ -154,6 +154,7 @@ pub const STAGES: &[Entry] = &[
     Entry::of::<cluster::Cluster>(),
     Entry::sharded::<context_gain::ContextGain>(),
     Entry::of::<select::Select>(),
+    Entry::of::<activations::Activations>(),
     Entry::of::<model::ModelSource>(),
     Entry::sharded::<analyze::Analyze>(),
     Entry::of::<svd::Svd>(),

@@ -129,6 +129,7 @@ fn the_reference_of_the_stages_is_data() {
     for kind in [
         "corpus",
         "embed",
+        "activations",
         "cluster",
         "context-gain",
         "needle",

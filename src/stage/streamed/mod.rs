@@ -52,7 +52,19 @@ pub(crate) fn embed<'b>(
 /// other, and the streams of all are kept; `name` is that of this one.
 pub(crate) fn residuals<'b>(
     cx: &Cx<'_>,
-    (checkpoint, config, shell): (&Checkpoint, &Config, &Shell),
+    model: (&Checkpoint, &Config, &Shell),
+    batches: &(impl Iterator<Item = &'b Batch> + Clone),
+    of: (&str, usize),
+    failed: impl Fn(ModelError) -> Failure,
+) -> Result<Hidden, Failure> {
+    let (checkpoint, config, shell) = model;
+    behind(cx, (checkpoint, config, shell, config.layers.len()), batches, of, failed)
+}
+
+/// The same behind the first layers, so many of them.
+pub(crate) fn behind<'b>(
+    cx: &Cx<'_>,
+    (checkpoint, config, shell, layers): (&Checkpoint, &Config, &Shell, usize),
     batches: &(impl Iterator<Item = &'b Batch> + Clone),
     (name, of): (&str, usize),
     failed: impl Fn(ModelError) -> Failure,
@@ -63,7 +75,7 @@ pub(crate) fn residuals<'b>(
     if batches.clone().next().is_none() {
         return Ok(hidden);
     }
-    for index in 0..config.layers.len() {
+    for index in 0..layers {
         let layer = Layer::load(checkpoint, config, index).map_err(&failed)?;
         for (i, batch) in batches.clone().enumerate() {
             cx.check_stop()?;
