@@ -16,6 +16,7 @@ mod hub;
 mod lock;
 mod log;
 mod output;
+mod member;
 mod paint;
 mod plan;
 mod progress;
@@ -70,6 +71,8 @@ enum Command {
     Cache(cache::Command),
     Worker(worker::Command),
     Completions(completions::Command),
+    #[command(hide = true)]
+    Member(member::Command),
 }
 
 impl Cli {
@@ -90,6 +93,7 @@ impl Cli {
             | Command::Checkout(_)
             | Command::Worker(_)
             | Command::Completions(_) => Format::Text,
+            | Command::Member(_)
         }
     }
 
@@ -110,6 +114,7 @@ impl Cli {
             Command::Cache(command) => command.run(),
             Command::Worker(command) => command.run(),
             Command::Completions(command) => command.run(),
+            Command::Member(command) => command.run(),
         }
     }
 }

@@ -9,13 +9,16 @@ mod gradients;
 mod held_out;
 mod layerwise;
 mod loss;
+pub mod member;
 mod metrics;
 mod moments;
 mod objective;
 mod parameters;
 mod phase;
 mod save;
+mod share;
 mod state;
+mod team;
 mod tensorboard;
 mod trainer;
 mod weights;
@@ -42,6 +45,8 @@ use moments::Precision;
 use objective::Objective;
 use parameters::{Choice, Group, Train};
 use phase::Phase;
+use share::SUMS;
+use team::Team;
 use trainer::{Run, TrainError};
 
 /// Heals a converted model against the original one, phase by phase: `layerwise`, `self-fed`, then `kl`. With `cross-entropy` it trains a model
@@ -119,6 +124,13 @@ pub struct Distill {
     /// the same; without it a step saves one forward pass of the student.
     #[serde(default = "yes")]
     pub recompute: bool,
+    /// Processes that share the parts of a step, up to 8; each has the models in its memory. How many there are changes no bit.
+    #[serde(default = "one_process", skip_serializing)]
+    pub processes: usize,
+    /// What starts the other processes, on other machines if need be: `["srun", "--overlap", "--nodes=1", "--ntasks=1"]`. The cache must be
+    /// on a disk that all of them see. Default: they run here.
+    #[serde(default, skip_serializing)]
+    pub launch: Vec<String>,
     /// Steps between checkpoints.
     #[serde(default = "checkpoint_every")]
     pub checkpoint_every: u32,
@@ -152,6 +164,9 @@ fn checkpoint_every() -> u32 {
 }
 fn micro_batch_tokens() -> usize {
     8192
+}
+fn one_process() -> usize {
+    1
 }
 fn yes() -> bool {
     true
@@ -193,14 +208,36 @@ impl Distill {
         if documents.is_empty() { Err(Failure::stage(TrainError::NoText)) } else { Ok(documents) }
     }
 
-    /// Sets text aside, where there is enough.
+    /// Both models, the documents to train on, and those that are set aside.
+    fn open<'a>(&'a self, cx: &'a Cx<'a>, student: &Checkpoint) -> Result<Opened<'a>, Failure> {
+        let teacher = self.teacher.as_ref().map(|teacher| teacher.load(cx, "teacher")).transpose()?;
+        let mut documents = self.documents(cx, student)?;
+        let choice = Choice::new(self).map_err(Failure::stage)?;
+        // Packed experts train under the name that they have unpacked.
+        let names = student.names().map(|name| name.strip_suffix("_blocks").unwrap_or(name));
+        choice.check(&student.config, names).map_err(Failure::stage)?;
+        let model =
+            Model::load(student, &|name| choice.trains(&student.config, name)).map_err(Failure::stage)?;
+        let rates = choice.rates(&model.vars);
+        let teacher = teacher.as_ref().map(Model::frozen).transpose().map_err(Failure::stage)?;
+        if let Some(teacher) = &teacher {
+            let (student, teacher) = (model.config.vocab_size, teacher.config.vocab_size);
+            if student != teacher {
+                return Err(Failure::stage(TrainError::Vocabulary { student, teacher }));
+            }
+        }
+        let aside = self.held_out.set_aside(&mut documents, cx.seed);
+        let run = Run { settings: self, cx, student: model, rates, teacher, exam: None, team: None };
+        Ok((run, documents, aside))
+    }
+
+    /// What is measured on, if there is enough text.
     fn exam(
         &self,
         cx: &Cx<'_>,
-        documents: &mut Vec<Vec<u32>>,
+        aside: &[Vec<u32>],
         teacher: Option<&Model>,
     ) -> Result<Option<Exam>, Failure> {
-        let aside = self.held_out.set_aside(documents, cx.seed);
         if aside.is_empty() {
             if self.held_out.tokens > 0 {
                 cx.progress
@@ -208,11 +245,14 @@ impl Distill {
             }
             return Ok(None);
         }
-        let exam = Exam::new(&aside, teacher, self.micro_batch_tokens, &self.held_out.buckets)?;
+        let exam = Exam::new(aside, teacher, self.micro_batch_tokens, &self.held_out.buckets)?;
         cx.progress.say(&format!("{} documents of {} tokens are held out", aside.len(), exam.tokens()));
         Ok(Some(exam))
     }
 }
+
+/// A run, the documents that it trains on, and those that are set aside.
+type Opened<'a> = (Run<'a>, Vec<Vec<u32>>, Vec<Vec<u32>>);
 
 impl Stage for Distill {
     const KIND: &'static str = "distill";
@@ -247,6 +287,9 @@ impl Stage for Distill {
         for (objective, phase) in self.phases() {
             phase.check(objective.name())?;
         }
+        if !(1..=SUMS).contains(&self.processes) {
+            return Err(Invalid::new("processes", format!("`processes` is outside 1 to {SUMS}")));
+        }
         if self.micro_batch_tokens == 0 {
             return Err(Invalid::new("micro-batch-tokens", "must be positive"));
         }
@@ -274,24 +317,9 @@ impl Stage for Distill {
 
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
         let student = self.student.load(cx, "student")?;
-        let teacher = self.teacher.as_ref().map(|teacher| teacher.load(cx, "teacher")).transpose()?;
-        let mut documents = self.documents(cx, &student)?;
-        let choice = Choice::new(self).map_err(Failure::stage)?;
-        // Packed experts train under the name that they have unpacked.
-        let names = student.names().map(|name| name.strip_suffix("_blocks").unwrap_or(name));
-        choice.check(&student.config, names).map_err(Failure::stage)?;
-        let model =
-            Model::load(&student, &|name| choice.trains(&student.config, name)).map_err(Failure::stage)?;
-        let rates = choice.rates(&model.vars);
-        let teacher = teacher.as_ref().map(Model::frozen).transpose().map_err(Failure::stage)?;
-        if let Some(teacher) = &teacher {
-            let (student, teacher) = (model.config.vocab_size, teacher.config.vocab_size);
-            if student != teacher {
-                return Err(Failure::stage(TrainError::Vocabulary { student, teacher }));
-            }
-        }
-        let exam = self.exam(cx, &mut documents, teacher.as_ref())?;
-        let mut run = Run { settings: self, cx, student: model, rates, teacher, exam };
+        let (mut run, documents, aside) = self.open(cx, &student)?;
+        run.exam = self.exam(cx, &aside, run.teacher.as_ref())?;
+        run.team = Team::start(self, cx)?;
         let curve = run.train(&documents)?;
         save::save(&student, &run.student, self.dtype, &cx.output("checkpoint")).map_err(Failure::stage)?;
         curve.save(&cx.output("curve")).map_err(Failure::stage)

@@ -23,14 +23,31 @@ impl Gradients {
             let gradient = gradient.contiguous()?;
             let gradient = host(&gradient)?;
             match self.0.get_mut(name) {
-                Some(sum) => sum
-                    .par_chunks_mut(PIECE)
-                    .zip(gradient.par_chunks(PIECE))
-                    .for_each(|(sum, part)| sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part)),
+                Some(sum) => add(sum, &gradient),
                 None => drop(self.0.insert(name.clone(), gradient.to_vec())),
             }
         }
         Ok(())
+    }
+
+    /// Adds another sum.
+    pub(crate) fn merge(&mut self, other: Self) {
+        for (name, gradient) in other.0 {
+            match self.0.get_mut(&name) {
+                Some(sum) => add(sum, &gradient),
+                None => drop(self.0.insert(name, gradient)),
+            }
+        }
+    }
+
+    /// All gradients by name.
+    pub(crate) fn named(&self) -> &BTreeMap<String, Vec<f32>> {
+        &self.0
+    }
+
+    /// The same again from its gradients.
+    pub(crate) fn from_named(named: BTreeMap<String, Vec<f32>>) -> Self {
+        Self(named)
     }
 
     /// The gradient of one variable, if a part had one for it.
@@ -44,6 +61,12 @@ impl Gradients {
         let each = |gradient: &Vec<f32>| gradient.par_chunks(PIECE).map(square).collect::<Vec<_>>();
         self.0.values().flat_map(each).sum::<f64>().sqrt() as f32
     }
+}
+
+fn add(sum: &mut [f32], gradient: &[f32]) {
+    sum.par_chunks_mut(PIECE)
+        .zip(gradient.par_chunks(PIECE))
+        .for_each(|(sum, part)| sum.iter_mut().zip(part).for_each(|(sum, part)| *sum += part));
 }
 
 #[cfg(test)]
@@ -78,6 +101,12 @@ mod tests {
         assert_eq!(sum.of("c"), None);
         let square: f64 = [want("a", 3.5), want("b", 0.5)].concat().iter().map(|g| g * g).sum();
         assert!((f64::from(sum.norm()) - square.sqrt()).abs() < 1e-5 * square.sqrt());
+        let mut whole = Gradients::from_named(sum.named().clone());
+        whole.merge(sum);
+        close(whole.of("a").unwrap(), &want("a", 7.0), 1e-6);
+        let mut empty = Gradients::default();
+        empty.merge(Gradients::from_named(whole.named().clone()));
+        assert_eq!(empty, whole);
         assert!(Gradients::default().norm().abs() < f32::MIN_POSITIVE);
     }
 

@@ -140,6 +140,8 @@ pub(super) fn healing() -> Distill {
         clip: one(),
         micro_batch_tokens: 64,
         recompute: true,
+        processes: 1,
+        launch: vec![],
         checkpoint_every: 7,
     }
 }
@@ -340,6 +342,8 @@ fn parameters_that_do_not_fit_are_refused_before_anything_runs() {
     for (wrong, param) in [
         (Distill { teacher: None, ..healing() }, "teacher"),
         (Distill { layerwise: None, self_fed: None, kl: None, ..healing() }, "kl"),
+        (Distill { processes: 0, ..healing() }, "processes"),
+        (Distill { processes: 9, ..healing() }, "processes"),
         (Distill { micro_batch_tokens: 0, ..healing() }, "micro-batch-tokens"),
         (Distill { cross_entropy: phase(1, 0.1), ..healing() }, "cross-entropy"),
         (Distill { texts: None, ..healing() }, "splits"),

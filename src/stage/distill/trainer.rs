@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     engine::action::{Cx, Failure},
-    model::{Batch, Mlp, Model, tape::Keep},
+    model::{Mlp, Model, ModelError, tape::Keep},
 };
 
 use super::{
@@ -12,13 +12,14 @@ use super::{
     adamw::AdamW,
     curve::{Candidate, Curve, Measured, Point},
     data::Feed,
-    gradients::Gradients,
     held_out::{Exam, Measure},
     metrics::Metrics,
-    objective::{Models, Objective, Whole},
+    objective::{Models, Objective},
     parameters::Rates,
     phase::Phase,
+    share::{Step, Sum},
     state::{Place, State},
+    team::{Task, Team},
     weights::Weights,
 };
 
@@ -64,6 +65,8 @@ pub(crate) struct Run<'a> {
     pub(crate) teacher: Option<Model>,
     /// What is measured on, if anything.
     pub(crate) exam: Option<Exam>,
+    /// The processes that help, if there are any.
+    pub(crate) team: Option<Team>,
 }
 
 impl Run<'_> {
@@ -144,7 +147,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn models(&self) -> Models<'_> {
+    pub(crate) fn models(&self) -> Models<'_> {
         let keep = if self.settings.recompute { Keep::Inputs } else { Keep::Graphs };
         Models { student: &self.student, teacher: self.teacher.as_ref(), keep }
     }
@@ -156,18 +159,14 @@ impl Run<'_> {
         (objective, phase): (&Objective, &Phase),
     ) -> Result<Point, Failure> {
         let step = state.place.step;
-        let rounding = f64::from(step) >= self.settings.round_experts_from.0 * f64::from(phase.steps);
-        for layer in &mut self.student.layers {
-            if let Mlp::Experts(moe) = &mut layer.mlp {
-                moe.round_experts = rounding;
-            }
+        let task = Task { phase: state.place.phase, step, cursor: feed.cursor() };
+        if let Some(team) = &mut self.team {
+            team.ask(task, &self.student.vars)?;
         }
+        self.set_rounding(step, phase);
         let documents = feed.next(phase.length(step));
-        let whole = Whole::of(documents.iter().copied());
-        let (mut loss, mut gradients) = (0.0, Gradients::default());
-        for part in Batch::packed(documents.iter().copied(), self.settings.micro_batch_tokens) {
-            loss += objective.add(self.models(), (&part, whole), &mut gradients)?;
-        }
+        let shared = Step::new(&documents, self.settings.micro_batch_tokens);
+        let Sum { loss, gradients } = self.sum(&shared, objective)?;
         let (loss, norm) = (loss as f32, gradients.norm());
         for (what, value) in [("loss", loss), ("norm of the gradient", norm)] {
             if !value.is_finite() {
@@ -183,7 +182,32 @@ impl Run<'_> {
         }
         self.cx.progress.advance(1);
         let phase = objective.name().to_owned();
-        Ok(Point { phase, step: step + 1, loss, grad_norm: norm, lr, tokens: whole.tokens })
+        Ok(Point { phase, step: step + 1, loss, grad_norm: norm, lr, tokens: shared.whole.tokens })
+    }
+
+    /// From some step on, experts that train are rounded in the forward pass.
+    pub(crate) fn set_rounding(&mut self, step: u32, phase: &Phase) {
+        let rounding = f64::from(step) >= self.settings.round_experts_from.0 * f64::from(phase.steps);
+        for layer in &mut self.student.layers {
+            if let Mlp::Experts(moe) = &mut layer.mlp {
+                moe.round_experts = rounding;
+            }
+        }
+    }
+
+    /// All sums of a step, in their order, whoever computed them.
+    fn sum(&mut self, step: &Step, objective: &Objective) -> Result<Sum, Failure> {
+        let processes = self.team.as_ref().map_or(1, Team::processes);
+        let own = step.share((0, processes)).map(|i| Ok((i, step.sum(i, self.models(), objective)?)));
+        let mut sums = own.collect::<Result<BTreeMap<_, _>, ModelError>>()?;
+        if let Some(team) = &mut self.team {
+            sums.append(&mut team.collect(&self.student.vars)?);
+        }
+        let mut total = Sum::default();
+        for sum in sums.into_values() {
+            total.add(sum);
+        }
+        Ok(total)
     }
 
     /// Measures the weights, and their average where there is one, on the held-out text, and keeps whichever is best so far.
