@@ -10,13 +10,14 @@ mod diff;
 mod elsewhere;
 mod error;
 pub mod exit;
+mod forecast;
 mod graph;
 mod history;
 mod hub;
 mod lock;
 mod log;
-mod output;
 mod member;
+mod output;
 mod paint;
 mod plan;
 mod progress;
@@ -70,9 +71,9 @@ enum Command {
     Stages(stages::Command),
     Cache(cache::Command),
     Worker(worker::Command),
-    Completions(completions::Command),
     #[command(hide = true)]
     Member(member::Command),
+    Completions(completions::Command),
 }
 
 impl Cli {
@@ -92,8 +93,8 @@ impl Cli {
             | Command::Show(_)
             | Command::Checkout(_)
             | Command::Worker(_)
-            | Command::Completions(_) => Format::Text,
             | Command::Member(_)
+            | Command::Completions(_) => Format::Text,
         }
     }
 
@@ -113,8 +114,8 @@ impl Cli {
             Command::Stages(command) => command.run(),
             Command::Cache(command) => command.run(),
             Command::Worker(command) => command.run(),
-            Command::Completions(command) => command.run(),
             Command::Member(command) => command.run(),
+            Command::Completions(command) => command.run(),
         }
     }
 }

@@ -6,7 +6,7 @@ use super::{
     args::{Format, PipelineArgs},
     error::CliError,
     exit::Exit,
-    output,
+    forecast, output,
     project::Project,
     summary,
 };
@@ -31,7 +31,10 @@ impl Command {
         block_unreadable(&project, &mut plan);
         match format {
             Format::Json => output::json(&plan)?,
-            Format::Text => output::text(&summary::render(&plan, output::palette()))?,
+            Format::Text => {
+                output::text(&summary::render(&plan, output::palette()))?;
+                output::text(&forecast::render(&plan, forecast::speed))?;
+            }
         }
         Ok(Exit::OK)
     }

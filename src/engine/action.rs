@@ -14,6 +14,8 @@ use std::{
     time::Instant,
 };
 
+use serde::Serialize;
+
 pub use super::hub::{Repo, RepoKind};
 
 /// The files of one artifact: name inside the artifact → path of its immutable bytes.
@@ -37,6 +39,10 @@ pub trait Action: Send + Sync {
     }
     /// The artifacts it writes.
     fn outputs(&self) -> &'static [OutputPort];
+    /// What it is going to take, if it can tell from the inputs that are there already.
+    fn forecast(&self, _inputs: &BTreeMap<String, Files>) -> Option<Forecast> {
+        None
+    }
     /// Runs it. All outputs must be under [`Cx::out`] when it returns `Ok`.
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure>;
 }
@@ -48,6 +54,24 @@ pub struct OutputPort {
     pub name: &'static str,
     /// The kind of artifact, such as `texts`; inputs are checked against it.
     pub kind: &'static str,
+}
+
+/// What a stage is going to take, from the shapes of its inputs alone.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Forecast {
+    /// Bytes of memory at most, by what they are for.
+    pub memory: Vec<(&'static str, u64)>,
+    /// Floating-point operations, an addition and a multiplication being two.
+    pub flop: f64,
+    /// What had to be assumed, if anything.
+    pub assumed: Option<&'static str>,
+}
+
+impl Forecast {
+    /// All memory together.
+    pub fn bytes(&self) -> u64 {
+        self.memory.iter().map(|(_, bytes)| bytes).sum()
+    }
 }
 
 /// The workers that may run a stage.

@@ -5,9 +5,10 @@ use std::{collections::BTreeMap, time::Instant};
 use rayon::prelude::*;
 
 use super::{
+    action::Files,
     executor::Engine,
     failure::chain,
-    graph::NodeId,
+    graph::{NodeId, Source},
     key::Key,
     latest::Latest,
     options::{EngineError, Mode},
@@ -74,6 +75,23 @@ struct View<'a> {
 
 impl View<'_> {
     fn stage(&self, id: NodeId) -> StageSummary {
+        let mut stage = self.planned(id);
+        if matches!(stage.status, Status::Run | Status::Maybe) {
+            stage.forecast = self.engine.graph.node(id).action.forecast(&self.inputs(id));
+        }
+        stage
+    }
+
+    /// The inputs of a node that are in the cache already.
+    fn inputs(&self, id: NodeId) -> BTreeMap<String, Files> {
+        let files = |(port, source): (&String, &Source)| {
+            let tree = self.records[source.node.0].as_ref()?.outputs.get(&source.port)?;
+            Some((port.clone(), self.engine.store.files(tree).ok()?))
+        };
+        self.engine.graph.node(id).inputs.iter().filter_map(files).collect()
+    }
+
+    fn planned(&self, id: NodeId) -> StageSummary {
         let mode = self.modes[id.0];
         if mode == Mode::Off {
             return self.engine.summary(id, Status::Skipped, "not selected");

@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, path::PathBuf, sync::Arc};
 
 use serde::Serialize;
 
-use super::{reason::Reason, state::Status};
+use super::{action::Forecast, reason::Reason, state::Status};
 use crate::store::{self, Digest, Record, Store};
 
 /// What a run or a plan came to.
@@ -61,6 +61,9 @@ pub struct StageSummary {
     pub key: Option<Digest>,
     /// Its artifacts by output port, once they are in the cache.
     pub outputs: BTreeMap<String, OutputSummary>,
+    /// What it is going to take, in a plan and where the stage can tell.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub forecast: Option<Forecast>,
     /// Why it runs or ran, typed.
     #[serde(skip)]
     pub reasons: Vec<Reason>,
@@ -93,6 +96,7 @@ impl StageSummary {
             seconds: 0.0,
             key: None,
             outputs: BTreeMap::new(),
+            forecast: None,
             reasons: Vec::new(),
             record: None,
         }

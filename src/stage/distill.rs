@@ -5,6 +5,7 @@
 mod adamw;
 pub mod curve;
 mod data;
+mod forecast;
 mod gradients;
 mod held_out;
 mod layerwise;
@@ -23,12 +24,14 @@ mod tensorboard;
 mod trainer;
 mod weights;
 
+use std::collections::BTreeMap;
+
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     artifact::{Artifact, ArtifactError, checkpoint::Checkpoint, splits::Split, texts::Texts},
-    engine::action::{Cx, Failure, OutputPort, Pool},
+    engine::action::{Cx, Failure, Files, Forecast, OutputPort, Pool},
     model::{Model, ModelError},
     stage::{
         Finite, Input, InputPort, Invalid, Stage,
@@ -210,20 +213,23 @@ impl Distill {
 
     /// Both models, the documents to train on, and those that are set aside.
     fn open<'a>(&'a self, cx: &'a Cx<'a>, student: &Checkpoint) -> Result<Opened<'a>, Failure> {
-        let teacher = self.teacher.as_ref().map(|teacher| teacher.load(cx, "teacher")).transpose()?;
+        let taught = self.teacher.as_ref().map(|teacher| teacher.load(cx, "teacher")).transpose()?;
         let mut documents = self.documents(cx, student)?;
         let choice = Choice::new(self).map_err(Failure::stage)?;
         // Packed experts train under the name that they have unpacked.
         let names = student.names().map(|name| name.strip_suffix("_blocks").unwrap_or(name));
         choice.check(&student.config, names).map_err(Failure::stage)?;
-        let model =
+        let mut model =
             Model::load(student, &|name| choice.trains(&student.config, name)).map_err(Failure::stage)?;
         let rates = choice.rates(&model.vars);
-        let teacher = teacher.as_ref().map(Model::frozen).transpose().map_err(Failure::stage)?;
-        if let Some(teacher) = &teacher {
-            let (student, teacher) = (model.config.vocab_size, teacher.config.vocab_size);
-            if student != teacher {
-                return Err(Failure::stage(TrainError::Vocabulary { student, teacher }));
+        let teacher = taught.as_ref().map(Model::frozen).transpose().map_err(Failure::stage)?;
+        if let (Some(teacher), Some(taught)) = (&teacher, &taught) {
+            let (of_student, of_teacher) = (model.config.vocab_size, teacher.config.vocab_size);
+            if of_student != of_teacher {
+                return Err(Failure::stage(TrainError::Vocabulary {
+                    student: of_student,
+                    teacher: of_teacher,
+                }));
             }
         }
         let aside = self.held_out.set_aside(&mut documents, cx.seed);
@@ -313,6 +319,11 @@ impl Stage for Distill {
             return Err(Invalid::new("max-length", "must be at least 2"));
         }
         Ok(())
+    }
+
+    fn forecast(&self, inputs: &BTreeMap<String, Files>) -> Option<Forecast> {
+        let load = |port: &str| inputs.get(port).and_then(|files| Checkpoint::load(files).ok());
+        forecast::forecast(self, load("student").as_ref(), load("teacher").as_ref())
     }
 
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {

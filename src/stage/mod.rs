@@ -29,7 +29,7 @@ pub(crate) mod testing;
 pub mod tokenizer;
 pub(crate) mod weights;
 
-use std::{borrow::Cow, marker::PhantomData, path::PathBuf};
+use std::{borrow::Cow, collections::BTreeMap, marker::PhantomData, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
@@ -38,7 +38,7 @@ use self::code::Code;
 pub use crate::artifact::files::ANY;
 use crate::{
     artifact::Artifact,
-    engine::action::{Cx, Failure, Numerics, OutputPort, Pool, Repo},
+    engine::action::{Cx, Failure, Files, Forecast, Numerics, OutputPort, Pool, Repo},
 };
 
 /// A stage: the struct holds its parameters, whose doc comments are the manual.
@@ -80,6 +80,11 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     /// Whether its bytes are the same everywhere; a stage may let its parameters decide.
     fn numerics(&self) -> Numerics {
         Self::NUMERICS
+    }
+
+    /// What it is going to take, if it can tell from the inputs that are there already.
+    fn forecast(&self, _inputs: &BTreeMap<String, Files>) -> Option<Forecast> {
+        None
     }
 
     /// Runs the stage.

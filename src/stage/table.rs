@@ -8,7 +8,7 @@ use super::{
     shards::{Part, PartOf, Sharded},
     svd, tokenizer,
 };
-use crate::engine::action::{Action, Cx, Failure, Numerics, OutputPort, Pool, Repo};
+use crate::engine::action::{Action, Cx, Failure, Files, Forecast, Numerics, OutputPort, Pool, Repo};
 
 /// One row of the stage table.
 pub struct Entry {
@@ -109,6 +109,9 @@ impl<S: Stage> Action for Erased<S> {
     fn outputs(&self) -> &'static [OutputPort] {
         S::OUTPUTS
     }
+    fn forecast(&self, inputs: &BTreeMap<String, Files>) -> Option<Forecast> {
+        self.0.forecast(inputs)
+    }
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
         self.0.run(cx)
     }
@@ -151,10 +154,10 @@ pub const STAGES: &[Entry] = &[
     Entry::of::<tokenizer::TrainTokenizer>(),
     Entry::of::<init::Init>(),
     Entry::sharded::<embed::Embed>(),
+    Entry::of::<activations::Activations>(),
     Entry::of::<cluster::Cluster>(),
     Entry::sharded::<context_gain::ContextGain>(),
     Entry::of::<select::Select>(),
-    Entry::of::<activations::Activations>(),
     Entry::of::<model::ModelSource>(),
     Entry::sharded::<analyze::Analyze>(),
     Entry::of::<svd::Svd>(),

@@ -60,6 +60,23 @@ fn twenty_steps_are_ten_and_a_kill_and_ten() {
 }
 
 #[test]
+fn a_plan_tells_the_memory_that_healing_takes() {
+    let space = Space::new(PIPELINE);
+    let took = space.run("").ok().stage("distill")["peak_memory"].as_u64().unwrap();
+    space.edit("lr = 1e-3", "lr = 2e-3");
+    let plan = space.does("plan p.toml --format json").ok().json();
+    let stages = plan["stages"].as_array().unwrap();
+    let told = |name: &str| stages.iter().find(|stage| stage["name"] == name).unwrap()["forecast"].clone();
+    assert!(told("init").is_null(), "it is cached");
+    let parts = told("distill")["memory"].as_array().unwrap().clone();
+    let told_bytes: u64 = parts.iter().map(|part| part[1].as_u64().unwrap()).sum();
+    assert!((took..4 * took).contains(&told_bytes), "{told_bytes} told, {took} taken: {parts:?}");
+    assert!(told("distill")["flop"].as_f64().unwrap() > 1e9);
+    let text = space.does("plan p.toml").ok().stdout;
+    assert!(text.contains("distill takes up to ") && text.contains("GFLOP/s"), "{text}");
+}
+
+#[test]
 fn two_processes_make_the_steps_of_one_and_one_that_is_lost_is_told() {
     let expected = Space::new(PIPELINE).run("").ok().digests();
     let shared = |more: &str| {

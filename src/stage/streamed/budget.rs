@@ -88,7 +88,7 @@ impl Needs {
 
 /// Floats that a layer makes of one token and that lie in memory together: the stream and its norm, queries, keys, values and attention's
 /// output in two forms each, then what an MLP or all chosen experts make of it.
-fn per_token(config: &Config) -> u64 {
+pub(crate) fn per_token(config: &Config) -> u64 {
     let (hidden, d, inner) = (config.hidden_size, config.head_dim, config.intermediate_size);
     let attention = 2 * d * (2 * config.num_attention_heads + 2 * config.num_key_value_heads);
     let mlp = match config.experts {
