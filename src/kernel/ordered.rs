@@ -184,7 +184,8 @@ impl WithSimd for Task<'_> {
                 chains6(simd, left, right, sums)
             }),
             4 => self.run(simd, |simd, left: &[[f32; 6]], [one]: [&[[f32; PANEL]]; 1], sums| {
-                let right = one.iter().map(|one| [0, 1, 2, 3].map(|v| vector(simd, one, v)));
+                let of = |one, v| vector(simd, one, v);
+                let right = one.iter().map(|one| [of(one, 0), of(one, 1), of(one, 2), of(one, 3)]);
                 chains6_of_4(simd, left, right, sums)
             }),
             _ => self.run_scalar(),
@@ -207,7 +208,8 @@ fn add2<S: Simd>(simd: S, x: f32, b: [S::f32s; 2], sums: [S::f32s; 2]) -> [S::f3
 #[inline(always)]
 fn add4<S: Simd>(simd: S, x: f32, b: [S::f32s; 4], sums: [S::f32s; 4]) -> [S::f32s; 4] {
     let x = simd.splat_f32s(x);
-    std::array::from_fn(|v| simd.mul_add_f32s(x, b[v], sums[v]))
+    let term = |v: usize| simd.mul_add_f32s(x, b[v], sums[v]);
+    [term(0), term(1), term(2), term(3)]
 }
 
 /// The loop over the inner dimension with the sums of every row in a variable of its own: an array of them is kept in memory by the
@@ -301,7 +303,8 @@ impl Place {
         self.height == R && (self.panel + P) * PANEL <= self.cols
     }
 
-    /// The sums so far; zeros beyond the last row and column.
+    /// The sums so far; zeros beyond the last row and column. In loops, for the closures of `array::from_fn` are compiled for the smallest
+    /// instruction set and called.
     #[inline(always)]
     fn load<S: Simd, const R: usize, const P: usize, const C: usize>(
         self,
@@ -309,12 +312,16 @@ impl Place {
         out: &[f32],
     ) -> [[S::f32s; C]; R] {
         let each = C / P;
+        let mut sums = [[simd.splat_f32s(0.0); C]; R];
         if self.is_whole::<R, P>() {
             let (first, _) = self.of(0);
-            return std::array::from_fn(|r| {
-                let panels = out[first + r * self.stride..][..P * PANEL].as_chunks().0;
-                std::array::from_fn(|c| vector(simd, &panels[c / each], c % each))
-            });
+            for (r, sums) in sums.iter_mut().enumerate() {
+                let panels: &[[f32; PANEL]] = out[first + r * self.stride..][..P * PANEL].as_chunks().0;
+                for (c, sum) in sums.iter_mut().enumerate() {
+                    *sum = vector(simd, &panels[c / each], c % each);
+                }
+            }
+            return sums;
         }
         let mut lanes = [[[0_f32; PANEL]; P]; R];
         for p in 0..P {
@@ -324,7 +331,12 @@ impl Place {
                 row[p][..width].copy_from_slice(from);
             }
         }
-        std::array::from_fn(|r| std::array::from_fn(|c| vector(simd, &lanes[r][c / each], c % each)))
+        for (sums, lanes) in sums.iter_mut().zip(&lanes) {
+            for (c, sum) in sums.iter_mut().enumerate() {
+                *sum = vector(simd, &lanes[c / each], c % each);
+            }
+        }
+        sums
     }
 
     #[inline(always)]

@@ -95,7 +95,9 @@ fn pack_columns<const R: usize>(left: &mut [[f32; R]], a: Left<'_>, rows: usize,
 #[inline(always)]
 fn transposed(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
     use std::arch::x86_64::{__m128, _mm_movehl_ps, _mm_movelh_ps, _mm_unpackhi_ps, _mm_unpacklo_ps};
-    let [a, b, c, d]: [__m128; 4] = rows.map(pulp::cast);
+    // One by one: `array::map` takes a function that may stay a call.
+    let cast = |row: [f32; 4]| -> __m128 { pulp::cast(row) };
+    let [a, b, c, d] = [cast(rows[0]), cast(rows[1]), cast(rows[2]), cast(rows[3])];
     #[expect(unsafe_code, reason = "calls of code for one instruction set")]
     // SAFETY: every x86-64 machine has SSE.
     let turned = unsafe {
@@ -108,7 +110,8 @@ fn transposed(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
             _mm_movehl_ps(cd_high, ab_high),
         ]
     };
-    turned.map(pulp::cast)
+    let cast = |row: __m128| -> [f32; 4] { pulp::cast(row) };
+    [cast(turned[0]), cast(turned[1]), cast(turned[2]), cast(turned[3])]
 }
 
 #[cfg(not(target_arch = "x86_64"))]
