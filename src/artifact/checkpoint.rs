@@ -121,6 +121,20 @@ impl Checkpoint {
         }
     }
 
+    /// Whether all tensors whose names begin so are the same in `other`, to the bit.
+    pub fn is_same_below(&self, prefix: &str, other: &Self) -> bool {
+        let names = |of: &Self| -> Vec<String> {
+            let below = of.names().filter(|name| name.starts_with(prefix));
+            below.map(str::to_owned).collect()
+        };
+        let same = |name: &String| match (self.raw(name), other.raw(name)) {
+            (Some(a), Some(b)) => (a.dtype, a.shape, a.bytes) == (b.dtype, b.shape, b.bytes),
+            _ => false,
+        };
+        let found = names(self);
+        found == names(other) && found.iter().all(same)
+    }
+
     /// The same files with another `config.json`, without the tensors that `gone` names, and with `tensors` over what is left.
     #[must_use]
     pub fn overlaid(

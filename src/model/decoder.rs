@@ -57,11 +57,26 @@ pub struct Layer {
 }
 
 /// The second half of a layer.
+#[derive(Clone)]
 pub enum Mlp {
     /// One for all tokens.
     Dense(GatedMlp),
     /// Router and experts.
     Experts(Moe),
+}
+
+impl Mlp {
+    /// Whether two differ in nothing but tensors.
+    fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Dense(_), Self::Dense(_)) => true,
+            (Self::Experts(a), Self::Experts(b)) => {
+                let figures = |moe: &Moe| (moe.per_token, moe.alpha.to_bits(), moe.limit.to_bits());
+                figures(a) == figures(b)
+            }
+            _ => false,
+        }
+    }
 }
 
 enum Attention {
@@ -77,6 +92,33 @@ impl Model {
         let shell = Shell::read(&params, &config);
         let layers = (0..config.layers.len()).map(|i| Layer::read(&params, &config, i)).collect();
         Ok(Self { vars: params.finish()?, config, shell, layers })
+    }
+
+    /// Lets the embedding, the head and the MLPs of layers lie in memory once: those that are frozen here and the same in `other` are taken
+    /// from there. `same` says whether all tensors whose names begin so are the same in both files. Returns the beginnings that are shared.
+    pub fn share(&mut self, other: &Self, same: impl Fn(&str) -> bool) -> Vec<String> {
+        let vars = &self.vars;
+        let frozen = |prefix: &str| !vars.keys().any(|name| name.starts_with(prefix)) && same(prefix);
+        let mut shared = Vec::new();
+        for (index, (own, taken)) in self.layers.iter_mut().zip(&other.layers).enumerate() {
+            let prefix = format!("model.layers.{index}.mlp.");
+            if own.mlp.is_like(&taken.mlp) && frozen(&prefix) {
+                own.mlp = taken.mlp.clone();
+                shared.push(prefix);
+            }
+        }
+        let tied = self.config.tie_word_embeddings || other.config.tie_word_embeddings;
+        for (prefix, own, taken) in [
+            ("model.embed_tokens.", &mut self.shell.embed_tokens, &other.shell.embed_tokens),
+            ("lm_head.", &mut self.shell.lm_head, &other.shell.lm_head),
+        ] {
+            let named = if tied { "model.embed_tokens." } else { prefix };
+            if self.config.tie_word_embeddings == other.config.tie_word_embeddings && frozen(named) {
+                *own = taken.clone();
+                shared.push(prefix.to_owned());
+            }
+        }
+        shared
     }
 
     /// Loads everything frozen.

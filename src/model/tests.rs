@@ -4,7 +4,7 @@ use super::{
     config::Storage,
     probe::{AttentionSeen, NoProbe},
     storage::Stored,
-    testing::{FULL, LATENT, SLIDING, VOCAB, WINDOW, checkpoint, draft, lossless, lossless_shared},
+    testing::{FULL, LATENT, SLIDING, VOCAB, WINDOW, checkpoint, draft, lossless, lossless_shared, scale},
     *,
 };
 use crate::{
@@ -278,4 +278,40 @@ fn a_token_outside_the_vocabulary_is_named() {
     let batch = Batch::new([&[1, VOCAB as u32, 2][..]]);
     let error = model(&[FULL]).logits(&batch, &mut NoProbe).unwrap_err().to_string();
     assert!(error.starts_with("token id 31 is outside the vocabulary of 31"), "{error}");
+}
+
+/// The identity of a dense expert tensor of a layer.
+fn expert(model: &Model, layer: usize) -> candle_core::TensorId {
+    match &model.layers[layer].mlp {
+        Mlp::Experts(moe) => match &moe.gate_up {
+            ExpertWeights::Dense(param) => param.tensor.id(),
+            ExpertWeights::Packed(_) => panic!("the draft has dense experts"),
+        },
+        Mlp::Dense(_) => panic!("the draft has experts"),
+    }
+}
+
+#[test]
+fn what_is_frozen_and_the_same_lies_in_memory_once() {
+    let (taught, mut learnt) = (draft(&[FULL, FULL, FULL]), draft(&[FULL, FULL, FULL]));
+    scale(&mut learnt, "model.layers.1.mlp.router.weight", 1.5);
+    scale(&mut learnt, "model.layers.2.self_attn.q_proj.weight", 1.5);
+    let ((_a, taught), (_b, learnt)) = (checkpoint(&taught), checkpoint(&learnt));
+    let teacher = Model::frozen(&taught).unwrap();
+    let same = |prefix: &str| learnt.is_same_below(prefix, &taught);
+    let mut student = Model::frozen(&learnt).unwrap();
+    let before = logits(&student, &[&[1, 2, 3, 4, 5]]);
+    let shared = student.share(&teacher, same);
+    assert_eq!(shared, ["model.layers.0.mlp.", "model.layers.2.mlp.", "model.embed_tokens.", "lm_head."]);
+    let is_shared = |layer| expert(&student, layer) == expert(&teacher, layer);
+    assert_eq!([0, 1, 2].map(is_shared), [true, false, true], "one layer's router is another");
+    let exact = |x: &[f32]| x.iter().map(|x| x.to_bits()).collect::<Vec<_>>();
+    assert_eq!(exact(&logits(&student, &[&[1, 2, 3, 4, 5]])), exact(&before));
+
+    // What trains is never shared.
+    let trains = |name: &str| name == "model.layers.0.mlp.router.weight" || name == "lm_head.weight";
+    let mut student = Model::load(&learnt, &trains).unwrap();
+    assert_eq!(student.share(&teacher, same), ["model.layers.2.mlp.", "model.embed_tokens."]);
+    assert!(!learnt.is_same_below("model.layers.1.mlp.", &taught));
+    assert!(learnt.is_same_below("model.layers.1.self_attn.", &taught));
 }

@@ -231,6 +231,11 @@ impl Distill {
                     teacher: of_teacher,
                 }));
             }
+            for prefix in model.share(teacher, |prefix| student.is_same_below(prefix, taught)) {
+                // The pages that were compared; those of the teacher are read again.
+                student.release(&prefix);
+                taught.release(&prefix);
+            }
         }
         let aside = self.held_out.set_aside(&mut documents, cx.seed);
         let run = Run { settings: self, cx, student: model, rates, teacher, exam: None, team: None };

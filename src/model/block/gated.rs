@@ -6,6 +6,7 @@ use super::linear::Linear;
 use crate::kernel::{gated_mlp::gated_mlp, silu_mul::silu_mul};
 
 /// `down(silu(gate(x)) · up(x))`.
+#[derive(Clone)]
 pub struct GatedMlp {
     /// [inner, hidden].
     pub gate_proj: Linear,

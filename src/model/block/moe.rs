@@ -21,6 +21,7 @@ use crate::{
 use super::linear::Linear;
 
 /// Router and experts of one layer.
+#[derive(Clone)]
 pub struct Moe {
     /// The layer's index, for probes.
     pub layer: usize,

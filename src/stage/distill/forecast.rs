@@ -49,8 +49,8 @@ pub(super) fn forecast(
     let graph = GRAPH * tokens * per_token(&config) * F32;
     let mut memory = vec![
         ("program and texts", PROCESS),
-        ("student", weights(checkpoint)),
-        ("teacher", teacher.map_or(0, weights)),
+        ("student", weights(checkpoint, teacher)),
+        ("teacher", teacher.map_or(0, |teacher| weights(teacher, None))),
         ("gradients and moments", trained * (F32 + moments)),
         ("weights that are kept", trained * F32 * copies),
         // Everything once more while it is written.
@@ -77,13 +77,22 @@ fn is_full_attention(config: &Config, name: &str) -> bool {
     index.and_then(|index| config.layers.get(index)).is_some_and(|kind| *kind == LayerKind::Full)
 }
 
-/// Bytes of a model's weights: packed experts as they are, others in f32 beside their pages of the file.
-fn weights(checkpoint: &Checkpoint) -> u64 {
+/// Bytes of a model's weights: packed experts, embedding and head as they are, others in f32 beside their pages of the file. What lies in
+/// memory for the model `beside` already is not counted again.
+fn weights(checkpoint: &Checkpoint, beside: Option<&Checkpoint>) -> u64 {
+    let is_table = |name: &str| name.contains("embed_tokens") || name.starts_with("lm_head");
     let bytes = |name: &str| {
         let raw = checkpoint.raw(name).expect("listed by the checkpoint itself");
+        let same = |other: &Checkpoint| {
+            other.raw(name).is_some_and(|other| (other.dtype, other.shape) == (raw.dtype, raw.shape))
+        };
+        if (is_table(name) || name.contains(".mlp.")) && beside.is_some_and(same) {
+            return 0;
+        }
         let file = raw.bytes.len() as u64;
         match raw.dtype {
             Dtype::U8 | Dtype::F32 => file,
+            _ if is_table(name) => file,
             _ => file + raw.shape.iter().product::<usize>() as u64 * F32,
         }
     };
@@ -156,6 +165,9 @@ mod tests {
         assert_eq!(bytes(&plain, "gradients and moments"), 12 * trained);
         assert_eq!(bytes(&plain, "weights that are kept"), 2 * 4 * trained, "those measured, and the best");
         assert_eq!(bytes(&plain, "residual streams"), 4 * 64 * config.hidden_size as u64 * 4);
+        let all: u64 = model.names().map(|name| model.raw(name).unwrap().bytes.len() as u64).sum();
+        assert_eq!(bytes(&plain, "teacher"), all, "all of it is f32");
+        assert!(bytes(&plain, "student") < all / 2, "experts, embedding and head are the teacher's");
         assert_eq!(plain.bytes(), plain.memory.iter().map(|(_, bytes)| bytes).sum::<u64>());
 
         let small = of(&Distill { moments: Precision::Eight, ..healing() });
