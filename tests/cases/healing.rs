@@ -70,7 +70,11 @@ fn a_plan_tells_the_memory_that_healing_takes() {
     assert!(told("init").is_null(), "it is cached");
     let parts = told("distill")["memory"].as_array().unwrap().clone();
     let told_bytes: u64 = parts.iter().map(|part| part[1].as_u64().unwrap()).sum();
-    assert!((took..4 * took).contains(&told_bytes), "{told_bytes} told, {took} taken: {parts:?}");
+    // A model this small takes less than the program, for which a fixed size is told.
+    assert!(
+        (took..2 * took + (200 << 20)).contains(&told_bytes),
+        "{told_bytes} told, {took} taken: {parts:?}"
+    );
     assert!(told("distill")["flop"].as_f64().unwrap() > 1e9);
     let text = space.does("plan p.toml").ok().stdout;
     assert!(text.contains("distill takes up to ") && text.contains("GFLOP/s"), "{text}");
