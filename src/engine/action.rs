@@ -40,7 +40,7 @@ pub trait Action: Send + Sync {
     /// The artifacts it writes.
     fn outputs(&self) -> &'static [OutputPort];
     /// What it is going to take, if it can tell from the inputs that are there already.
-    fn forecast(&self, _inputs: &BTreeMap<String, Files>) -> Option<Forecast> {
+    fn forecast(&self, _inputs: Made<'_>) -> Option<Forecast> {
         None
     }
     /// Runs it. All outputs must be under [`Cx::out`] when it returns `Ok`.
@@ -55,6 +55,9 @@ pub struct OutputPort {
     /// The kind of artifact, such as `texts`; inputs are checked against it.
     pub kind: &'static str,
 }
+
+/// The files of an input port, if they are there already.
+pub type Made<'a> = &'a dyn Fn(&str) -> Option<Files>;
 
 /// What a stage is going to take, from the shapes of its inputs alone.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -8,7 +8,7 @@ use super::{
     action::Files,
     executor::Engine,
     failure::chain,
-    graph::{NodeId, Source},
+    graph::NodeId,
     key::Key,
     latest::Latest,
     options::{EngineError, Mode},
@@ -77,18 +77,16 @@ impl View<'_> {
     fn stage(&self, id: NodeId) -> StageSummary {
         let mut stage = self.planned(id);
         if matches!(stage.status, Status::Run | Status::Maybe) {
-            stage.forecast = self.engine.graph.node(id).action.forecast(&self.inputs(id));
+            stage.forecast = self.engine.graph.node(id).action.forecast(&|port| self.made(id, port));
         }
         stage
     }
 
-    /// The inputs of a node that are in the cache already.
-    fn inputs(&self, id: NodeId) -> BTreeMap<String, Files> {
-        let files = |(port, source): (&String, &Source)| {
-            let tree = self.records[source.node.0].as_ref()?.outputs.get(&source.port)?;
-            Some((port.clone(), self.engine.store.files(tree).ok()?))
-        };
-        self.engine.graph.node(id).inputs.iter().filter_map(files).collect()
+    /// The files of a node's input, if they are in the cache already.
+    fn made(&self, id: NodeId, port: &str) -> Option<Files> {
+        let source = self.engine.graph.node(id).inputs.get(port)?;
+        let tree = self.records[source.node.0].as_ref()?.outputs.get(&source.port)?;
+        self.engine.store.files(tree).ok()
     }
 
     fn planned(&self, id: NodeId) -> StageSummary {

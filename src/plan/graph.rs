@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{Node, Plan};
 use crate::engine::{
-    action::{Action, Cx, Failure, Files, Forecast, Numerics, OutputPort, Pool, Repo},
+    action::{Action, Cx, Failure, Forecast, Made, Numerics, OutputPort, Pool, Repo},
     graph::{self, Graph, NodeId, Source},
 };
 
@@ -60,7 +60,7 @@ impl Action for Shared {
     fn outputs(&self) -> &'static [OutputPort] {
         self.0.outputs()
     }
-    fn forecast(&self, inputs: &BTreeMap<String, Files>) -> Option<Forecast> {
+    fn forecast(&self, inputs: Made<'_>) -> Option<Forecast> {
         self.0.forecast(inputs)
     }
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {

@@ -24,14 +24,12 @@ mod tensorboard;
 mod trainer;
 mod weights;
 
-use std::collections::BTreeMap;
-
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     artifact::{Artifact, ArtifactError, checkpoint::Checkpoint, splits::Split, texts::Texts},
-    engine::action::{Cx, Failure, Files, Forecast, OutputPort, Pool},
+    engine::action::{Cx, Failure, Forecast, Made, OutputPort, Pool},
     model::{Model, ModelError},
     stage::{
         Finite, Input, InputPort, Invalid, Stage,
@@ -326,8 +324,8 @@ impl Stage for Distill {
         Ok(())
     }
 
-    fn forecast(&self, inputs: &BTreeMap<String, Files>) -> Option<Forecast> {
-        let load = |port: &str| inputs.get(port).and_then(|files| Checkpoint::load(files).ok());
+    fn forecast(&self, inputs: Made<'_>) -> Option<Forecast> {
+        let load = |port: &str| inputs(port).and_then(|files| Checkpoint::load(&files).ok());
         forecast::forecast(self, load("student").as_ref(), load("teacher").as_ref())
     }
 

@@ -29,7 +29,7 @@ pub(crate) mod testing;
 pub mod tokenizer;
 pub(crate) mod weights;
 
-use std::{borrow::Cow, collections::BTreeMap, marker::PhantomData, path::PathBuf};
+use std::{borrow::Cow, marker::PhantomData, path::PathBuf};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::DeserializeOwned};
@@ -38,7 +38,7 @@ use self::code::Code;
 pub use crate::artifact::files::ANY;
 use crate::{
     artifact::Artifact,
-    engine::action::{Cx, Failure, Files, Forecast, Numerics, OutputPort, Pool, Repo},
+    engine::action::{Cx, Failure, Forecast, Made, Numerics, OutputPort, Pool, Repo},
 };
 
 /// A stage: the struct holds its parameters, whose doc comments are the manual.
@@ -83,7 +83,7 @@ pub trait Stage: Serialize + DeserializeOwned + JsonSchema + Send + Sync + 'stat
     }
 
     /// What it is going to take, if it can tell from the inputs that are there already.
-    fn forecast(&self, _inputs: &BTreeMap<String, Files>) -> Option<Forecast> {
+    fn forecast(&self, _inputs: Made<'_>) -> Option<Forecast> {
         None
     }
 

@@ -8,7 +8,7 @@ use super::{
     shards::{Part, PartOf, Sharded},
     svd, tokenizer,
 };
-use crate::engine::action::{Action, Cx, Failure, Files, Forecast, Numerics, OutputPort, Pool, Repo};
+use crate::engine::action::{Action, Cx, Failure, Forecast, Made, Numerics, OutputPort, Pool, Repo};
 
 /// One row of the stage table.
 pub struct Entry {
@@ -109,7 +109,7 @@ impl<S: Stage> Action for Erased<S> {
     fn outputs(&self) -> &'static [OutputPort] {
         S::OUTPUTS
     }
-    fn forecast(&self, inputs: &BTreeMap<String, Files>) -> Option<Forecast> {
+    fn forecast(&self, inputs: Made<'_>) -> Option<Forecast> {
         self.0.forecast(inputs)
     }
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
