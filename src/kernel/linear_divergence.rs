@@ -17,7 +17,7 @@ use super::{
 };
 
 /// Tokens whose logits exist at one time.
-const CHUNK: usize = 256;
+pub(crate) const CHUNK: usize = 256;
 
 /// The frozen side of the loss.
 pub struct Teacher<'a> {

@@ -107,13 +107,16 @@ impl Model {
                 shared.push(prefix);
             }
         }
-        let tied = self.config.tie_word_embeddings || other.config.tie_word_embeddings;
+        let tied = self.config.tie_word_embeddings;
+        if tied != other.config.tie_word_embeddings {
+            return shared;
+        }
         for (prefix, own, taken) in [
             ("model.embed_tokens.", &mut self.shell.embed_tokens, &other.shell.embed_tokens),
             ("lm_head.", &mut self.shell.lm_head, &other.shell.lm_head),
         ] {
             let named = if tied { "model.embed_tokens." } else { prefix };
-            if self.config.tie_word_embeddings == other.config.tie_word_embeddings && frozen(named) {
+            if frozen(named) {
                 *own = taken.clone();
                 shared.push(prefix.to_owned());
             }

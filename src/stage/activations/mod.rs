@@ -114,7 +114,7 @@ impl Stage for Activations {
         for document in &mut documents {
             document.truncate(self.max_tokens);
         }
-        let sums = means(cx, (&checkpoint, &config, layer), &documents)?;
+        let sums = totals(cx, (&checkpoint, &config, layer), &documents)?;
         let signs = Signs { seed: cx.seed, dim: self.dim };
         let dim = if config.hidden_size > self.dim { self.dim } else { config.hidden_size };
         let mut vectors = vec![0_i16; ids.len() * dim];
@@ -139,7 +139,7 @@ impl Stage for Activations {
 
 /// Of each document the sum over its tokens but the first of the stream at unit length, `[hidden]`; one token alone is summed, of none is
 /// nothing.
-fn means(
+fn totals(
     cx: &Cx<'_>,
     (checkpoint, config, layer): (&Checkpoint, &Config, usize),
     documents: &[Vec<u32>],

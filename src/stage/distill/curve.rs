@@ -91,10 +91,10 @@ impl Artifact for Curve {
 impl Curve {
     /// The best measurement of all phases, the first of equals.
     pub(crate) fn best(&self) -> Option<&Measured> {
-        self.measured.iter().min_by(|a, b| a.loss.total_cmp(&b.loss))
+        self.ranked().next()
     }
 
-    /// All measurements, the best first.
+    /// All measurements, the best first; equals as they were made.
     pub(crate) fn ranked(&self) -> impl Iterator<Item = &Measured> {
         let mut ranked: Vec<&Measured> = self.measured.iter().collect();
         ranked.sort_by(|a, b| a.loss.total_cmp(&b.loss));

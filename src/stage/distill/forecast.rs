@@ -8,6 +8,7 @@ use super::{Distill, moments::Precision, objective::Objective, parameters::Choic
 use crate::{
     artifact::checkpoint::Checkpoint,
     engine::action::Forecast,
+    kernel::linear_divergence::CHUNK,
     model::{Config, config::LayerKind},
     stage::streamed::budget::per_token,
 };
@@ -15,8 +16,6 @@ use crate::{
 const F32: u64 = size_of::<f32>() as u64;
 /// Program, tokenizer, texts and allocator.
 const PROCESS: u64 = 200 << 20;
-/// Rows of logits of either model that exist at one time.
-const ROWS: u64 = 256;
 /// Copies of what a layer makes of a token that its backward pass adds: gradients, and what the graph keeps between its parts.
 const GRAPH: u64 = 3;
 
@@ -28,12 +27,12 @@ pub(super) fn forecast(
 ) -> Option<Forecast> {
     let checkpoint = student.or(teacher)?;
     let config = Config::parse(&checkpoint.config).ok()?;
-    let size = |name: &str| checkpoint.raw(name).map_or(0, |raw| raw.shape.iter().product::<usize>()) as u64;
+    let choice = Choice::new(settings).ok()?;
     let trains = |name: &&str| match student {
-        Some(_) => Choice::new(settings).is_ok_and(|choice| choice.trains(&checkpoint.config, name)),
+        Some(_) => choice.trains(&checkpoint.config, name),
         None => is_full_attention(&config, name),
     };
-    let trained: u64 = checkpoint.names().filter(trains).map(size).sum();
+    let trained: u64 = checkpoint.names().filter(trains).map(|name| elements(checkpoint, name)).sum();
     let phases = settings.phases();
     let tokens = phases.iter().map(|(_, phase)| phase.batch_tokens).max()?;
     let tokens = settings.micro_batch_tokens.min(tokens + tokens / 4) as u64;
@@ -57,7 +56,7 @@ pub(super) fn forecast(
         ("checkpoint", trained * (F32 * (1 + copies) + moments)),
         ("residual streams", (layers + 2) * tokens * hidden * F32),
         ("activations", if settings.recompute { graph } else { graph * layers }),
-        ("logits", 3 * ROWS * config.vocab_size as u64 * F32),
+        ("logits", 3 * (CHUNK * config.vocab_size) as u64 * F32),
         ("held-out text", settings.held_out.tokens as u64 * hidden * F32),
     ];
     memory.retain(|(_, bytes)| *bytes > 0);
@@ -74,7 +73,11 @@ pub(super) fn forecast(
 fn is_full_attention(config: &Config, name: &str) -> bool {
     let layer = name.strip_prefix("model.layers.").and_then(|rest| rest.split_once(".self_attn."));
     let index = layer.and_then(|(index, _)| index.parse::<usize>().ok());
-    index.and_then(|index| config.layers.get(index)).is_some_and(|kind| *kind == LayerKind::Full)
+    index.and_then(|index| config.layers.get(index)).is_some_and(|kind| kind.is_grouped(false))
+}
+
+fn elements(checkpoint: &Checkpoint, name: &str) -> u64 {
+    checkpoint.raw(name).map_or(0, |raw| raw.shape.iter().product::<usize>()) as u64
 }
 
 /// Bytes of a model's weights: packed experts, embedding and head as they are, others in f32 beside their pages of the file. What lies in
@@ -93,7 +96,7 @@ fn weights(checkpoint: &Checkpoint, beside: Option<&Checkpoint>) -> u64 {
         match raw.dtype {
             Dtype::U8 | Dtype::F32 => file,
             _ if is_table(name) => file,
-            _ => file + raw.shape.iter().product::<usize>() as u64 * F32,
+            _ => file + elements(checkpoint, name) * F32,
         }
     };
     checkpoint.names().map(bytes).sum()
@@ -107,12 +110,8 @@ fn per_step_token(
     checkpoint: &Checkpoint,
     settings: &Distill,
 ) -> u64 {
-    let of = |wanted: &dyn Fn(&str) -> bool| -> u64 {
-        let size =
-            |name: &str| checkpoint.raw(name).map_or(0, |raw| raw.shape.iter().product::<usize>()) as u64;
-        2 * checkpoint.names().filter(|name| name.contains(".layers.") && wanted(name)).map(size).sum::<u64>()
-    };
-    let weights = of(&|name| name.contains(".self_attn."));
+    let names = checkpoint.names().filter(|name| name.contains(".self_attn."));
+    let weights = 2 * names.map(|name| elements(checkpoint, name)).sum::<u64>();
     let length = settings.max_length as u64 / 2;
     let seen =
         |kind: &LayerKind| if kind.slides() { length.min(config.sliding_window as u64) } else { length };

@@ -1,6 +1,7 @@
 //! A process that computes sums of a step for the one that trains (`team`). Knows no optimiser and writes no checkpoint.
 
 use std::{
+    collections::BTreeMap,
     fs,
     io::{self, BufRead, Write},
     path::Path,
@@ -10,12 +11,12 @@ use serde_json::Value;
 
 use super::{
     Distill,
-    data::Feed,
     share::Step,
-    team::{self, Answer, Setup, Task},
-    trainer::{Run, TrainError},
+    state::Place,
+    team::{self, Answer, Setup},
+    trainer::Run,
 };
-use crate::engine::action::{Cx, Failure, NoCheckpoints, Quiet, Stop};
+use crate::engine::action::{Cx, Failure, Files, NoCheckpoints, Quiet, Stop};
 
 /// Does what `tasks` ask for, until there is no more; `setup` is the file that the trainer wrote.
 ///
@@ -28,7 +29,7 @@ pub fn work(setup: &Path, mut tasks: impl BufRead, mut answers: impl Write) -> R
     let (stop, settings) = (Stop::default(), settings(read.settings, &read.inputs)?);
     let cx = Cx {
         inputs: read.inputs,
-        reads: std::collections::BTreeMap::new(),
+        reads: BTreeMap::new(),
         out: folder.to_owned(),
         scratch: folder.to_owned(),
         log: folder.join("log"),
@@ -44,8 +45,8 @@ pub fn work(setup: &Path, mut tasks: impl BufRead, mut answers: impl Write) -> R
         Ok(opened) => opened,
         Err(error) => return said(&mut answers, &Answer::Failed(error.to_string())),
     };
-    while let Some(task) = team::hear::<Task>(&mut tasks).map_err(Failure::stage)? {
-        let done = task_sums(&mut run, task, read.of, (folder, &documents));
+    while let Some(place) = team::hear::<Place>(&mut tasks).map_err(Failure::stage)? {
+        let done = sums(&mut run, place, read.of, (folder, &documents));
         let answer = done.map_or_else(|error| Answer::Failed(error.to_string()), Answer::Done);
         said(&mut answers, &answer)?;
     }
@@ -57,10 +58,7 @@ fn said(answers: &mut impl Write, answer: &Answer) -> Result<(), Failure> {
 }
 
 /// Parameters as they were written for keys, which leave out where inputs come from.
-fn settings(
-    mut written: Value,
-    inputs: &std::collections::BTreeMap<String, crate::artifact::Files>,
-) -> Result<Distill, Failure> {
+fn settings(mut written: Value, inputs: &BTreeMap<String, Files>) -> Result<Distill, Failure> {
     let named = || Value::from("input");
     if let Some(table) = written.as_object_mut() {
         for port in ["student", "teacher", "texts"] {
@@ -74,21 +72,19 @@ fn settings(
     serde_json::from_value(written).map_err(Failure::stage)
 }
 
-/// The sums of this process.
-fn task_sums(
+/// The sums of this process, of the step at `place`.
+fn sums(
     run: &mut Run<'_>,
-    task: Task,
+    place: Place,
     of: (usize, usize),
     (folder, documents): (&Path, &[Vec<u32>]),
 ) -> Result<Vec<team::Done>, Failure> {
     let phases = run.settings.phases();
     let unknown = || Failure::stage(io::Error::other("there is no such phase"));
-    let (objective, phase) = phases.get(task.phase).ok_or_else(unknown)?;
+    let (objective, phase) = phases.get(place.phase).ok_or_else(unknown)?;
     team::take_weights(folder, &run.student.vars)?;
-    run.set_rounding(task.step, phase);
-    let seed = run.cx.seed.wrapping_add(task.phase as u64);
-    let feed = Feed::new(documents, (phase.batch_tokens, phase.long.as_ref()), seed, task.cursor);
-    let mut feed = feed.ok_or_else(|| Failure::stage(TrainError::NothingLong(objective.name())))?;
-    let step = Step::new(&feed.next(phase.length(task.step)), run.settings.micro_batch_tokens);
+    run.set_rounding(place.step, phase);
+    let mut feed = run.feed((objective, phase), documents, place)?;
+    let step = Step::new(&feed.next(phase.length(place.step)), run.settings.micro_batch_tokens);
     team::sums(&step, of, folder, |number| Ok(step.sum(number, run.models(), objective)?))
 }

@@ -32,8 +32,8 @@ pub(crate) struct State {
     pub(crate) curve: Curve,
     /// The moving average of the weights.
     pub(crate) ema: Option<Weights>,
-    /// The best weights that were measured, with what was measured, the best first.
-    pub(crate) best: Vec<(f32, Weights)>,
+    /// The weights of the best measurements of the curve, in their order.
+    pub(crate) best: Vec<Weights>,
 }
 
 /// Where a run stands.
@@ -49,11 +49,11 @@ const POINTS: &str = "points.jsonl";
 const MEASURED: &str = "measured.jsonl";
 
 impl State {
-    /// Keeps `weights` if they are among the `keep` best; of equals the first is better.
+    /// Keeps `weights`, whose measurement the curve does not have yet, if they are among the `keep` best; of equals the first is better.
     pub(crate) fn rank(&mut self, loss: f32, weights: &Weights, keep: usize) {
-        let at = self.best.partition_point(|(better, _)| *better <= loss);
+        let at = self.curve.ranked().take_while(|better| better.loss <= loss).count();
         if at < keep {
-            self.best.insert(at, (loss, weights.clone()));
+            self.best.insert(at, weights.clone());
             self.best.truncate(keep);
         }
     }
@@ -69,7 +69,7 @@ impl State {
         self.adam.save(&student.vars, &mut draft);
         let now = Weights::of(&student.vars).map_err(Failure::stage)?;
         let ema = self.ema.iter().map(|weights| ("ema".to_owned(), weights));
-        let best = self.best.iter().enumerate().map(|(i, (_, weights))| (best(i), weights));
+        let best = self.best.iter().enumerate().map(|(i, weights)| (best(i), weights));
         for (prefix, weights) in [("w".to_owned(), &now)].into_iter().chain(ema).chain(best) {
             for (name, values) in &weights.0 {
                 let tensor = Owned::f32(student.vars[name].dims(), values);
@@ -97,8 +97,8 @@ impl State {
         weights("w")?.put(&student.vars).map_err(Failure::stage)?;
         self.adam.restore(&student.vars, &saved).map_err(Failure::stage)?;
         self.ema = self.ema.is_some().then(|| weights("ema")).transpose()?;
-        let losses = self.curve.ranked().map(|measured| measured.loss).take(keep).enumerate();
-        self.best = losses.map(|(i, loss)| Ok((loss, weights(&best(i))?))).collect::<Result<_, Failure>>()?;
+        let kept = 0..self.curve.measured.len().min(keep);
+        self.best = kept.map(|i| weights(&best(i))).collect::<Result<_, _>>()?;
         Ok(())
     }
 }

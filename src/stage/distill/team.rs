@@ -19,9 +19,9 @@ use serde_json::Value;
 
 use super::{
     Distill,
-    data::Cursor,
     gradients::Gradients,
     share::{Step, Sum},
+    state::Place,
     weights::Weights,
 };
 use crate::engine::action::{Cx, Failure, Files};
@@ -44,14 +44,6 @@ pub(crate) struct Setup {
     pub(crate) inputs: BTreeMap<String, Files>,
     pub(crate) seed: u64,
     pub(crate) device: String,
-}
-
-/// What a member is asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub(crate) struct Task {
-    pub(crate) phase: usize,
-    pub(crate) step: u32,
-    pub(crate) cursor: Cursor,
 }
 
 /// A sum whose gradients lie in a file.
@@ -116,14 +108,14 @@ impl Team {
         self.members.len() + 1
     }
 
-    /// Gives every member its task, for the weights as they are.
-    pub(crate) fn ask(&mut self, task: Task, vars: &BTreeMap<String, Var>) -> Result<(), Failure> {
+    /// Asks every member for its sums of the step at `place`, for the weights as they are.
+    pub(crate) fn ask(&mut self, place: Place, vars: &BTreeMap<String, Var>) -> Result<(), Failure> {
         let path = weights_file(&self.folder);
         let now = Weights::of(vars).map_err(Failure::stage)?;
         write(&path, now.0.values()).map_err(|e| Failure::stage(TeamError::Io(path.clone(), e)))?;
         let of = self.processes();
         for (i, member) in self.members.iter_mut().enumerate() {
-            tell(&mut member.tasks, &task).map_err(|e| member.lost((i + 1, of), &e))?;
+            tell(&mut member.tasks, &place).map_err(|e| member.lost((i + 1, of), &e))?;
         }
         Ok(())
     }
@@ -319,12 +311,12 @@ mod tests {
         take_weights(dir.path(), &there).unwrap();
         assert_eq!(Weights::of(&here).unwrap(), Weights::of(&there).unwrap());
 
-        let task = Task { phase: 1, step: 7, cursor: Cursor::default() };
+        let place = Place { phase: 1, step: 7, ..Place::default() };
         let mut pipe = Vec::new();
-        tell(&mut pipe, &task).unwrap();
+        tell(&mut pipe, &place).unwrap();
         let mut from = &pipe[..];
-        assert_eq!(hear::<Task>(&mut from).unwrap(), Some(task));
-        assert_eq!(hear::<Task>(&mut from).unwrap(), None);
-        assert!(hear::<Task>(&mut &b"{}\n"[..]).is_err());
+        assert_eq!(hear::<Place>(&mut from).unwrap(), Some(place));
+        assert_eq!(hear::<Place>(&mut from).unwrap(), None);
+        assert!(hear::<Place>(&mut &b"{}\n"[..]).is_err());
     }
 }

@@ -19,7 +19,7 @@ use super::{
     phase::Phase,
     share::{Step, Sum},
     state::{Place, State},
-    team::{Task, Team},
+    team::Team,
     weights::Weights,
 };
 
@@ -106,10 +106,7 @@ impl Run<'_> {
         documents: &[Vec<u32>],
     ) -> Result<(), Failure> {
         let (settings, cx) = (self.settings, self.cx);
-        let seed = cx.seed.wrapping_add(state.place.phase as u64);
-        let sizes = (phase.batch_tokens, phase.long.as_ref());
-        let feed = Feed::new(documents, sizes, seed, state.place.cursor);
-        let mut feed = feed.ok_or_else(|| Failure::stage(TrainError::NothingLong(objective.name())))?;
+        let mut feed = self.feed((objective, phase), documents, state.place)?;
         cx.progress.phase(objective.name(), Some(u64::from(phase.steps)), "steps");
         cx.progress.advance(u64::from(state.place.step));
         if state.place.step == 0 && state.best.is_empty() {
@@ -137,14 +134,26 @@ impl Run<'_> {
             }
         }
         if let (Some(exam), true) = (&self.exam, state.best.len() > 1) {
-            let mean = Weights::mean(&state.best.iter().map(|(_, weights)| weights).collect::<Vec<_>>());
+            let mean = Weights::mean(&state.best);
             self.candidate((state, metrics), exam, objective, (Candidate::Mean, &mean))?;
         }
-        if let Some((_, best)) = state.best.first() {
+        if let Some(best) = state.best.first() {
             best.put(&self.student.vars).map_err(Failure::stage)?;
         }
         cx.progress.say(&state.curve.summary(name, before));
         Ok(())
+    }
+
+    /// The documents of a phase, from where it stands on.
+    pub(crate) fn feed<'d>(
+        &self,
+        (objective, phase): (&Objective, &Phase),
+        documents: &'d [Vec<u32>],
+        place: Place,
+    ) -> Result<Feed<'d>, Failure> {
+        let seed = self.cx.seed.wrapping_add(place.phase as u64);
+        Feed::new(documents, (phase.batch_tokens, phase.long.as_ref()), seed, place.cursor)
+            .ok_or_else(|| Failure::stage(TrainError::NothingLong(objective.name())))
     }
 
     pub(crate) fn models(&self) -> Models<'_> {
@@ -159,9 +168,8 @@ impl Run<'_> {
         (objective, phase): (&Objective, &Phase),
     ) -> Result<Point, Failure> {
         let step = state.place.step;
-        let task = Task { phase: state.place.phase, step, cursor: feed.cursor() };
         if let Some(team) = &mut self.team {
-            team.ask(task, &self.student.vars)?;
+            team.ask(state.place, &self.student.vars)?;
         }
         self.set_rounding(step, phase);
         let documents = feed.next(phase.length(step));
@@ -219,10 +227,13 @@ impl Run<'_> {
         let Some(exam) = &self.exam else { return Ok(()) };
         let vars = &self.student.vars;
         let now = Weights::of(vars).map_err(Failure::stage)?;
-        let mean = state.ema.clone().filter(|_| state.place.step > 0);
         self.candidate((state, metrics), exam, objective, (Candidate::Last, &now))?;
-        if let Some(mean) = mean {
+        // Before the first step it is the weights themselves.
+        if state.place.step > 0
+            && let Some(mean) = state.ema.take()
+        {
             self.candidate((state, metrics), exam, objective, (Candidate::Ema, &mean))?;
+            state.ema = Some(mean);
         }
         now.put(vars).map_err(Failure::stage)
     }

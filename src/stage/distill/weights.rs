@@ -26,7 +26,7 @@ impl Weights {
     }
 
     /// The mean of several, which must be of the same variables.
-    pub(crate) fn mean(all: &[&Self]) -> Self {
+    pub(crate) fn mean(all: &[Self]) -> Self {
         let share = 1.0 / all.len() as f32;
         let mut mean = Self(BTreeMap::new());
         for (name, values) in all.iter().flat_map(|weights| &weights.0) {
@@ -73,7 +73,7 @@ mod tests {
             let want: Vec<f64> = values.iter().map(|x| f64::from(*x) + 1.0 - 0.75 * 0.75).collect();
             close(&mean.0[name], &want, 1e-6);
         }
-        let mid = Weights::mean(&[&first, &mean, &mean]);
+        let mid = Weights::mean(&[first.clone(), mean.clone(), mean.clone()]);
         let between: Vec<f64> =
             first.0["b"].iter().zip(&mean.0["b"]).map(|(a, b)| f64::from(a + 2.0 * b) / 3.0).collect();
         close(&mid.0["b"], &between, 1e-6);
