@@ -11,6 +11,7 @@
 
 mod left;
 mod packed;
+mod turned;
 
 use pulp::{Simd, WithSimd};
 use rayon::prelude::*;
@@ -31,6 +32,8 @@ pub(super) const BLOCK: usize = 8 * ROWS;
 /// Terms that a task goes through at one time: those of two panels stay in the first cache (32 of 48 kB), while one tile of rows after the
 /// other passes by.
 const DEPTH: usize = 256;
+/// Rows up to which a product by weights is computed the other way round.
+pub(super) const FEW: usize = BLOCK;
 /// Columns of the right-hand matrix that are packed at one time.
 pub(super) const PART: usize = 64 * PANEL;
 
@@ -117,6 +120,9 @@ pub fn product_of_zeros(out: &mut [f32], a: Left<'_>, b: Right<'_>, sizes: [usiz
 }
 
 fn parts(out: &mut [f32], add: bool, a: Left<'_>, b: Right<'_>, [inner, cols]: [usize; 2]) {
+    if out.len() <= FEW * cols && turned::product(out, add, a, b, [inner, cols]) {
+        return;
+    }
     let arch = arch();
     for from in (0..cols).step_by(PART) {
         let width = PART.min(cols - from);

@@ -93,7 +93,7 @@ fn pack_columns<const R: usize>(left: &mut [[f32; R]], a: Left<'_>, rows: usize,
 
 #[cfg(target_arch = "x86_64")]
 #[inline(always)]
-fn transposed(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
+pub(super) fn transposed(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
     use std::arch::x86_64::{__m128, _mm_movehl_ps, _mm_movelh_ps, _mm_unpackhi_ps, _mm_unpacklo_ps};
     // One by one: `array::map` takes a function that may stay a call.
     let cast = |row: [f32; 4]| -> __m128 { pulp::cast(row) };
@@ -116,6 +116,6 @@ fn transposed(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
 
 #[cfg(not(target_arch = "x86_64"))]
 #[inline(always)]
-fn transposed(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
+pub(super) fn transposed(rows: [[f32; 4]; 4]) -> [[f32; 4]; 4] {
     std::array::from_fn(|k| std::array::from_fn(|r| rows[r][k]))
 }

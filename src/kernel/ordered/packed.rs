@@ -4,17 +4,27 @@ use std::ops::Range;
 
 use rayon::prelude::*;
 
-use super::{Left, PANEL};
+use super::{Left, PANEL, left::transposed};
 
 /// What a matrix is packed from.
 pub trait Element: Copy + Sync {
     /// Its value, exactly.
     fn to_f32(self) -> f32;
+    /// The values of several; what has to be converted is put into the room that is given.
+    fn floats<'a>(elements: &'a [Self], room: &'a mut Vec<f32>) -> &'a [f32] {
+        room.clear();
+        room.extend(elements.iter().map(|element| element.to_f32()));
+        room
+    }
 }
 
 impl Element for f32 {
+    #[inline(always)]
     fn to_f32(self) -> f32 {
         self
+    }
+    fn floats<'a>(elements: &'a [Self], _: &'a mut Vec<f32>) -> &'a [f32] {
+        elements
     }
 }
 
@@ -22,6 +32,7 @@ impl Element for f32 {
 pub type Bf16Bytes = [u8; 2];
 
 impl Element for Bf16Bytes {
+    #[inline(always)]
     fn to_f32(self) -> f32 {
         f32::from_bits(u32::from(u16::from_le_bytes(self)) << 16)
     }
@@ -116,12 +127,28 @@ impl Packed {
     }
 }
 
-/// Fills a panel with the columns from `from` on.
+/// Fills a panel with the columns from `from` on, four of them and four terms at a time: one column after the other goes through all of the
+/// panel sixteen times.
 fn pack_columns<E: Element>(panel: &mut [[f32; PANEL]], (columns, from): (Left<'_, E>, usize), cols: usize) {
-    for lane in 0..PANEL.min(cols - from) {
-        let column = &columns.data[(from + lane) * columns.stride..][..panel.len()];
-        for (row, x) in panel.iter_mut().zip(column) {
-            row[lane] = x.to_f32();
+    let (inner, last) = (panel.len(), PANEL.min(cols - from) - 1);
+    let line = |lane: usize| &columns.data[(from + lane.min(last)) * columns.stride..][..inner];
+    let lines: [&[E]; PANEL] = std::array::from_fn(line);
+    let fours: [&[[E; 4]]; PANEL] = std::array::from_fn(|lane| lines[lane].as_chunks().0);
+    let (blocks, rest) = panel.as_chunks_mut::<4>();
+    for (k, to) in blocks.iter_mut().enumerate() {
+        for lane in (0..PANEL).step_by(4) {
+            let row = |i: usize| {
+                let [a, b, c, d] = fours[lane + i][k];
+                [a.to_f32(), b.to_f32(), c.to_f32(), d.to_f32()]
+            };
+            for (to, turned) in to.iter_mut().zip(transposed([row(0), row(1), row(2), row(3)])) {
+                to.as_chunks_mut().0[lane / 4] = turned;
+            }
+        }
+    }
+    for (k, row) in rest.iter_mut().enumerate() {
+        for (x, line) in row.iter_mut().zip(lines) {
+            *x = line[inner / 4 * 4 + k].to_f32();
         }
     }
 }

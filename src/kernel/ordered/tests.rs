@@ -124,7 +124,11 @@ fn a_matrix_is_packed_from_its_rows_and_from_its_columns() {
             .collect();
         let one = Packed::of_rows(Left { data: &rows, stride: cols + 3 }, inner, cols);
         let two = Packed::of_weights(&columns, inner);
-        assert!(same(&one.data, &two.data), "{inner} × {cols}");
+        let real = |packed: &Packed| -> Vec<f32> {
+            let lane = |(i, x): (usize, &f32)| (i / (inner * PANEL) * PANEL + i % PANEL < cols).then_some(*x);
+            packed.data.iter().enumerate().filter_map(lane).collect()
+        };
+        assert!(same(&real(&one), &real(&two)) && real(&one).len() == inner * cols, "{inner} × {cols}");
         // In memory that was another matrix before.
         for (was, by_rows) in [(&[9.0; 1000][..], true), (&[9.0; 1000], false), (&[], true)] {
             let mut packed = Packed { data: was.to_vec(), ..Packed::default() };
@@ -208,6 +212,9 @@ fn a_matrix_that_is_packed_in_parts_gives_the_same_bits() {
         [5, PART + 1, 3],
         [13, 2 * PART + 17, 7],
         [BLOCK + 1, 40, DEPTH + 3],
+        [1, BLOCK + 1, DEPTH + 2],
+        [17, 3 * BLOCK - 5, DEPTH + 3],
+        [BLOCK, 2 * BLOCK, 19],
         [3, 5, 0],
         [0, 4, 2],
     ] {
@@ -229,6 +236,24 @@ fn a_matrix_that_is_packed_in_parts_gives_the_same_bits() {
                 assert!(same(&out, &want), "{rows} × {cols} × {inner}");
             }
         }
+    }
+}
+
+#[test]
+fn a_few_rows_by_weights_in_bf16_give_the_bits_of_their_floats() {
+    for [rows, cols, inner] in
+        [[1, BLOCK + 3, 21], [5, 2 * BLOCK, DEPTH + 1], [BLOCK, 7, 16], [BLOCK + 1, 7, 16]]
+    {
+        let a = noise(1, rows * inner, 2.0);
+        let w: Vec<Bf16Bytes> =
+            noise(2, cols * inner, 1.0).iter().map(|x| half::bf16::from_f32(*x).to_le_bytes()).collect();
+        let floats: Vec<f32> = w.iter().map(|x| x.to_f32()).collect();
+        let start = noise(3, rows * cols, 1.0);
+        let mut want = start.clone();
+        definition(&mut want, &a, &floats, inner);
+        let mut got = start;
+        product(&mut got, Left { data: &a, stride: inner }, Right::Bf16Columns(&w), [inner, cols]);
+        assert!(same(&got, &want), "{rows} × {cols} × {inner}");
     }
 }
 
