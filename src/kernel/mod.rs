@@ -10,6 +10,7 @@ use candle_core::{CpuStorage, Layout, Result, Storage, Tensor, bail};
 pub(crate) mod arch;
 pub mod attention;
 pub mod bf16_linear;
+pub mod cached;
 pub mod cross_entropy;
 pub mod divergence;
 pub mod exp;

@@ -25,6 +25,13 @@ impl Batch {
         Self { ids, positions, offsets: offsets.into() }
     }
 
+    /// One token of each of several sequences, at its position in its own.
+    pub fn of_next(tokens: impl IntoIterator<Item = (u32, usize)>) -> Self {
+        let (ids, positions): (Vec<u32>, Vec<u32>) =
+            tokens.into_iter().map(|(id, position)| (id, position as u32)).unzip();
+        Self { offsets: (0..=ids.len()).collect::<Vec<_>>().into(), ids, positions }
+    }
+
     /// Whole sequences in batches of about `tokens` tokens, in order: a batch holds more only if one sequence does.
     pub fn packed<'a>(sequences: impl IntoIterator<Item = &'a [u32]>, tokens: usize) -> Vec<Self> {
         let (mut packed, mut held): (Vec<Vec<&[u32]>>, usize) = (Vec::new(), 0);

@@ -1,6 +1,8 @@
 //! Decoders as layers over shared blocks, whatever their architecture and with latent attention or without. Names the tensors; the
 //! maths is in `block`, and which parts there are is in the configuration.
 
+mod decode;
+
 use std::collections::BTreeMap;
 
 use candle_core::{Tensor, Var};
@@ -18,7 +20,7 @@ use super::{
         moe::Moe,
         table::Table,
     },
-    config::{Config, Experts, LayerKind},
+    config::{Config, Experts, LayerKind, Storage},
     params::{ModelError, Param, Params},
     probe::Probe,
     storage::Stored,
@@ -87,7 +89,15 @@ enum Attention {
 impl Model {
     /// Loads everything; tensors whose name satisfies `trainable` become variables.
     pub fn load(checkpoint: &Checkpoint, trainable: &dyn Fn(&str) -> bool) -> Result<Self, ModelError> {
-        let config = Config::parse(&checkpoint.config)?;
+        Self::read(checkpoint, Storage::default(), trainable)
+    }
+
+    fn read(
+        checkpoint: &Checkpoint,
+        storage: Storage,
+        trainable: &dyn Fn(&str) -> bool,
+    ) -> Result<Self, ModelError> {
+        let config = Config { storage, ..Config::parse(&checkpoint.config)? };
         let params = Params::new(checkpoint, trainable);
         let shell = Shell::read(&params, &config);
         let layers = (0..config.layers.len()).map(|i| Layer::read(&params, &config, i)).collect();
@@ -127,6 +137,11 @@ impl Model {
     /// Loads everything frozen.
     pub fn frozen(checkpoint: &Checkpoint) -> Result<Self, ModelError> {
         Self::load(checkpoint, &|_| false)
+    }
+
+    /// Loads everything frozen, with cache and activations stored as `storage` says.
+    pub fn stored(checkpoint: &Checkpoint, storage: Storage) -> Result<Self, ModelError> {
+        Self::read(checkpoint, storage, &|_| false)
     }
 
     /// The residual stream after the final norm [t, hidden].

@@ -7,12 +7,14 @@ mod arch;
 pub mod audit;
 pub mod batch;
 pub mod block;
+pub mod cache;
 pub mod config;
 pub mod decoder;
 pub mod params;
 pub mod probe;
 pub mod quantization;
 pub mod rope;
+pub mod sample;
 pub mod storage;
 pub mod tape;
 #[cfg(test)]
@@ -21,6 +23,7 @@ pub mod text_encoder;
 
 pub use audit::Audit;
 pub use batch::Batch;
+pub use cache::KvCache;
 pub use config::Config;
 pub use decoder::{Layer, Mlp, Model, Shell};
 pub use params::{ExpertWeights, ModelError, Params};

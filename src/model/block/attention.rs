@@ -5,11 +5,15 @@ use candle_core::{Result, Tensor};
 use crate::{
     kernel::{
         attention::{Pattern, attention},
+        cached::cached_attention,
+        host,
         rope::{RopeTable, rope},
         sink::sink,
+        tensor,
     },
     model::{
         batch::Batch,
+        cache::LayerCache,
         config::Storage,
         params::Param,
         probe::{AttentionSeen, Probe},
@@ -52,6 +56,12 @@ impl Common {
     pub fn packed(&self, (q, k, v): (&Tensor, &Tensor, &Tensor), batch: &Batch) -> Result<Tensor> {
         let pattern = Pattern { offsets: batch.offsets.clone(), window: self.window, scale: self.scale };
         attention(q, k, v, &pattern)
+    }
+
+    /// The same of one new query per sequence `q` [sequences, heads, d], and of everything that is cached [sequences, heads, dv + 1].
+    pub fn cached(&self, q: &Tensor, cache: &LayerCache) -> Result<Tensor> {
+        let packed = cached_attention(&host(q)?, cache.widths, self.scale, &cache.sequences);
+        tensor(packed, (cache.sequences.len(), self.heads, cache.widths.output() + 1))
     }
 
     /// What the sinks leave of the outputs [t, heads, dv].
@@ -99,6 +109,22 @@ pub struct GroupedQuery {
 impl GroupedQuery {
     /// Normalised input `x` [t, hidden] → [t, hidden].
     pub fn forward(&self, x: &Tensor, batch: &Batch, probe: &mut dyn Probe) -> Result<Tensor> {
+        let (q, k, v) = self.parts(x, batch)?;
+        self.common.attend(x, (&q, &k, &v), batch, probe)
+    }
+
+    /// The same of the next tokens of each sequence, whose keys and values are added to `cache`: any number of them where nothing is
+    /// cached yet, one of each sequence later.
+    pub fn decode(&self, x: &Tensor, batch: &Batch, cache: &mut LayerCache) -> Result<Tensor> {
+        let (common, begins) = (&self.common, cache.is_empty());
+        let (q, k, v) = self.parts(x, batch)?;
+        cache.append(&host(&k)?, &host(&v)?, &batch.offsets);
+        let packed = if begins { common.packed((&q, &k, &v), batch)? } else { common.cached(&q, cache)? };
+        common.output(&common.sunk(&packed)?)
+    }
+
+    /// Rotated queries [t, heads, d], and what is cached: rotated keys and values [t, kv heads, d].
+    fn parts(&self, x: &Tensor, batch: &Batch) -> Result<(Tensor, Tensor, Tensor)> {
         let common = &self.common;
         let table = common.rotations(batch);
         let (mut q, mut k) = (self.q_proj.heads(x, common.heads)?, self.k_proj.heads(x, common.kv_heads)?);
@@ -108,6 +134,6 @@ impl GroupedQuery {
         let (q, k) = (rope(&q, &table)?, rope(&k, &table)?);
         let v = self.v_proj.heads(x, common.kv_heads)?;
         let (k, v) = (common.storage.cache.round(&k)?, common.storage.cache.round(&v)?);
-        common.attend(x, (&q, &k, &v), batch, probe)
+        Ok((q, k, v))
     }
 }

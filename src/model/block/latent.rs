@@ -10,8 +10,12 @@ mod absorbed;
 use candle_core::{Result, Tensor};
 
 use crate::{
-    kernel::rope::rope,
-    model::{batch::Batch, probe::Probe},
+    kernel::{host, rope::rope},
+    model::{
+        batch::Batch,
+        cache::LayerCache,
+        probe::{NoProbe, Probe},
+    },
 };
 
 use super::{RmsNorm, attention::Common, linear::Linear};
@@ -38,16 +42,56 @@ pub struct LatentAttention {
     pub dv: usize,
 }
 
+/// What attention is made of.
+struct Parts {
+    /// [t, heads, nope + rope], not rotated.
+    q: Tensor,
+    /// [t, rank], as it is cached.
+    latent: Tensor,
+    /// Rotated parts of queries [t, heads, rope] and keys [t, rope heads, rope], where anything is rotated.
+    rotated: Option<(Tensor, Tensor)>,
+}
+
 impl LatentAttention {
     /// Normalised input `x` [t, hidden] → [t, hidden].
     pub fn forward(&self, x: &Tensor, batch: &Batch, probe: &mut dyn Probe) -> Result<Tensor> {
+        let parts = self.parts(x, batch)?;
+        if self.common.storage.absorbed {
+            self.absorbed(parts, batch)
+        } else {
+            self.expanded(x, parts, batch, probe)
+        }
+    }
+
+    /// The same of the next tokens of each sequence, whose latent and rotated keys are added to `cache`: any number of them where nothing is
+    /// cached yet, one of each sequence later, which is computed on the latent itself.
+    pub fn decode(&self, x: &Tensor, batch: &Batch, cache: &mut LayerCache) -> Result<Tensor> {
+        let begins = cache.is_empty();
+        let parts = self.parts(x, batch)?;
+        let row = match &parts.rotated {
+            None => parts.latent.clone(),
+            Some((_, k_rope)) => Tensor::cat(&[&parts.latent, &k_rope.flatten_from(1)?], 1)?,
+        };
+        cache.append(&host(&row.contiguous()?)?, &[], &batch.offsets);
+        match (begins, self.common.storage.absorbed) {
+            (true, false) => self.expanded(x, parts, batch, &mut NoProbe),
+            (true, true) => self.absorbed(parts, batch),
+            (false, _) => self.against(parts, cache),
+        }
+    }
+
+    /// What is made of the input alone.
+    fn parts(&self, x: &Tensor, batch: &Batch) -> Result<Parts> {
         let common = &self.common;
         let latent = common.storage.cache.round(&self.kv_a_proj.forward(x)?)?;
         let q = self.q_proj.heads(x, common.heads)?;
         let rotated = self.rotated(x, &q, batch)?;
-        if common.storage.absorbed {
-            return self.absorbed((&q, &latent, rotated), batch);
-        }
+        Ok(Parts { q, latent, rotated })
+    }
+
+    /// Keys and values are made of the latent, and attended to.
+    fn expanded(&self, x: &Tensor, parts: Parts, batch: &Batch, probe: &mut dyn Probe) -> Result<Tensor> {
+        let (common, Parts { q, latent, rotated }) = (&self.common, parts);
         let content = self.kv_b_proj.heads(&latent, common.kv_heads)?;
         let k_nope = content.narrow(2, 0, self.nope)?;
         let v = content.narrow(2, self.nope, self.dv)?.contiguous()?;

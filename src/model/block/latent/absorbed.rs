@@ -6,22 +6,15 @@
 
 use candle_core::{Result, Tensor};
 
-use super::LatentAttention;
-use crate::model::batch::Batch;
+use super::{LatentAttention, Parts};
+use crate::model::{batch::Batch, cache::LayerCache};
 
 impl LatentAttention {
-    /// `q` [t, heads, nope + rope], the latent [t, rank], rotated parts → [t, hidden].
-    pub(super) fn absorbed(
-        &self,
-        (q, latent, rotated): (&Tensor, &Tensor, Option<(Tensor, Tensor)>),
-        batch: &Batch,
-    ) -> Result<Tensor> {
-        let (common, stored) = (&self.common, self.common.storage.activations);
-        let rank = latent.dim(1)?;
-        let maps = self.kv_b_proj.weight.tensor.reshape((common.kv_heads, self.nope + self.dv, rank))?;
+    /// All tokens of a batch → [t, hidden].
+    pub(super) fn absorbed(&self, parts: Parts, batch: &Batch) -> Result<Tensor> {
+        let (common, Parts { q, latent, rotated }) = (&self.common, parts);
+        let mut q_full = self.met(&q)?;
         let latent = latent.unsqueeze(1)?;
-        let mut q_full = self.by_head(&q.narrow(2, 0, self.nope)?, &maps.narrow(1, 0, self.nope)?)?;
-        q_full = stored.round(&q_full)?;
         let mut k_full = latent.clone();
         if let Some((q_rope, k_rope)) = rotated {
             let groups = common.heads / self.rope_heads;
@@ -36,9 +29,36 @@ impl LatentAttention {
             k_full = Tensor::cat(&[&latent, &k_rope.flatten_from(1)?.unsqueeze(1)?], 2)?;
         }
         let seen = (&q_full.contiguous()?, &k_full.contiguous()?, &latent.contiguous()?);
-        let mixed = stored.round(&common.sunk(&common.packed(seen, batch)?)?)?;
-        let maps = maps.narrow(1, self.nope, self.dv)?.transpose(1, 2)?;
-        common.output(&stored.round(&self.by_head(&mixed, &maps)?)?)
+        self.leave(&common.packed(seen, batch)?)
+    }
+
+    /// One token of each sequence against what is cached, itself included → [sequences, hidden].
+    pub(super) fn against(&self, parts: Parts, cache: &LayerCache) -> Result<Tensor> {
+        let mut q = self.met(&parts.q)?;
+        if let Some((q_rope, _)) = parts.rotated {
+            q = Tensor::cat(&[&q, &q_rope], 2)?;
+        }
+        self.leave(&self.common.cached(&q.contiguous()?, cache)?)
+    }
+
+    /// The part of each query that meets the latent [t, heads, rank].
+    fn met(&self, q: &Tensor) -> Result<Tensor> {
+        let keys = self.maps()?.narrow(1, 0, self.nope)?;
+        self.common.storage.activations.round(&self.by_head(&q.narrow(2, 0, self.nope)?, &keys)?)
+    }
+
+    /// The block's output [t, hidden] from the mixed latents and log-sum-exps of its heads [t, heads, rank + 1].
+    fn leave(&self, packed: &Tensor) -> Result<Tensor> {
+        let (common, stored) = (&self.common, self.common.storage.activations);
+        let mixed = stored.round(&common.sunk(packed)?)?;
+        let values = self.maps()?.narrow(1, self.nope, self.dv)?.transpose(1, 2)?;
+        common.output(&stored.round(&self.by_head(&mixed, &values)?)?)
+    }
+
+    /// `kv_b_proj` by key/value head [kv heads, nope + dv, rank].
+    fn maps(&self) -> Result<Tensor> {
+        let weight = &self.kv_b_proj.weight.tensor;
+        weight.reshape((self.common.kv_heads, self.nope + self.dv, weight.dim(1)?))
     }
 
     /// Each head of `x` [t, heads, n] times the map of its key/value head, `maps` [kv heads, n, m] → [t, heads, m].
