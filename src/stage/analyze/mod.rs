@@ -58,7 +58,11 @@ pub struct Analyze {
     /// Plain texts in place of a split.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub texts: Option<Input<Texts>>,
-    /// Tokens in the sums, over all sequences.
+    /// Text that the model wrote itself (stage `sample`). All of it counts, beside `max-tokens` of the calibration text, and none is held out.
+    /// It shows what calibration text of one kind never does, so that a conversion keeps more of what the model can do elsewhere.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<Input<Texts>>,
+    /// Tokens in the sums, over all sequences of calibration text.
     #[serde(default = "max_tokens")]
     pub max_tokens: usize,
     /// Takes documents in the order they are `given`, or `shuffled` by the stage's seed: another seed is another sample.
@@ -128,6 +132,7 @@ impl Stage for Analyze {
         let mut ports = vec![self.model.port("model")];
         ports.extend(self.split.as_ref().map(|split| split.port("split")));
         ports.extend(self.texts.as_ref().map(|texts| texts.port("texts")));
+        ports.extend(self.samples.as_ref().map(|samples| samples.port("samples")));
         ports
     }
 
@@ -269,9 +274,14 @@ impl Analyze {
             max_length: self.max_length,
             held_out: self.held_out_tokens,
         };
-        let sequences = Sequences::divide(ids, &limits);
+        let mut sequences = Sequences::divide(ids, &limits);
         if sequences.calibration.is_empty() {
             return Err(Failure::stage(AnalyzeError::Empty(texts.len())));
+        }
+        if let Some(samples) = &self.samples {
+            let texts: Vec<Document> =
+                samples.load(cx, "samples")?.0.into_iter().map(Document::from).collect();
+            sequences.mix_in(encode(cx, checkpoint, &texts)?, self.max_length);
         }
         Ok(sequences)
     }

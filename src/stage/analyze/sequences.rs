@@ -51,6 +51,24 @@ impl Sequences {
         sequences
     }
 
+    /// Adds sequences to the calibration, spread evenly, so that every beginning of it has about the same share of them.
+    pub(super) fn mix_in(&mut self, ids: Vec<Vec<u32>>, max_length: usize) {
+        let mut more: Vec<Vec<u32>> = ids.into_iter().filter(|ids| !ids.is_empty()).collect();
+        for ids in &mut more {
+            ids.truncate(max_length);
+        }
+        let place = |i: usize, of: usize| (2 * i + 1) as f64 / (2 * of) as f64;
+        let (own, added) = (self.calibration.len(), more.len());
+        let own = std::mem::take(&mut self.calibration)
+            .into_iter()
+            .enumerate()
+            .map(|(i, ids)| (place(i, own), ids));
+        let mut all: Vec<(f64, Vec<u32>)> = own.collect();
+        all.extend(more.into_iter().enumerate().map(|(i, ids)| (place(i, added), ids)));
+        all.sort_by(|a, b| a.0.total_cmp(&b.0));
+        self.calibration = all.into_iter().map(|(_, ids)| ids).collect();
+    }
+
     /// Replaces every calibration token by one of `vocab` at random; their number and what was set aside stay.
     pub(super) fn drown(&mut self, vocab: usize, seed: u64) {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
@@ -94,6 +112,18 @@ mod tests {
         let sequences = Sequences::divide(ids(&[8, 30, 0, 5, 2, 9, 9, 9]), &limits);
         assert_eq!(lengths(&sequences.held_out), [(1, 10), (4, 2)]);
         assert_eq!(lengths(&sequences.calibration), [(0, 8), (3, 5), (5, 9), (6, 3)]);
+    }
+
+    #[test]
+    fn what_is_mixed_in_is_spread_over_the_calibration() {
+        let mut sequences = Sequences { calibration: ids(&[9, 9, 9, 9]), held_out: ids(&[5]) };
+        sequences.mix_in(vec![vec![70; 30], vec![], vec![71; 3]], 10);
+        let order = lengths(&sequences.calibration);
+        assert_eq!(order, [(0, 9), (70, 10), (1, 9), (2, 9), (71, 3), (3, 9)]);
+        assert_eq!(sequences.held_out, ids(&[5]));
+        let mut few = Sequences { calibration: ids(&[9]), held_out: vec![] };
+        few.mix_in(ids(&[1, 1, 1]), 10);
+        assert_eq!(lengths(&few.calibration), [(0, 1), (0, 9), (1, 1), (2, 1)]);
     }
 
     #[test]

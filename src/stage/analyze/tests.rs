@@ -5,6 +5,7 @@ use std::path::Path;
 use faer::MatRef;
 
 mod direct;
+mod samples;
 
 use super::{observe::unrotated, *};
 use crate::{
