@@ -22,6 +22,11 @@ impl Real for f64 {
         let top = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
         top + row.iter().map(|x| (x - top).exp()).sum::<f64>().ln()
     }
+    fn exp_all(row: &mut [Self], shift: Self) {
+        for x in row.iter_mut() {
+            *x = (*x - shift).exp();
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -118,4 +123,33 @@ fn distributions_that_are_far_apart_stay_finite() {
     (z[0], u[8]) = (1e4, 1e4);
     let bound = Loss { divergence: Divergence::Jsd(0.5), ..Loss::default() }.row(&mut z, &mut u, 0);
     assert!((bound - 2f64.ln()).abs() < 1e-6, "{bound}");
+}
+
+/// A row that is worked on in strips, against the formula for the whole of it.
+#[test]
+fn a_long_row_is_one_distribution() {
+    let n = 2 * STRIP + 77;
+    let wide = |seed| noise(seed, n, 4.0).into_iter().map(f64::from).collect::<Vec<f64>>();
+    let (z, u, target) = (wide(1), wide(2), STRIP + 3);
+    let loss = Loss { temperature: 1.5, cross_entropy: 0.3, ..Loss::default() };
+    let softmax = |x: &[f64], t: f64| {
+        let sum: f64 = x.iter().map(|x| (x / t).exp()).sum();
+        x.iter().map(|x| (x / t).exp() / sum).collect::<Vec<f64>>()
+    };
+    let (p, q, plain) = (softmax(&u, 1.5), softmax(&z, 1.5), softmax(&z, 1.0));
+    let kl: f64 = p.iter().zip(&q).map(|(p, q)| p * (p / q).ln()).sum();
+    let want = 1.5f64.powi(2) * kl - 0.3 * plain[target].ln();
+    let mut gradient = z.clone();
+    let got = loss.row(&mut gradient, &mut u.clone(), target);
+    assert!((got - want).abs() < 1e-12 * want, "{got} {want}");
+    for (i, g) in gradient.iter().enumerate() {
+        let hot = if i == target { 1.0 } else { 0.0 };
+        let want = 1.5 * (q[i] - p[i]) + 0.3 * (plain[i] - hot);
+        assert!((g - want).abs() < 1e-14, "{i}: {g} {want}");
+    }
+    let narrow = |x: &[f64]| x.iter().map(|&x| x as f32).collect::<Vec<f32>>();
+    let mut single = narrow(&z);
+    let near = loss.row(&mut single, &mut narrow(&u), target);
+    assert!((near - want).abs() < 1e-5 * want);
+    assert!(single.iter().zip(&gradient).all(|(a, b)| (f64::from(*a) - b).abs() < 1e-6));
 }
