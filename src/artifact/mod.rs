@@ -12,6 +12,7 @@ pub mod files;
 pub mod gains;
 pub mod moments;
 pub mod parquet;
+pub mod predictions;
 pub mod scores;
 pub mod splits;
 #[cfg(test)]

@@ -13,16 +13,27 @@ use super::{
     divergence::Loss,
     f32s,
     gemm::{Mat, Threads, Write, gemm},
-    host, tensor,
+    host,
+    kept::Kept,
+    tensor,
 };
 
 /// Tokens whose logits exist at one time.
 pub(crate) const CHUNK: usize = 256;
 
+/// What the student is compared with.
+#[derive(Debug, Clone)]
+pub enum Taught {
+    /// Teacher states after the final norm [t, hidden].
+    States(Tensor),
+    /// What was kept of the teacher's distributions, a row for each token; only for forward divergence at temperature 1 and nothing else.
+    Kept(Arc<Kept>),
+}
+
 /// The frozen side of the loss.
 pub struct Teacher<'a> {
-    /// Teacher states after the final norm [t, hidden].
-    pub hidden: &'a Tensor,
+    /// What is to be predicted.
+    pub taught: Taught,
     /// Shared head [vocab, hidden].
     pub head: &'a Tensor,
     /// Weight of each token: 0 leaves it out.
@@ -37,19 +48,24 @@ pub struct Teacher<'a> {
 
 /// The loss, a scalar `[1]`, for student states `hidden` [t, hidden].
 pub fn linear_divergence(hidden: &Tensor, teacher: &Teacher<'_>) -> Result<Tensor> {
-    if hidden.shape() != teacher.hidden.shape()
-        || teacher.weights.len() != hidden.dim(0)?
-        || teacher.head.dim(1)? != hidden.dim(1)?
-    {
+    let ((rows, inner), (vocab, width)) = (hidden.dims2()?, teacher.head.dims2()?);
+    let fits = match &teacher.taught {
+        Taught::States(states) => states.shape() == hidden.shape(),
+        Taught::Kept(kept) => {
+            kept.len() == rows
+                && kept.greatest().is_none_or(|id| (id as usize) < vocab)
+                && teacher.loss == Loss::default()
+        }
+    };
+    if !fits || teacher.weights.len() != rows || width != inner {
         bail!(
             "linear_divergence: student {:?}, teacher {:?}, head {:?}, {} weights",
             hidden.shape(),
-            teacher.hidden.shape(),
+            teacher.taught,
             teacher.head.shape(),
             teacher.weights.len()
         );
     }
-    let (rows, vocab) = (hidden.dim(0)?, teacher.head.dim(0)?);
     let targets: Arc<[u32]> = match teacher.targets {
         None if teacher.loss.cross_entropy > 0.0 => bail!("linear_divergence: cross-entropy without targets"),
         None => vec![0; rows].into(),
@@ -62,7 +78,7 @@ pub fn linear_divergence(hidden: &Tensor, teacher: &Teacher<'_>) -> Result<Tenso
         bail!("linear_divergence: target {target} of {vocab} logits");
     }
     hidden.apply_op1(LinearDivergence {
-        teacher: teacher.hidden.clone(),
+        taught: teacher.taught.clone(),
         head: teacher.head.clone(),
         weights: teacher.weights.clone(),
         norm: teacher.norm,
@@ -73,13 +89,29 @@ pub fn linear_divergence(hidden: &Tensor, teacher: &Teacher<'_>) -> Result<Tenso
 }
 
 struct LinearDivergence {
-    teacher: Tensor,
+    taught: Taught,
     head: Tensor,
     weights: Arc<[f32]>,
     norm: f32,
     targets: Arc<[u32]>,
     loss: Loss,
     gradient: Mutex<Vec<f32>>,
+}
+
+impl LinearDivergence {
+    /// The cost of row `i` with its weight, and its gradient in the place of its logits `z`.
+    fn weighed(&self, i: usize, z: &mut [f32], cost: impl FnOnce(&mut [f32]) -> f64) -> f64 {
+        let weight = self.weights[i];
+        if weight == 0.0 {
+            z.fill(0.0);
+            return 0.0;
+        }
+        let cost = cost(z);
+        for z in z.iter_mut() {
+            *z *= weight / self.norm;
+        }
+        f64::from(weight) * cost
+    }
 }
 
 impl CustomOp1 for LinearDivergence {
@@ -89,38 +121,40 @@ impl CustomOp1 for LinearDivergence {
 
     fn cpu_fwd(&self, h: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
         let ((t, inner), vocab) = (layout.shape().dims2()?, self.head.dim(0)?);
-        let (h, teacher, head) =
-            (f32s(h, layout, "linear_divergence")?, host(&self.teacher)?, host(&self.head)?);
+        let (h, head) = (f32s(h, layout, "linear_divergence")?, host(&self.head)?);
         let head = Mat::dense(&head, vocab, inner);
         let mut gradient = vec![0f32; t * inner];
-        let (mut z, mut u) = (vec![0f32; CHUNK * vocab], vec![0f32; CHUNK * vocab]);
+        let (mut z, mut u) = (vec![0f32; CHUNK * vocab], Vec::new());
         let mut loss = 0f64;
         for from in (0..t).step_by(CHUNK) {
             let n = CHUNK.min(t - from);
             let rows = from * inner..(from + n) * inner;
-            let (student, taught) =
-                (Mat::dense(&h[rows.clone()], n, inner), Mat::dense(&teacher[rows.clone()], n, inner));
-            let (z, u) = (&mut z[..n * vocab], &mut u[..n * vocab]);
-            gemm((z, vocab), Write::Set, 1.0, (student, head.t()), Threads::All);
-            gemm((u, vocab), Write::Set, 1.0, (taught, head.t()), Threads::All);
-            let row = |(i, (z, u)): (usize, (&mut [f32], &mut [f32]))| {
-                let weight = self.weights[from + i];
-                if weight == 0.0 {
-                    z.fill(0.0);
-                    return 0.0;
+            let z = &mut z[..n * vocab];
+            gemm(
+                (z, vocab),
+                Write::Set,
+                1.0,
+                (Mat::dense(&h[rows.clone()], n, inner), head.t()),
+                Threads::All,
+            );
+            let terms: Vec<f64> = match &self.taught {
+                Taught::States(states) => {
+                    let states = host(states)?;
+                    u.resize(CHUNK * vocab, 0.0);
+                    let u = &mut u[..n * vocab];
+                    let taught = Mat::dense(&states[rows.clone()], n, inner);
+                    gemm((u, vocab), Write::Set, 1.0, (taught, head.t()), Threads::All);
+                    let pairs = z.par_chunks_exact_mut(vocab).zip(u.par_chunks_exact_mut(vocab)).enumerate();
+                    let cost = |i: usize, z: &mut [f32], u: &mut [f32]| {
+                        self.weighed(i, z, |z| self.loss.row(z, u, self.targets[i] as usize))
+                    };
+                    pairs.map(|(i, (z, u))| cost(from + i, z, u)).collect()
                 }
-                let cost = self.loss.row(z, u, self.targets[from + i] as usize);
-                for z in z.iter_mut() {
-                    *z *= weight / self.norm;
+                Taught::Kept(kept) => {
+                    let rows = z.par_chunks_exact_mut(vocab).enumerate();
+                    rows.map(|(i, z)| self.weighed(from + i, z, |z| kept.cost(from + i, z))).collect()
                 }
-                f64::from(weight) * cost
             };
-            let terms: Vec<f64> = z
-                .par_chunks_exact_mut(vocab)
-                .zip(u.par_chunks_exact_mut(vocab))
-                .enumerate()
-                .map(row)
-                .collect();
             loss += terms.iter().sum::<f64>();
             gemm(
                 (&mut gradient[rows], inner),

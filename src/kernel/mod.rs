@@ -19,6 +19,7 @@ pub mod gated_mlp;
 pub mod gelu;
 pub mod gemm;
 pub mod grouped_linear;
+pub mod kept;
 pub mod layer_norm;
 pub mod linear;
 pub mod linear_divergence;

@@ -19,6 +19,7 @@ mod phase;
 mod save;
 mod share;
 mod state;
+mod taught;
 mod team;
 mod tensorboard;
 mod trainer;
@@ -28,14 +29,16 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    artifact::{Artifact, ArtifactError, checkpoint::Checkpoint, splits::Split, texts::Texts},
+    artifact::{
+        Artifact, ArtifactError, checkpoint::Checkpoint, predictions::Predictions, splits::Split,
+        texts::Texts,
+    },
     engine::action::{Cx, Failure, Forecast, Made, OutputPort, Pool},
     model::{Model, ModelError},
     stage::{
         Finite, Input, InputPort, Invalid, Stage,
         code::{self, Code},
-        encode::{Document, encode},
-        is_default,
+        encode, is_default,
     },
 };
 
@@ -47,6 +50,7 @@ use objective::Objective;
 use parameters::{Choice, Group, Train};
 use phase::Phase;
 use share::SUMS;
+use taught::Foretold;
 use team::Team;
 use trainer::{Run, TrainError};
 
@@ -57,9 +61,13 @@ use trainer::{Run, TrainError};
 pub struct Distill {
     /// The model that trains.
     pub student: Input<Checkpoint>,
-    /// The model to match; needed by `layerwise`, `self-fed` and `kl`.
+    /// The model to match; needed by `layerwise` and `self-fed`, and by `kl` where there are no `predictions`.
     #[serde(default)]
     pub teacher: Option<Input<Checkpoint>>,
+    /// What a teacher predicts, kept by a stage `predict` on the same documents, in the teacher's place in the phase `kl`: its steps run the
+    /// student alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub predictions: Option<Input<Predictions>>,
     /// Calibration splits to train on.
     #[serde(default)]
     pub splits: Vec<Input<Split>>,
@@ -185,27 +193,9 @@ impl Distill {
 
     /// All documents as token ids, cut to `max-length`, in the order of their inputs.
     fn documents(&self, cx: &Cx<'_>, student: &Checkpoint) -> Result<Vec<Vec<u32>>, Failure> {
-        let mut texts: Vec<Document> = Vec::new();
-        for (i, split) in self.splits.iter().enumerate() {
-            texts.extend(split.load(cx, &format!("splits.{i}"))?.0.into_iter().map(Document::from));
-        }
-        if let Some(corpus) = &self.texts {
-            texts.extend(corpus.load(cx, "texts")?.0.into_iter().map(Document::from));
-        }
-        let mut documents = encode(cx, student, &texts)?;
-        let (mut cut, mut lost) = (0, 0);
-        for ids in &mut documents {
-            let beyond = ids.len().saturating_sub(self.max_length);
-            cut += usize::from(beyond > 0);
-            lost += beyond;
-            ids.truncate(self.max_length);
-        }
-        if cut > 0 {
-            let (n, most) = (documents.len(), self.max_length);
-            cx.progress
-                .say(&format!("{cut} of {n} documents have more than {most} tokens; {lost} are not seen"));
-        }
-        documents.retain(|ids| ids.len() > 1);
+        let texts = encode::gather(cx, &self.splits, self.texts.as_ref())?;
+        let mut documents = encode::encode(cx, student, &texts)?;
+        encode::cut(cx, &mut documents, self.max_length);
         if documents.is_empty() { Err(Failure::stage(TrainError::NoText)) } else { Ok(documents) }
     }
 
@@ -235,8 +225,17 @@ impl Distill {
                 taught.release(&prefix);
             }
         }
+        let foretold = match &self.predictions {
+            None => None,
+            Some(predictions) => {
+                let lengths: Vec<usize> = self.kl.iter().flat_map(|phase| phase.lengths.clone()).collect();
+                let kept = predictions.load(cx, "predictions")?;
+                Some(Foretold::new(kept, (&documents, &lengths), model.config.vocab_size)?)
+            }
+        };
         let aside = self.held_out.set_aside(&mut documents, cx.seed);
-        let run = Run { settings: self, cx, student: model, rates, teacher, exam: None, team: None };
+        let run =
+            Run { settings: self, cx, student: model, rates, teacher, foretold, exam: None, team: None };
         Ok((run, documents, aside))
     }
 
@@ -245,7 +244,7 @@ impl Distill {
         &self,
         cx: &Cx<'_>,
         aside: &[Vec<u32>],
-        teacher: Option<&Model>,
+        teaching: (Option<&Model>, Option<&Foretold>),
     ) -> Result<Option<Exam>, Failure> {
         if aside.is_empty() {
             if self.held_out.tokens > 0 {
@@ -254,7 +253,7 @@ impl Distill {
             }
             return Ok(None);
         }
-        let exam = Exam::new(aside, teacher, self.micro_batch_tokens, &self.held_out.buckets)?;
+        let exam = Exam::new(aside, teaching, self.micro_batch_tokens, &self.held_out.buckets)?;
         cx.progress.say(&format!("{} documents of {} tokens are held out", aside.len(), exam.tokens()));
         Ok(Some(exam))
     }
@@ -274,20 +273,29 @@ impl Stage for Distill {
 
     fn inputs(&self) -> Vec<InputPort> {
         let splits = self.splits.iter().enumerate().map(|(i, split)| split.port(format!("splits.{i}")));
-        let one = [Some(self.student.port("student")), self.teacher.as_ref().map(|t| t.port("teacher"))];
+        let one = [
+            Some(self.student.port("student")),
+            self.teacher.as_ref().map(|teacher| teacher.port("teacher")),
+            self.predictions.as_ref().map(|predictions| predictions.port("predictions")),
+        ];
         one.into_iter().flatten().chain(splits).chain(self.texts.as_ref().map(|t| t.port("texts"))).collect()
     }
 
     fn check(&self) -> Result<(), Invalid> {
-        let needs_teacher = [&self.layerwise, &self.self_fed, &self.kl].iter().any(|phase| phase.is_some());
-        if needs_teacher && self.teacher.is_none() {
+        let taught = [&self.layerwise, &self.self_fed, &self.kl].iter().any(|phase| phase.is_some());
+        let needs_teacher = self.layerwise.is_some() || self.self_fed.is_some() || self.predictions.is_none();
+        if taught && needs_teacher && self.teacher.is_none() {
             return Err(Invalid::new("teacher", "`layerwise`, `self-fed` and `kl` need a teacher")
-                .hint("add `teacher = \"model\"`"));
+                .hint("add `teacher = \"model\"`; for `kl` alone `predictions` will do"));
+        }
+        if self.predictions.is_some() && (self.kl.is_none() || self.loss != Loss::default()) {
+            return Err(Invalid::new("predictions", "serve the phase `kl` with its usual loss only")
+                .hint("what is kept of a distribution gives forward divergence at temperature 1"));
         }
         if self.phases().is_empty() {
             return Err(Invalid::new("kl", "no phase to run").hint("add `kl = { steps = 100, lr = 1e-3 }`"));
         }
-        if needs_teacher && self.cross_entropy.is_some() {
+        if taught && self.cross_entropy.is_some() {
             return Err(Invalid::new("cross-entropy", "does not go with `layerwise`, `self-fed` or `kl`"));
         }
         if self.splits.is_empty() && self.texts.is_none() {
@@ -332,7 +340,7 @@ impl Stage for Distill {
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
         let student = self.student.load(cx, "student")?;
         let (mut run, documents, aside) = self.open(cx, &student)?;
-        run.exam = self.exam(cx, &aside, run.teacher.as_ref())?;
+        run.exam = self.exam(cx, &aside, (run.teacher.as_ref(), run.foretold.as_ref()))?;
         run.team = Team::start(self, cx)?;
         let curve = run.train(&documents)?;
         save::save(&student, &run.student, self.dtype, &cx.output("checkpoint")).map_err(Failure::stage)?;

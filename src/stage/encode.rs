@@ -7,10 +7,11 @@ use crate::{
     artifact::{
         checkpoint::Checkpoint,
         encoder::{Encoder, EncoderError},
-        splits::Chosen,
-        texts::Text,
+        splits::{Chosen, Split},
+        texts::{Text, Texts},
     },
     engine::action::{Cx, Failure},
+    stage::Input,
 };
 
 /// A text that is to be encoded.
@@ -31,6 +32,37 @@ impl From<Chosen> for Document {
     fn from(Chosen { text, special_tokens, .. }: Chosen) -> Self {
         Self { text, special_tokens }
     }
+}
+
+/// The documents of splits and of a corpus, in the order of their inputs `splits.0`, `splits.1`, ... and `texts`.
+pub(super) fn gather(
+    cx: &Cx<'_>,
+    splits: &[Input<Split>],
+    corpus: Option<&Input<Texts>>,
+) -> Result<Vec<Document>, Failure> {
+    let mut texts: Vec<Document> = Vec::new();
+    for (i, split) in splits.iter().enumerate() {
+        texts.extend(split.load(cx, &format!("splits.{i}"))?.0.into_iter().map(Document::from));
+    }
+    if let Some(corpus) = corpus {
+        texts.extend(corpus.load(cx, "texts")?.0.into_iter().map(Document::from));
+    }
+    Ok(texts)
+}
+
+/// Cuts documents after `most` tokens, tells what is lost, and drops those with fewer than two tokens, which predict nothing.
+pub(super) fn cut(cx: &Cx<'_>, documents: &mut Vec<Vec<u32>>, most: usize) {
+    let (n, mut cut, mut lost) = (documents.len(), 0, 0);
+    for ids in documents.iter_mut() {
+        let beyond = ids.len().saturating_sub(most);
+        cut += usize::from(beyond > 0);
+        lost += beyond;
+        ids.truncate(most);
+    }
+    if cut > 0 {
+        cx.progress.say(&format!("{cut} of {n} documents have more than {most} tokens; {lost} are not seen"));
+    }
+    documents.retain(|ids| ids.len() > 1);
 }
 
 /// Encodes texts with the checkpoint's tokenizer, in their order, each with the model's end token behind it. A text with special

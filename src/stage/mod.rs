@@ -19,6 +19,7 @@ pub mod hub;
 pub mod init;
 pub mod model;
 pub mod needle;
+pub mod predict;
 pub mod sample;
 pub mod select;
 pub mod shards;

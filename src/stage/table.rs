@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use super::{
     Base, InputPort, Invalid, Read, Stage, activations, analyze, cluster, code, context_gain, corpus,
-    distill, embed, evaluate, exec, export, init, model, needle, sample, select,
+    distill, embed, evaluate, exec, export, init, model, needle, predict, sample, select,
     shards::{Part, PartOf, Sharded},
     svd, tokenizer,
 };
@@ -157,6 +157,7 @@ pub const STAGES: &[Entry] = &[
     Entry::of::<activations::Activations>(),
     Entry::of::<cluster::Cluster>(),
     Entry::sharded::<context_gain::ContextGain>(),
+    Entry::of::<predict::Predict>(),
     Entry::of::<sample::Sample>(),
     Entry::of::<select::Select>(),
     Entry::of::<model::ModelSource>(),

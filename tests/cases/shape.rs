@@ -133,6 +133,7 @@ fn the_reference_of_the_stages_is_data() {
         "cluster",
         "context-gain",
         "needle",
+        "predict",
         "sample",
         "select",
         "analyze",

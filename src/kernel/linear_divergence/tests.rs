@@ -3,11 +3,19 @@
 use super::*;
 use crate::kernel::{
     divergence::Divergence,
+    kept::{Form, Row},
     testing::{check_gradients, close, flat, gradient, noise, var},
 };
 
 fn teacher<'a>(hidden: &'a Tensor, head: &'a Tensor, weights: &'a Arc<[f32]>) -> Teacher<'a> {
-    Teacher { hidden, head, weights, norm: 2.0, targets: None, loss: Loss::default() }
+    Teacher {
+        taught: Taught::States(hidden.clone()),
+        head,
+        weights,
+        norm: 2.0,
+        targets: None,
+        loss: Loss::default(),
+    }
 }
 
 /// The definition in f64, one token at a time.
@@ -40,6 +48,63 @@ fn value_across_chunks() {
         .to_vec1::<f32>()
         .unwrap()[0];
     assert!((f64::from(got) - want).abs() < 1e-4 * want, "{got} {want}");
+}
+
+/// A row of three tokens and the rest for each of `rows` tokens, or three draws.
+fn kept(form: Form, rows: usize, vocab: usize) -> Kept {
+    let mut kept = Kept::new(form);
+    for i in 0..rows {
+        let ids = [i, i + 2, i + 5].map(|id| (id % vocab) as u32);
+        let weights = if form == Form::Bucket { [0.5, 0.2, 0.1] } else { [0.25, 0.5, 0.25] };
+        kept.push(Row { ids: &ids, weights: &weights, entropy: 0.3 });
+    }
+    kept
+}
+
+/// What is fused equals the costs of the rows of logits, one by one.
+#[test]
+fn what_was_kept_of_a_teacher_takes_the_place_of_its_states() {
+    let (t, inner, vocab) = (CHUNK + 2, 5, 11);
+    let (h, w) = (noise(1, t * inner, 1.0), noise(3, vocab * inner, 1.0));
+    let weights: Arc<[f32]> = (0..t).map(|i| [0.0, 1.0, 0.5][i % 3]).collect();
+    let head = tensor(w.clone(), (vocab, inner)).unwrap();
+    for form in [Form::Bucket, Form::Draws] {
+        let kept = kept(form, t, vocab);
+        let row = |i: usize| {
+            let dot = |v: usize| (0..inner).map(|k| h[i * inner + k] * w[v * inner + k]).sum::<f32>();
+            f64::from(weights[i]) * kept.cost(i, &mut (0..vocab).map(dot).collect::<Vec<f32>>())
+        };
+        let want = (0..t).map(row).sum::<f64>() / 2.0;
+        let taught = Taught::Kept(Arc::new(kept.clone()));
+        let teacher = Teacher { taught, ..teacher(&head, &head, &weights) };
+        let got = linear_divergence(&tensor(h.clone(), (t, inner)).unwrap(), &teacher).unwrap();
+        close(&flat(&got), &[want], 1e-5);
+    }
+}
+
+#[test]
+fn gradients_towards_what_was_kept() {
+    let (h, w) = (var(1, &[4, 5], 1.0), var(3, &[7, 5], 1.0));
+    let weights: Arc<[f32]> = [1.0, 0.0, 1.0, 0.5].into();
+    for form in [Form::Bucket, Form::Draws] {
+        let taught = Taught::Kept(Arc::new(kept(form, 4, 7)));
+        let teacher = || Teacher { taught: taught.clone(), ..teacher(&w, &w, &weights) };
+        check_gradients(&[&h], 1e-3, || linear_divergence(&h, &teacher()));
+    }
+}
+
+#[test]
+fn what_was_kept_must_fit_and_serve_forward_divergence() {
+    let (h, w) = (var(1, &[4, 5], 1.0), var(3, &[7, 5], 1.0));
+    let weights: Arc<[f32]> = [1.0; 4].into();
+    let fails = |kept: Kept, loss: Loss| {
+        let taught = Taught::Kept(Arc::new(kept));
+        linear_divergence(&h, &Teacher { taught, loss, ..teacher(&w, &w, &weights) }).is_err()
+    };
+    assert!(!fails(kept(Form::Bucket, 4, 7), Loss::default()));
+    assert!(fails(kept(Form::Bucket, 3, 7), Loss::default()), "a row is missing");
+    assert!(fails(kept(Form::Bucket, 4, 8), Loss::default()), "a token of another vocabulary");
+    assert!(fails(kept(Form::Bucket, 4, 7), Loss { temperature: 2.0, ..Loss::default() }));
 }
 
 #[test]

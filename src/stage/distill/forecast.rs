@@ -125,6 +125,8 @@ fn per_step_token(
     match objective {
         Objective::Layerwise(super::layerwise::Fed::Teacher) => forward + 3 * attention,
         Objective::Layerwise(super::layerwise::Fed::Student) => 2 * forward + 2 * attention,
+        // The teacher's pass was made by `predict`.
+        Objective::Kl(_) if settings.predictions.is_some() => 2 * forward + attention + again + 2 * head,
         Objective::Kl(_) => 3 * forward + attention + again + 3 * head,
         Objective::CrossEntropy { .. } => 3 * forward + again + 3 * head,
     }
@@ -178,6 +180,13 @@ mod tests {
         assert!(whole.flop < plain.flop, "nothing is computed twice");
         let one = of(&Distill { layerwise: None, self_fed: None, ..healing() });
         assert!(one.flop < plain.flop && one.flop > 0.0);
+        let foretold = of(&Distill {
+            predictions: Some(crate::stage::Input::new("predict")),
+            layerwise: None,
+            self_fed: None,
+            ..healing()
+        });
+        assert!(foretold.flop < 0.8 * one.flop && foretold.flop > 0.5 * one.flop);
     }
 
     #[test]

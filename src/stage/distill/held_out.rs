@@ -8,13 +8,13 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    kernel::host,
+    kernel::{host, linear_divergence::Taught},
     math::softmax::{kl, log_sum_exp},
     model::{Batch, Model, ModelError, probe::NoProbe},
     stage::Invalid,
 };
 
-use super::data::shuffled;
+use super::{data::shuffled, taught::Foretold};
 
 /// Rows of logits that exist at one time.
 const ROWS: usize = 256;
@@ -100,24 +100,26 @@ pub struct Bucket {
 /// The text, with what the teacher makes of it.
 pub(crate) struct Exam {
     batches: Vec<Batch>,
-    /// The teacher's states behind the final norm, for each batch; none without a teacher.
-    taught: Vec<Tensor>,
+    /// What the teacher makes of each batch; none without a teacher.
+    taught: Vec<Taught>,
     buckets: Vec<usize>,
 }
 
 impl Exam {
-    /// Runs the teacher once over all documents.
+    /// Runs the teacher once over all documents, or asks what it predicted.
     pub(crate) fn new(
         documents: &[Vec<u32>],
-        teacher: Option<&Model>,
+        (teacher, foretold): (Option<&Model>, Option<&Foretold>),
         micro_batch_tokens: usize,
         buckets: &[usize],
     ) -> Result<Self, ModelError> {
         let batches = Batch::packed(documents.iter().map(Vec::as_slice), micro_batch_tokens);
-        let states = |teacher: &Model| {
-            batches.iter().map(|batch| teacher.hidden(batch, &mut NoProbe)).collect::<Result<Vec<_>, _>>()
+        let taught = |batch| match (teacher, foretold) {
+            (Some(teacher), _) => Some(teacher.hidden(batch, &mut NoProbe).map(Taught::States)),
+            (None, Some(foretold)) => Some(foretold.rows(batch).map(Taught::Kept)),
+            (None, None) => None,
         };
-        let taught = teacher.map(states).transpose()?.unwrap_or_default();
+        let taught = batches.iter().filter_map(taught).collect::<Result<Vec<_>, _>>()?;
         Ok(Self { batches, taught, buckets: buckets.to_vec() })
     }
 
@@ -158,10 +160,10 @@ impl Exam {
     }
 }
 
-/// What each of these rows costs: the divergence from the teacher's states, or the next token's without them.
+/// What each of these rows costs: the divergence from the teacher, or the next token's where there is none.
 fn costs(
     student: &Model,
-    (states, taught): (&Tensor, Option<&Tensor>),
+    (states, taught): (&Tensor, Option<&Taught>),
     rows: Range<usize>,
     targets: &[u32],
 ) -> Result<Option<Vec<f64>>, ModelError> {
@@ -171,14 +173,21 @@ fn costs(
     let vocab = z.dim(1)?;
     let z = host(&z)?;
     let z = z.par_chunks_exact(vocab);
-    if let Some(taught) = taught {
-        let u = logits(taught)?;
-        let u = host(&u)?;
-        return Ok(z.zip(u.par_chunks_exact(vocab)).map(|(z, u)| kl(u, z)).collect());
-    }
-    let cost =
-        |(i, z): (usize, &[f32])| Some(log_sum_exp(z)? - f64::from(z[targets[rows.start + i] as usize]));
-    Ok(z.enumerate().map(cost).collect())
+    Ok(match taught {
+        Some(Taught::States(taught)) => {
+            let u = logits(taught)?;
+            let u = host(&u)?;
+            z.zip(u.par_chunks_exact(vocab)).map(|(z, u)| kl(u, z)).collect()
+        }
+        Some(Taught::Kept(kept)) => {
+            let cost = |(i, z): (usize, &[f32])| kept.cost(rows.start + i, &mut z.to_vec());
+            z.enumerate().map(cost).map(|cost| cost.is_finite().then_some(cost)).collect()
+        }
+        None => {
+            let next = |i: usize, z: &[f32]| f64::from(z[targets[rows.start + i] as usize]);
+            z.enumerate().map(|(i, z)| Some(log_sum_exp(z)? - next(i, z))).collect()
+        }
+    })
 }
 
 #[cfg(test)]

@@ -8,7 +8,7 @@ use crate::{
     kernel::{
         cross_entropy::cross_entropy,
         host,
-        linear_divergence::{Teacher, linear_divergence},
+        linear_divergence::{Taught, Teacher, linear_divergence},
     },
     model::{
         Batch, Model, ModelError, Probe,
@@ -21,6 +21,7 @@ use super::{
     gradients::Gradients,
     layerwise::{self, Fed},
     loss::Loss,
+    taught::Foretold,
 };
 
 /// What a phase minimises.
@@ -42,6 +43,8 @@ pub(crate) enum Objective {
 pub(crate) struct Models<'a> {
     pub(crate) student: &'a Model,
     pub(crate) teacher: Option<&'a Model>,
+    /// What a teacher predicted, which counts before the teacher itself.
+    pub(crate) foretold: Option<&'a Foretold>,
     pub(crate) keep: Keep,
 }
 
@@ -83,34 +86,42 @@ impl Objective {
         (part, whole): (&Batch, Whole),
         into: &mut Gradients,
     ) -> Result<f64, ModelError> {
-        let teacher = models
-            .teacher
-            .ok_or_else(|| ModelError::Tensor(candle_core::Error::msg("this objective needs a teacher")));
         match self {
             Self::Layerwise(fed) => {
-                layerwise::add((models.student, teacher?), (part, whole.tokens), *fed, into)
+                let teacher = models.teacher.ok_or_else(no_teacher)?;
+                layerwise::add((models.student, teacher), (part, whole.tokens), *fed, into)
             }
-            Self::Kl(loss) => kl(models, teacher?, (part, whole), loss, into),
+            Self::Kl(loss) => kl(models, (part, whole), loss, into),
             Self::CrossEntropy { balance } => next_token(models, (part, whole), *balance, into),
         }
     }
 }
 
+fn no_teacher() -> ModelError {
+    ModelError::Tensor(candle_core::Error::msg("this objective needs a teacher"))
+}
+
 fn kl(
     models: Models<'_>,
-    teacher: &Model,
     (part, whole): (&Batch, Whole),
     loss: &Loss,
     into: &mut Gradients,
 ) -> Result<f64, ModelError> {
     let student = models.student;
-    let mut taught = Streams { wanted: loss.looks_inside(), streams: Vec::new() };
-    let target = teacher.hidden(part, &mut taught)?;
+    let mut streams = Streams { wanted: loss.looks_inside(), streams: Vec::new() };
+    let (taught, head) = match (models.foretold, models.teacher) {
+        (Some(foretold), _) => (Taught::Kept(foretold.rows(part)?), &student.shell.lm_head),
+        (None, Some(teacher)) => {
+            (Taught::States(teacher.hidden(part, &mut streams)?), &teacher.shell.lm_head)
+        }
+        (None, None) => return Err(no_teacher()),
+    };
+    let streams = streams.streams;
     let (targets, weights) = part.next_tokens();
     let (targets, weights): (Arc<[u32]>, Arc<[f32]>) = (targets.into(), weights.into());
-    let head = teacher.shell.lm_head.floats()?;
+    let head = head.floats()?;
     let against = Teacher {
-        hidden: &target,
+        taught,
         head: &head,
         weights: &weights,
         norm: whole.predictions,
@@ -122,13 +133,13 @@ fn kl(
     let mut value = f64::from(host(&cost)?[0]);
 
     let begins = student.config.first_latent().unwrap_or(0);
-    let each = 1.0 / (f64::from(whole.predictions) * taught.streams.len().saturating_sub(begins) as f64);
-    let weights = Tensor::new(&weights[..], target.device())?;
+    let each = 1.0 / (f64::from(whole.predictions) * streams.len().saturating_sub(begins) as f64);
+    let weights = Tensor::new(&weights[..], head.device())?;
     let mut inside = |layer: usize, output: &Output| {
         if !loss.looks_inside() || layer < begins {
             return Ok(None);
         }
-        let pair = (&output.stream, &taught.streams[layer]);
+        let pair = (&output.stream, &streams[layer]);
         let apart = (apart(pair, &weights, (loss.hidden_mse.0, loss.hidden_cosine.0))? * each)?;
         value += f64::from(host(&apart)?[0]);
         Ok(Some(apart))

@@ -1,5 +1,6 @@
 //! The stage on a tiny model: each phase learns, frozen tensors stay, and a resumed run ends with the same bytes.
 
+mod foretold;
 mod held_out;
 mod resume;
 
@@ -119,6 +120,7 @@ pub(super) fn healing() -> Distill {
     Distill {
         student: Input::new("svd"),
         teacher: Some(Input::new("model")),
+        predictions: None,
         splits: vec![],
         texts: Some(Input::new("corpus")),
         train: Train::Attention,
@@ -265,7 +267,7 @@ fn long_documents_are_seen_whole_and_there_is_no_padding() {
         .map(|(dir, latent)| Model::frozen(&checkpoint(dir.path(), latent, 1)).unwrap());
     let ids = |n: u32| (0..n).map(|i| 32 + i * i % 90).collect::<Vec<_>>();
     let (short, long) = (ids(9), ids(3_000));
-    let models = Models { student: &student, teacher: Some(&teacher), keep: Keep::Inputs };
+    let models = Models { student: &student, teacher: Some(&teacher), foretold: None, keep: Keep::Inputs };
     let loss = |batch: &Batch| {
         let predictions = batch.next_tokens().1.iter().sum();
         let whole = Whole { tokens: batch.len(), predictions };

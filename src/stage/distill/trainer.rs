@@ -19,6 +19,7 @@ use super::{
     phase::Phase,
     share::{Step, Sum},
     state::{Place, State},
+    taught::Foretold,
     team::Team,
     weights::Weights,
 };
@@ -51,6 +52,11 @@ pub(crate) enum TrainError {
     Diverged { phase: &'static str, step: u32, what: &'static str, value: f32, begins: Vec<u32> },
     #[error("{phase} step {step}: the student predicts no numbers on the held-out text; lower `lr`")]
     Unmeasurable { phase: &'static str, step: u32 },
+    #[error(
+        "there are no predictions for the document of {tokens} tokens that begins with {begins:?}; `predict` needs the same text, tokenizer \
+         and `max-length` as this stage"
+    )]
+    NotForetold { begins: Vec<u32>, tokens: usize },
     #[error("the training checkpoint's `{file}` is damaged: {why}")]
     Damaged { file: &'static str, why: String },
 }
@@ -63,6 +69,8 @@ pub(crate) struct Run<'a> {
     /// Of each of its variables.
     pub(crate) rates: BTreeMap<String, Rates>,
     pub(crate) teacher: Option<Model>,
+    /// What a teacher predicted for all documents.
+    pub(crate) foretold: Option<Foretold>,
     /// What is measured on, if anything.
     pub(crate) exam: Option<Exam>,
     /// The processes that help, if there are any.
@@ -158,7 +166,8 @@ impl Run<'_> {
 
     pub(crate) fn models(&self) -> Models<'_> {
         let keep = if self.settings.recompute { Keep::Inputs } else { Keep::Graphs };
-        Models { student: &self.student, teacher: self.teacher.as_ref(), keep }
+        let (teacher, foretold) = (self.teacher.as_ref(), self.foretold.as_ref());
+        Models { student: &self.student, teacher, foretold, keep }
     }
 
     fn step(

@@ -67,7 +67,7 @@ fn the_measure_is_the_mean_over_predicted_tokens_and_so_is_that_of_each_bucket()
         (None, &|cost| cost.2),
     ] {
         for micro_batch_tokens in [3, 100] {
-            let exam = Exam::new(&documents, teacher, micro_batch_tokens, &[2, 6, 50]).unwrap();
+            let exam = Exam::new(&documents, (teacher, None), micro_batch_tokens, &[2, 6, 50]).unwrap();
             assert_eq!(exam.tokens(), 35);
             let measure = exam.measure(&student).unwrap().unwrap();
             let want = mean(which, 0..99).1;
@@ -89,7 +89,7 @@ fn the_measure_is_the_mean_over_predicted_tokens_and_so_is_that_of_each_bucket()
 #[test]
 fn the_teacher_is_no_distance_from_itself_and_no_number_is_told() {
     let teacher = model(&[FULL]);
-    let exam = Exam::new(&documents()[..2], Some(&teacher), 100, &[]).unwrap();
+    let exam = Exam::new(&documents()[..2], (Some(&teacher), None), 100, &[]).unwrap();
     assert!(exam.measure(&teacher).unwrap().unwrap().loss < 1e-9);
     let mut broken = draft(&[FULL]);
     scale(&mut broken, "model.norm.weight", f32::NAN);

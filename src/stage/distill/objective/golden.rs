@@ -53,7 +53,8 @@ fn gradients_of_every_phase_are_those_of_autograd() {
     let kl = ("kl", Objective::Kl(Loss::default()));
     for (name, objective) in PHASES.into_iter().chain([kl]) {
         for micro_batch_tokens in [4096, 1] {
-            let models = Models { student: &student, teacher: Some(&teacher), keep: Keep::Inputs };
+            let models =
+                Models { student: &student, teacher: Some(&teacher), foretold: None, keep: Keep::Inputs };
             let (mut sum, whole) = (Gradients::default(), Whole::of(documents()));
             let value: f64 = Batch::packed(documents(), micro_batch_tokens)
                 .iter()

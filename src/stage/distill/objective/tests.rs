@@ -20,7 +20,7 @@ fn batch() -> Batch {
 
 fn cost(objective: &Objective, (student, teacher): (&Model, Option<&Model>)) -> Result<f64, ModelError> {
     let whole = Whole { tokens: 10, predictions: 8.0 };
-    let models = Models { student, teacher, keep: Keep::Inputs };
+    let models = Models { student, teacher, foretold: None, keep: Keep::Inputs };
     objective.add(models, (&batch(), whole), &mut Gradients::default())
 }
 
@@ -138,7 +138,7 @@ fn parts_of_a_batch_add_up_to_it_and_what_is_kept_changes_nothing() {
         Objective::CrossEntropy { balance: 0.0 },
     ] {
         let run = |parts: &[Batch], keep| {
-            let models = Models { student: &student, teacher: Some(&teacher), keep };
+            let models = Models { student: &student, teacher: Some(&teacher), foretold: None, keep };
             gradient(&objective, models, parts, whole)
         };
         let (value, want) = run(&[Batch::new(documents)], Keep::Inputs);
@@ -156,7 +156,7 @@ fn parts_of_a_batch_add_up_to_it_and_what_is_kept_changes_nothing() {
 #[test]
 fn the_balance_counts_in_the_gradient_and_not_in_the_value() {
     let student = model(&draft(&LAYERS));
-    let models = Models { student: &student, teacher: None, keep: Keep::Inputs };
+    let models = Models { student: &student, teacher: None, foretold: None, keep: Keep::Inputs };
     let whole = Whole { tokens: 10, predictions: 8.0 };
     let run = |balance| gradient(&Objective::CrossEntropy { balance }, models, &[batch()], whole);
     let ((plain, without), (value, with)) = (run(0.0), run(0.5));
