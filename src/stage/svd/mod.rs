@@ -102,6 +102,9 @@ pub struct Svd {
     /// token.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token_weights: Option<TokenWeights>,
+    /// Added to the eigenvalues of the inputs' second moment, as a share of their mean.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub input_damping: Option<Finite>,
     /// What an error of keys and values costs: the change of the attention `output`, `plain` squares, or squares `balanced` by mean norms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<Metric>,
@@ -226,6 +229,9 @@ impl Stage for Svd {
                     .hint("it goes with `kv-budget`, and with a `measure` above 0"));
             }
         }
+        if self.input_damping.as_ref().is_some_and(|share| share.0 < 0.0) {
+            return Err(Invalid::new("input-damping", "must not be negative"));
+        }
         if self.damping.0 <= 0.0 || self.parity_tolerance.0 <= 0.0 {
             return Err(Invalid::new("damping", "`damping` and `parity-tolerance` must be positive"));
         }
@@ -299,6 +305,7 @@ impl Svd {
             query_weights: self.query_weights.unwrap_or(published.query_weights),
             multiplier: self.multiplier.unwrap_or(published.multiplier),
             token_weights: self.token_weights.unwrap_or(published.token_weights),
+            input_damping: self.input_damping.as_ref().map_or(published.input_damping, |share| share.0),
             metric: self.metric.unwrap_or(published.metric),
             latent: self.latent.unwrap_or(published.latent),
             own_splits: self.own_splits.unwrap_or(published.own_splits),

@@ -162,7 +162,7 @@ impl Dtype {
 }
 
 /// A whole method, piece by piece.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) struct Pieces {
     pub(super) layout: Layout,
     pub(super) rotary_basis: RotaryBasis,
@@ -173,6 +173,8 @@ pub(super) struct Pieces {
     pub(super) query_weights: bool,
     pub(super) multiplier: Multiplier,
     pub(super) token_weights: TokenWeights,
+    /// Added to the eigenvalues of the inputs' second moment, as a share of their mean.
+    pub(super) input_damping: f64,
     pub(super) metric: Metric,
     pub(super) latent: LatentKind,
     /// Whether each layer may divide its elements between rotated keys and latent in its own way.
@@ -193,6 +195,7 @@ impl Method {
             query_weights: true,
             multiplier: Multiplier::Complex,
             token_weights: TokenWeights::Attention,
+            input_damping: 0.0,
             metric: Metric::Output,
             latent: LatentKind::Joint,
             own_splits: true,
@@ -214,7 +217,7 @@ impl Method {
         match self {
             Self::Metric => metric,
             Self::Transmla => Pieces { metric: Metric::Balanced, freqfold, ..plain },
-            Self::Care => Pieces { latent: LatentKind::Separate, freqfold, ..plain },
+            Self::Care => Pieces { latent: LatentKind::Separate, input_damping: 0.01, freqfold, ..plain },
             Self::Mha2mla => Pieces {
                 rotary_basis: RotaryBasis::Heads,
                 rotary_choice: RotaryChoice::Norm,

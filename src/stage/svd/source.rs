@@ -87,6 +87,15 @@ pub(super) struct Source {
     pub(super) everything: f64,
 }
 
+/// Raises the eigenvalues of a second moment of inputs by a share of their mean; the constant behind the inputs is none of them.
+fn damp(moment: &mut Mat<f64>, share: f64) {
+    let inputs = moment.nrows() - 1;
+    let mean = (0..inputs).map(|i| moment[(i, i)]).sum::<f64>() / inputs as f64;
+    for i in (0..inputs).filter(|_| share > 0.0) {
+        moment[(i, i)] += share * mean;
+    }
+}
+
 impl Source {
     /// Reads layer `layer` of the original.
     pub(super) fn read(
@@ -117,12 +126,13 @@ impl Source {
             let total = sums[dim * dim - 1].max(f64::MIN_POSITIVE);
             Mat::from_fn(dim, dim, |i, j| sums[i * dim + j] / total)
         };
-        let moment = match pieces.token_weights {
+        let mut moment = match pieces.token_weights {
             TokenWeights::Attention => mean(&moments.attended),
             TokenWeights::None => mean(&moments.plain),
             TokenWeights::Both => 0.5 * (mean(&moments.attended) + mean(&moments.plain)),
             TokenWeights::Weights => Mat::identity(dim, dim),
         };
+        damp(&mut moment, pieces.input_damping);
         let inv_freq = config.rope.inv_freq(sizes.d);
         let turns = moments.turns(&inv_freq);
         let multipliers = metric::multipliers(&turns, sizes, pieces.multiplier);

@@ -199,3 +199,21 @@ fn a_change_of_heads_that_changes_no_prediction_costs_ours_nothing() {
     assert!((ours[2] / ours[0] - 1.0).abs() < 0.02, "{ours:?}");
     assert!(theirs[1] > 1.2 * theirs[0], "{theirs:?}");
 }
+
+/// CARE raises the eigenvalues of the inputs' second moment by 1 % of their mean.
+#[test]
+fn damped_inputs_are_a_piece_of_care_and_can_be_left_off() {
+    let model = calibrated("gptoss-dense", |_| ());
+    let kl = |toml: &str| {
+        let (_bench, _, report) =
+            model.convert(&format!("kv-budget = 38\nmeasure = 20\nmethod = 'care'\n{toml}"));
+        report.candidates.iter().find(|c| c.chosen).and_then(|c| c.kl).unwrap()
+    };
+    let published = kl("");
+    assert!((kl("input-damping = 0.01") - published).abs() < 1e-12);
+    assert!((kl("input-damping = 0.0") - published).abs() > 1e-9);
+    // So much of it leaves nothing of the text: a conversion by weights alone.
+    let heavy = kl("input-damping = 1e6");
+    assert!((heavy - published).abs() > 1e-4, "{heavy} {published}");
+    assert_eq!(stage("kv-budget = 38\ninput-damping = -0.1").check().unwrap_err().param, "input-damping");
+}
