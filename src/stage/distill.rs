@@ -74,6 +74,9 @@ pub struct Distill {
     /// A corpus to train on.
     #[serde(default)]
     pub texts: Option<Input<Texts>>,
+    /// Documents that the model wrote itself (stage `sample`), to train on too: they show what the text does not.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<Input<Texts>>,
     /// Which parameters train: the attention of the converted layers, or everything.
     #[serde(default)]
     pub train: Train,
@@ -193,7 +196,7 @@ impl Distill {
 
     /// All documents as token ids, cut to `max-length`, in the order of their inputs.
     fn documents(&self, cx: &Cx<'_>, student: &Checkpoint) -> Result<Vec<Vec<u32>>, Failure> {
-        let texts = encode::gather(cx, &self.splits, self.texts.as_ref())?;
+        let texts = encode::gather(cx, &self.splits, [self.texts.as_ref(), self.samples.as_ref()])?;
         let mut documents = encode::encode(cx, student, &texts)?;
         encode::cut(cx, &mut documents, self.max_length);
         if documents.is_empty() { Err(Failure::stage(TrainError::NoText)) } else { Ok(documents) }
@@ -278,7 +281,9 @@ impl Stage for Distill {
             self.teacher.as_ref().map(|teacher| teacher.port("teacher")),
             self.predictions.as_ref().map(|predictions| predictions.port("predictions")),
         ];
-        one.into_iter().flatten().chain(splits).chain(self.texts.as_ref().map(|t| t.port("texts"))).collect()
+        let texts = [("texts", &self.texts), ("samples", &self.samples)];
+        let texts = texts.into_iter().filter_map(|(name, input)| Some(input.as_ref()?.port(name)));
+        one.into_iter().flatten().chain(splits).chain(texts).collect()
     }
 
     fn check(&self) -> Result<(), Invalid> {
@@ -298,8 +303,10 @@ impl Stage for Distill {
         if taught && self.cross_entropy.is_some() {
             return Err(Invalid::new("cross-entropy", "does not go with `layerwise`, `self-fed` or `kl`"));
         }
-        if self.splits.is_empty() && self.texts.is_none() {
-            return Err(Invalid::new("splits", "nothing to train on").hint("name splits or `texts`"));
+        if self.splits.is_empty() && self.texts.is_none() && self.samples.is_none() {
+            return Err(
+                Invalid::new("splits", "nothing to train on").hint("name splits, `texts` or `samples`")
+            );
         }
         for (objective, phase) in self.phases() {
             phase.check(objective.name())?;

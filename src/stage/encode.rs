@@ -34,18 +34,21 @@ impl From<Chosen> for Document {
     }
 }
 
-/// The documents of splits and of a corpus, in the order of their inputs `splits.0`, `splits.1`, ... and `texts`.
+/// The documents of splits, of a corpus and of what a model wrote, in the order of their inputs `splits.0`, `splits.1`, ..., `texts` and
+/// `samples`.
 pub(super) fn gather(
     cx: &Cx<'_>,
     splits: &[Input<Split>],
-    corpus: Option<&Input<Texts>>,
+    [corpus, samples]: [Option<&Input<Texts>>; 2],
 ) -> Result<Vec<Document>, Failure> {
     let mut texts: Vec<Document> = Vec::new();
     for (i, split) in splits.iter().enumerate() {
         texts.extend(split.load(cx, &format!("splits.{i}"))?.0.into_iter().map(Document::from));
     }
-    if let Some(corpus) = corpus {
-        texts.extend(corpus.load(cx, "texts")?.0.into_iter().map(Document::from));
+    for (port, input) in [("texts", corpus), ("samples", samples)] {
+        if let Some(input) = input {
+            texts.extend(input.load(cx, port)?.0.into_iter().map(Document::from));
+        }
     }
     Ok(texts)
 }

@@ -41,6 +41,9 @@ pub struct Predict {
     /// A corpus.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub texts: Option<Input<Texts>>,
+    /// Documents that the model wrote itself (stage `sample`).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub samples: Option<Input<Texts>>,
     /// Documents are cut after this many tokens.
     #[serde(default = "max_length")]
     pub max_length: usize,
@@ -99,12 +102,13 @@ impl Stage for Predict {
         let mut ports = vec![self.model.port("model")];
         ports.extend(self.splits.iter().enumerate().map(|(i, split)| split.port(format!("splits.{i}"))));
         ports.extend(self.texts.as_ref().map(|texts| texts.port("texts")));
+        ports.extend(self.samples.as_ref().map(|samples| samples.port("samples")));
         ports
     }
 
     fn check(&self) -> Result<(), Invalid> {
-        if self.splits.is_empty() && self.texts.is_none() {
-            return Err(Invalid::new("splits", "there is no text").hint("name splits or `texts`"));
+        if self.splits.is_empty() && self.texts.is_none() && self.samples.is_none() {
+            return Err(Invalid::new("splits", "there is no text").hint("name splits, `texts` or `samples`"));
         }
         if self.top_k == 0 || self.draws == Some(0) {
             let name = if self.top_k == 0 { "top-k" } else { "draws" };
@@ -122,7 +126,7 @@ impl Stage for Predict {
 
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
         let checkpoint = self.model.load(cx, "model")?;
-        let texts = encode::gather(cx, &self.splits, self.texts.as_ref())?;
+        let texts = encode::gather(cx, &self.splits, [self.texts.as_ref(), self.samples.as_ref()])?;
         let mut documents = encode::encode(cx, &checkpoint, &texts)?;
         encode::cut(cx, &mut documents, self.max_length);
         documents.sort_by_cached_key(|ids| id(ids));

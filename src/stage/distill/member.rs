@@ -61,7 +61,7 @@ fn said(answers: &mut impl Write, answer: &Answer) -> Result<(), Failure> {
 fn settings(mut written: Value, inputs: &BTreeMap<String, Files>) -> Result<Distill, Failure> {
     let named = || Value::from("input");
     if let Some(table) = written.as_object_mut() {
-        for port in ["student", "teacher", "predictions", "texts"] {
+        for port in ["student", "teacher", "predictions", "texts", "samples"] {
             if inputs.contains_key(port) {
                 table.insert(port.to_owned(), named());
             }

@@ -123,6 +123,7 @@ pub(super) fn healing() -> Distill {
         predictions: None,
         splits: vec![],
         texts: Some(Input::new("corpus")),
+        samples: None,
         train: Train::Attention,
         only: vec![],
         groups: vec![],

@@ -37,6 +37,30 @@ fn student_alone(predictions: &Bench) -> Bench {
         .input("predictions", &predictions.load::<Predictions>("predictions"))
 }
 
+/// Half of the text as the text, the other half as what the model wrote.
+fn halved(bench: Bench) -> Bench {
+    let all = texts().0;
+    let (text, samples) = all.split_at(all.len() / 2);
+    bench.input("texts", &Texts(text.to_vec())).input("samples", &Texts(samples.to_vec()))
+}
+
+#[test]
+fn what_the_model_wrote_is_text_like_any_other() {
+    let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+    let models = [checkpoint(dirs[0].path(), true, 1), checkpoint(dirs[1].path(), false, 1)];
+    let both = halved(Bench::new().input("student", &models[0]).input("teacher", &models[1]));
+    let samples = || Some(Input::new("sample"));
+    both.run(&Distill { samples: samples(), ..online() }).unwrap();
+    let whole = bench();
+    whole.run(&online()).unwrap();
+    assert_eq!(losses(&both), losses(&whole));
+    let kept = halved(Bench::new().input("model", &models[1]));
+    let predict = "model = 'model'\ntexts = 'corpus'\nsamples = 'sample'\nmax-length = 64";
+    kept.run(&toml::from_str::<Predict>(predict).unwrap()).unwrap();
+    assert_eq!(kept.load::<Predictions>("predictions").len(), texts().0.len());
+    assert!(Distill { texts: None, samples: samples(), ..online() }.check().is_ok());
+}
+
 fn losses(bench: &Bench) -> Vec<f32> {
     let curve: Curve = bench.load("curve");
     curve.points.iter().map(|point| point.loss).chain(curve.measured.iter().map(|m| m.loss)).collect()
