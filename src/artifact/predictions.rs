@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    io::{BufWriter, Read, Seek, SeekFrom, Write},
+    io::{self, BufWriter, Read, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
@@ -145,6 +145,7 @@ impl Artifact for Predictions {
         let mut writer = Writer::create(dir, self.about)?;
         fs::copy(&self.path, dir.join(DATA)).map_err(ArtifactError::io(&self.path))?;
         writer.places = self.index.values().cloned().collect();
+        writer.places.sort_by_key(|place| place.at);
         writer.describe()
     }
 
@@ -189,6 +190,17 @@ impl Writer {
         }
         self.at += place.bytes() as u64;
         self.places.push(place);
+        Ok(())
+    }
+
+    /// Adds all documents of others, in their order.
+    pub fn append(&mut self, others: &Predictions) -> Result<(), ArtifactError> {
+        let mut data = File::open(&others.path).map_err(ArtifactError::io(&others.path))?;
+        let bytes = io::copy(&mut data, &mut self.data).map_err(ArtifactError::io(&others.path))?;
+        let mut places: Vec<&Place> = others.index.values().collect();
+        places.sort_by_key(|place| place.at);
+        self.places.extend(places.into_iter().map(|place| Place { at: self.at + place.at, ..place.clone() }));
+        self.at += bytes;
         Ok(())
     }
 
@@ -250,6 +262,29 @@ mod tests {
             }
             assert_eq!(predictions.document(&id(&[1, 2])).unwrap(), None);
         }
+    }
+
+    #[test]
+    fn parts_one_after_the_other_are_the_whole() {
+        let dirs = [(); 4].map(|()| tempfile::tempdir().unwrap());
+        let part = |dir: &Path, lengths: &[u32]| {
+            let mut writer = Writer::create(dir, ABOUT_TOP).unwrap();
+            for &n in lengths {
+                writer.push(&tokens(n), &document(n)).unwrap();
+            }
+            writer.finish().unwrap();
+            Predictions::load(&files_in(dir).unwrap()).unwrap()
+        };
+        let parts = [part(dirs[0].path(), &[4]), part(dirs[1].path(), &[]), part(dirs[2].path(), &[1, 9])];
+        let mut writer = Writer::create(dirs[3].path(), ABOUT_TOP).unwrap();
+        for part in &parts {
+            writer.append(part).unwrap();
+        }
+        writer.finish().unwrap();
+        let whole = tempfile::tempdir().unwrap();
+        let read =
+            |files: &Files| -> Vec<Vec<u8>> { files.values().map(|path| fs::read(path).unwrap()).collect() };
+        assert_eq!(read(&files_in(dirs[3].path()).unwrap()), read(&written(whole.path())));
     }
 
     #[test]

@@ -5,10 +5,12 @@ mod keep;
 use rayon::prelude::*;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 
 use self::keep::Keep;
 use crate::{
     artifact::{
+        Artifact,
         checkpoint::Checkpoint,
         predictions::{About, Document, Predictions, Writer, id},
         splits::Split,
@@ -21,6 +23,7 @@ use crate::{
         Finite, Input, InputPort, Invalid, Stage,
         code::{self, Code},
         encode,
+        shards::{self, Shard, Sharded},
     },
 };
 
@@ -95,8 +98,7 @@ impl Stage for Predict {
     const KIND: &'static str = "predict";
     const CODE: Code = code::of("predict");
     const POOL: Pool = Pool::Device;
-    const OUTPUTS: &'static [OutputPort] =
-        &[OutputPort { name: OUTPUT, kind: <Predictions as crate::artifact::Artifact>::KIND }];
+    const OUTPUTS: &'static [OutputPort] = &[OutputPort { name: OUTPUT, kind: Predictions::KIND }];
 
     fn inputs(&self) -> Vec<InputPort> {
         let mut ports = vec![self.model.port("model")];
@@ -125,6 +127,40 @@ impl Stage for Predict {
     }
 
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
+        self.predict(None, cx)
+    }
+}
+
+impl Sharded for Predict {
+    fn shard_params(&self, shard: Shard) -> Value {
+        json!({ "params": self, "shard": shard.index, "of": shard.of })
+    }
+
+    fn run_shard(&self, shard: Shard, cx: &Cx<'_>) -> Result<(), Failure> {
+        self.predict(Some(shard), cx)
+    }
+
+    /// The shards say everything, whatever made them.
+    fn merge_params(&self) -> Value {
+        Value::Null
+    }
+
+    fn merge(&self, of: usize, cx: &Cx<'_>) -> Result<(), Failure> {
+        let part =
+            |shard| Predictions::load(cx.input(&shards::merge_port(OUTPUT, shard))?).map_err(Failure::stage);
+        let parts = (0..of).map(part).collect::<Result<Vec<Predictions>, Failure>>()?;
+        let mut writer = Writer::create(&cx.output(OUTPUT), parts[0].about).map_err(Failure::stage)?;
+        for part in &parts {
+            cx.check_stop()?;
+            writer.append(part).map_err(Failure::stage)?;
+        }
+        writer.finish().map_err(Failure::stage)
+    }
+}
+
+impl Predict {
+    /// Predicts all documents, or those of a shard: neighbours in the order in which they are written.
+    fn predict(&self, shard: Option<Shard>, cx: &Cx<'_>) -> Result<(), Failure> {
         let checkpoint = self.model.load(cx, "model")?;
         let texts = encode::gather(cx, &self.splits, [self.texts.as_ref(), self.samples.as_ref()])?;
         let mut documents = encode::encode(cx, &checkpoint, &texts)?;
@@ -133,6 +169,10 @@ impl Stage for Predict {
         documents.dedup();
         if documents.is_empty() {
             return Err(Failure::stage(PredictError::NoText));
+        }
+        if let Some(Shard { index, of }) = shard {
+            let at = |shard: usize| documents.len() * shard / of;
+            documents = documents[at(index)..at(index + 1)].to_vec();
         }
         let failed = |e| Failure::stage(PredictError::Model(e));
         let model = Model::frozen(&checkpoint).map_err(failed)?;

@@ -157,7 +157,7 @@ pub const STAGES: &[Entry] = &[
     Entry::of::<activations::Activations>(),
     Entry::of::<cluster::Cluster>(),
     Entry::sharded::<context_gain::ContextGain>(),
-    Entry::of::<predict::Predict>(),
+    Entry::sharded::<predict::Predict>(),
     Entry::of::<sample::Sample>(),
     Entry::of::<select::Select>(),
     Entry::of::<model::ModelSource>(),

@@ -106,7 +106,7 @@ fn what_cannot_be_divided_is_refused_where_it_stands() {
         told(
             "a stage of kind `corpus` cannot be run in shards",
             "4",
-            "these kinds can: `embed`, `context-gain`, `analyze`, `exec`"
+            "these kinds can: `embed`, `context-gain`, `predict`, `analyze`, `exec`"
         )
     );
     assert_eq!(embed("0"), told("`shards` is 0, outside 1 to 1000", "0", ""));

@@ -3,7 +3,6 @@
 use super::*;
 use crate::{
     artifact::{
-        Artifact,
         checkpoint::{Draft, files_in},
         texts::Text,
     },
@@ -79,6 +78,18 @@ fn what_is_kept_are_the_models_own_probabilities() {
                 let entropy = -row.iter().map(|p| p.exp() * p).sum::<f64>();
                 assert!((f64::from(kept.entropies[t]) - entropy).abs() < 1e-4);
             }
+        }
+    }
+}
+
+#[test]
+fn shards_give_the_bytes_of_the_whole() {
+    for toml in ["top-k = 3", "draws = 9"] {
+        let whole = bench(&model(), &TEXTS).seed(4);
+        whole.run(&stage(toml)).unwrap();
+        for of in [1, 2, 3] {
+            let merged = bench(&model(), &TEXTS).seed(4).run_shards(&stage(toml), of).unwrap();
+            assert_eq!(merged.bytes(), whole.bytes(), "{of} shards, {toml}");
         }
     }
 }
