@@ -9,7 +9,7 @@ use rayon::prelude::*;
 
 use super::{
     host,
-    ordered::{BLOCK, FEW, Left, PART, Packed, Right, product_here, product_of_zeros, set_product_here},
+    ordered::{BLOCK, Left, PART, Packed, product_here, set_product_here},
     silu_mul::silu_mul_here,
     tensor,
 };
@@ -21,17 +21,6 @@ pub fn gated_mlp(x: &Tensor, [gate, up, down]: [&Tensor; 3]) -> Result<Tensor> {
         bail!("gated_mlp: x {x:?}, gate {gate:?}, up {up:?} and down {down:?} do not fit");
     }
     let (x, gate, up, down) = (host(x)?, host(gate)?, host(up)?, host(down)?);
-    if n <= FEW {
-        // Inner activations are small, and weights need no packed copy.
-        let map = |x: &[f32], w: &[f32], [from, to]: [usize; 2]| {
-            let mut y = vec![0f32; n * to];
-            product_of_zeros(&mut y, Left { data: x, stride: from }, Right::Columns(w), [from, to]);
-            y
-        };
-        let (mut gated, raised) = (map(&x, &gate, [hidden, inner]), map(&x, &up, [hidden, inner]));
-        silu_mul_here(&mut gated, &raised);
-        return tensor(map(&gated, &down, [inner, hidden]), (n, hidden));
-    }
     let mut out = vec![0f32; n * hidden];
     for from in (0..inner).step_by(PART) {
         let width = PART.min(inner - from);

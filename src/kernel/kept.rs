@@ -104,21 +104,23 @@ impl Kept {
     /// If a token of the row is no index of `z`.
     pub(crate) fn cost<R: Real>(&self, i: usize, z: &mut [R]) -> f64 {
         let row = self.row(i);
-        let entries = || row.ids.iter().zip(row.weights).filter(|(_, p)| **p > 0.0);
         let all = R::log_sum_exp(z);
         let (mut cost, mut mass) = (0.0, 0.0);
-        for (&id, &p) in entries() {
+        for (&id, &p) in row.ids.iter().zip(row.weights).filter(|(_, p)| **p > 0.0) {
             let (p, log_q) = (f64::from(p), (z[id as usize] - all).wide());
             cost += p * if self.form == Form::Bucket { p.ln() - log_q } else { -log_q };
             mass += p;
+        }
+        // What is kept is taken out of the row; the rest of it is what lies outside.
+        let inside: Vec<R> = row.ids.iter().map(|&id| (z[id as usize] - all).exp()).collect();
+        for &id in row.ids {
+            z[id as usize] = R::of(f64::NEG_INFINITY);
         }
         // A factor on `q` outside what is kept.
         let mut outside = R::of(1.0);
         if self.form == Form::Bucket {
             let rest = (1.0 - mass).max(0.0);
-            let mut others = z.to_vec();
-            row.ids.iter().for_each(|&id| others[id as usize] = R::of(f64::NEG_INFINITY));
-            let log_rest = if row.ids.len() < z.len() { (R::log_sum_exp(&others) - all).wide() } else { 0.0 };
+            let log_rest = if row.ids.len() < z.len() { (R::log_sum_exp(z) - all).wide() } else { 0.0 };
             if rest > 0.0 {
                 cost += rest * (rest.ln() - log_rest);
                 outside = R::of(1.0 - (rest.ln() - log_rest).exp());
@@ -126,7 +128,6 @@ impl Kept {
         } else {
             cost -= f64::from(row.entropy);
         }
-        let inside: Vec<R> = row.ids.iter().map(|&id| (z[id as usize] - all).exp()).collect();
         R::exp_all(z, all);
         for z in z.iter_mut() {
             *z = *z * outside;

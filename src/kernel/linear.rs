@@ -3,12 +3,12 @@
 //! Needed because a plain `matmul` of candle 0.11 computes and keeps the gradient of a frozen operand too.
 
 use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor, bail};
-use rayon::prelude::*;
 
 use super::{
     f32s, host,
     ordered::{Left, Right, product, product_of_zeros},
     tensor,
+    transpose::transposed,
 };
 
 /// `x` [n, in] · `weight` [out, in]ᵀ + `bias` `[out]` → [n, out], all `f32`. Gradients of weight and bias exist only when `train`.
@@ -70,24 +70,6 @@ impl Linear {
         };
         Ok((dx, dw))
     }
-}
-
-/// The transpose of a row-major matrix with `cols` columns.
-fn transposed(x: &[f32], cols: usize) -> Vec<f32> {
-    /// Rows and columns of a tile whose lines stay in the cache.
-    const TILE: usize = 16;
-    let rows = x.len() / cols.max(1);
-    let mut out = vec![0f32; x.len()];
-    out.par_chunks_mut((TILE * rows).max(1)).enumerate().for_each(|(tile, out)| {
-        for from in (0..rows).step_by(TILE) {
-            for (j, to) in out.chunks_exact_mut(rows).enumerate() {
-                for (i, to) in to[from..].iter_mut().enumerate().take(TILE) {
-                    *to = x[(from + i) * cols + tile * TILE + j];
-                }
-            }
-        }
-    });
-    out
 }
 
 /// The sum of each column of `x` [n, d], rows in order: `[d]`.

@@ -30,6 +30,16 @@ pub enum Taught {
     Kept(Arc<Kept>),
 }
 
+impl Taught {
+    /// For a message.
+    fn size(&self) -> String {
+        match self {
+            Self::States(states) => format!("{:?}", states.shape()),
+            Self::Kept(kept) => format!("{} rows", kept.len()),
+        }
+    }
+}
+
 /// The frozen side of the loss.
 pub struct Teacher<'a> {
     /// What is to be predicted.
@@ -59,9 +69,9 @@ pub fn linear_divergence(hidden: &Tensor, teacher: &Teacher<'_>) -> Result<Tenso
     };
     if !fits || teacher.weights.len() != rows || width != inner {
         bail!(
-            "linear_divergence: student {:?}, teacher {:?}, head {:?}, {} weights",
+            "linear_divergence: student {:?}, teacher {}, head {:?}, {} weights",
             hidden.shape(),
-            teacher.taught,
+            teacher.taught.size(),
             teacher.head.shape(),
             teacher.weights.len()
         );

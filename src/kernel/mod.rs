@@ -39,6 +39,7 @@ pub mod sink;
 pub mod swiglu;
 #[cfg(test)]
 pub(crate) mod testing;
+pub mod transpose;
 mod whole;
 
 /// The contiguous `f32` elements that a custom op was given.

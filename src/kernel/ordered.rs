@@ -33,7 +33,7 @@ pub(super) const BLOCK: usize = 8 * ROWS;
 /// other passes by.
 const DEPTH: usize = 256;
 /// Rows up to which a product by weights is computed the other way round.
-pub(super) const FEW: usize = BLOCK;
+pub const FEW: usize = BLOCK;
 /// Columns of the right-hand matrix that are packed at one time.
 pub(super) const PART: usize = 64 * PANEL;
 

@@ -4,6 +4,7 @@
 use rayon::prelude::*;
 
 use super::{BLOCK, Element, Factor, Left, Out, Packed, Right, Task, arch};
+use crate::kernel::transpose::transpose_into;
 
 /// `out = a · b`, or `out += a · b` with `add`. False, and nothing is done, where the weights do not lie as rows of terms.
 pub(super) fn product(out: &mut [f32], add: bool, a: Left<'_>, b: Right<'_>, sizes: [usize; 2]) -> bool {
@@ -20,7 +21,7 @@ fn by<E: Element>(weights: &[E], out: &mut [f32], add: bool, a: Left<'_>, [inner
     let columns = Packed::of_columns(a, inner, rows);
     let mut turned = vec![0_f32; out.len()];
     if add {
-        turn(out, &mut turned, cols);
+        transpose_into(&mut turned, out, cols);
     }
     let blocks = turned.par_chunks_mut((BLOCK * rows).max(1)).enumerate();
     blocks.for_each_init(Vec::new, |room, (block, out)| {
@@ -30,15 +31,5 @@ fn by<E: Element>(weights: &[E], out: &mut [f32], add: bool, a: Left<'_>, [inner
             (Out { rows: out, stride: rows, from: 0, add }, Left { data: weights, stride: inner });
         arch.dispatch(Task { out, a: Factor::Rows(left), b: columns.whole() });
     });
-    turn(&turned, out, rows);
-}
-
-/// The transpose of a row-major matrix with `cols` columns.
-fn turn(from: &[f32], to: &mut [f32], cols: usize) {
-    let rows = from.len() / cols.max(1);
-    for (j, to) in to.chunks_exact_mut(rows.max(1)).enumerate() {
-        for (i, to) in to.iter_mut().enumerate() {
-            *to = from[i * cols + j];
-        }
-    }
+    transpose_into(out, &turned, rows);
 }
