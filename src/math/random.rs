@@ -8,6 +8,11 @@ pub fn below(random: &mut ChaCha8Rng, n: usize) -> usize {
     (random.next_u64() % n as u64) as usize
 }
 
+/// A number from 0 up to, but not, 1: 53 random bits.
+pub fn unit(random: &mut ChaCha8Rng) -> f64 {
+    (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64
+}
+
 /// Any order of `items` is as likely as any other (Fisher and Yates).
 pub fn shuffle<T>(items: &mut [T], random: &mut ChaCha8Rng) {
     for i in (1..items.len()).rev() {
@@ -20,6 +25,14 @@ mod tests {
     use rand_core::SeedableRng;
 
     use super::*;
+
+    #[test]
+    fn a_unit_is_anywhere_below_one() {
+        let mut random = ChaCha8Rng::seed_from_u64(1);
+        let drawn: Vec<f64> = (0..4000).map(|_| unit(&mut random)).collect();
+        assert!(drawn.iter().all(|x| (0.0..1.0).contains(x)));
+        assert!((drawn.iter().sum::<f64>() / 4000.0 - 0.5).abs() < 0.02);
+    }
 
     #[test]
     fn a_seed_gives_an_order_and_every_order_is_likely() {

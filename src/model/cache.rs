@@ -17,7 +17,6 @@ use crate::kernel::cached::{Rows, Widths};
 #[derive(Debug, Clone)]
 pub struct KvCache {
     pub(super) layers: Vec<LayerCache>,
-    sequences: usize,
 }
 
 /// That of one layer.
@@ -69,12 +68,12 @@ impl KvCache {
             };
             LayerCache { widths, sequences: vec![empty; sequences] }
         };
-        Self { layers: config.layers.iter().map(layer).collect(), sequences }
+        Self { layers: config.layers.iter().map(layer).collect() }
     }
 
     /// How many sequences it is for.
     pub fn sequences(&self) -> usize {
-        self.sequences
+        self.layers.first().map_or(0, |layer| layer.sequences.len())
     }
 
     /// Tokens of a sequence that were seen.
@@ -88,12 +87,11 @@ impl KvCache {
             let mut kept = kept.iter();
             layer.sequences.retain(|_| *kept.next().expect("one for each sequence"));
         }
-        self.sequences = kept.iter().filter(|kept| **kept).count();
     }
 
     /// Whether a batch is what comes next.
     pub(super) fn check(&self, batch: &Batch) {
-        assert_eq!(batch.offsets.len(), self.sequences + 1, "a batch has the sequences of its cache");
+        assert_eq!(batch.offsets.len(), self.sequences() + 1, "a batch has the sequences of its cache");
         let fits = |(i, range): (usize, &[usize])| {
             let (seen, tokens) = (self.seen(i), range[1] - range[0]);
             let first = batch.positions.get(range[0]).map(|&at| at as usize);
@@ -111,12 +109,11 @@ impl KvCache {
     /// Bytes that a sequence of `tokens` tokens takes, from shapes alone.
     pub fn predicted_bytes(config: &Config, tokens: usize) -> usize {
         let element = if config.storage.cache == Stored::Bf16 { 2 } else { 4 };
-        let layer = |kind: &LayerKind| {
-            let widths = widths(config, kind);
+        let layer = |(i, kind): (usize, &LayerKind)| {
             let kept = if kind.slides() { tokens.min(config.sliding_window) } else { tokens };
-            kept * (widths.key_row() + widths.value_row()) * element
+            kept * config.kv_elements(i) * element
         };
-        config.layers.iter().map(layer).sum()
+        config.layers.iter().enumerate().map(layer).sum()
     }
 }
 

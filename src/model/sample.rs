@@ -1,10 +1,10 @@
 //! Text that a model writes: tokens are drawn one after the other, for several sequences at once. Knows no tokenizer.
 
 use rand_chacha::ChaCha8Rng;
-use rand_core::{Rng, SeedableRng};
+use rand_core::SeedableRng;
 
 use super::{Batch, KvCache, Model, ModelError};
-use crate::kernel::host;
+use crate::{kernel::host, math::random::unit};
 
 /// How a token is chosen.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -101,7 +101,7 @@ impl Sampler {
             weights.truncate(n.max(1));
             sum = weights.iter().map(|(_, w)| w).sum();
         }
-        let mut left = (self.random.next_u64() >> 11) as f64 / (1u64 << 53) as f64 * sum;
+        let mut left = unit(&mut self.random) * sum;
         for &(token, weight) in &weights {
             left -= weight;
             if left < 0.0 {

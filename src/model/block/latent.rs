@@ -55,12 +55,7 @@ struct Parts {
 impl LatentAttention {
     /// Normalised input `x` [t, hidden] → [t, hidden].
     pub fn forward(&self, x: &Tensor, batch: &Batch, probe: &mut dyn Probe) -> Result<Tensor> {
-        let parts = self.parts(x, batch)?;
-        if self.common.storage.absorbed {
-            self.absorbed(parts, batch)
-        } else {
-            self.expanded(x, parts, batch, probe)
-        }
+        self.whole(x, self.parts(x, batch)?, batch, probe)
     }
 
     /// The same of the next tokens of each sequence, whose latent and rotated keys are added to `cache`: any number of them where nothing is
@@ -73,10 +68,15 @@ impl LatentAttention {
             Some((_, k_rope)) => Tensor::cat(&[&parts.latent, &k_rope.flatten_from(1)?], 1)?,
         };
         cache.append(&host(&row.contiguous()?)?, &[], &batch.offsets);
-        match (begins, self.common.storage.absorbed) {
-            (true, false) => self.expanded(x, parts, batch, &mut NoProbe),
-            (true, true) => self.absorbed(parts, batch),
-            (false, _) => self.against(parts, cache),
+        if begins { self.whole(x, parts, batch, &mut NoProbe) } else { self.against(parts, cache) }
+    }
+
+    /// All tokens of a batch, in the form that the configuration says.
+    fn whole(&self, x: &Tensor, parts: Parts, batch: &Batch, probe: &mut dyn Probe) -> Result<Tensor> {
+        if self.common.storage.absorbed {
+            self.absorbed(parts, batch)
+        } else {
+            self.expanded(x, parts, batch, probe)
         }
     }
 

@@ -1,11 +1,11 @@
 //! What is kept of one distribution. Knows no model and no file.
 
 use rand_chacha::ChaCha8Rng;
-use rand_core::{Rng, SeedableRng};
+use rand_core::SeedableRng;
 
 use crate::{
     artifact::predictions::{Entries, digest},
-    math::softmax::log_sum_exp,
+    math::{random::unit, softmax::log_sum_exp},
 };
 
 /// What to keep.
@@ -65,8 +65,7 @@ impl Keep {
         let mut random = ChaCha8Rng::seed_from_u64(self.seed);
         random.set_stream(stream);
         random.set_word_pos(2 * (row * draws) as u128);
-        let mut points: Vec<f64> =
-            (0..draws).map(|_| (random.next_u64() >> 11) as f64 / (1u64 << 53) as f64).collect();
+        let mut points: Vec<f64> = (0..draws).map(|_| unit(&mut random)).collect();
         points.sort_unstable_by(f64::total_cmp);
         let sum: f64 = p.iter().sum();
         let (mut passed, mut next, mut entries) = (0.0, 0, Vec::new());
