@@ -146,6 +146,12 @@ pub(crate) mod tests {
         "padding":{"strategy":{"Fixed":9},"direction":"Right","pad_to_multiple_of":null,"pad_id":3,"pad_type_id":0,"pad_token":"<|end|>"},
         "model":{"type":"WordLevel","vocab":{"?":0,"one":1,"two":2},"unk_token":"?"}}"#;
 
+    /// One token a letter from `a` to `e`, and a space.
+    pub(crate) const LETTERS: &str = r#"{"version":"1.0","truncation":null,"padding":null,"added_tokens":[],"normalizer":null,
+        "pre_tokenizer":null,"post_processor":null,"decoder":null,"model":{"type":"BPE","dropout":null,"unk_token":null,
+        "continuing_subword_prefix":null,"end_of_word_suffix":null,"fuse_unk":false,"byte_fallback":false,"ignore_merges":false,
+        "merges":[],"vocab":{"a":0,"b":1,"c":2,"d":3,"e":4," ":5}}}"#;
+
     fn words() -> Encoder {
         Encoder::from_json(WORDS.as_bytes()).unwrap()
     }

@@ -9,7 +9,10 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
-use super::{Artifact, ArtifactError, Files, file, read_json, texts::read_jsonl};
+use super::{
+    Artifact, ArtifactError, Files, file, read_json,
+    texts::{read_jsonl, write_jsonl},
+};
 
 /// What all documents have in common.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -143,10 +146,8 @@ impl Artifact for Predictions {
 
     fn save(&self, dir: &Path) -> Result<(), ArtifactError> {
         let mut writer = Writer::create(dir, self.about)?;
-        fs::copy(&self.path, dir.join(DATA)).map_err(ArtifactError::io(&self.path))?;
-        writer.places = self.index.values().cloned().collect();
-        writer.places.sort_by_key(|place| place.at);
-        writer.describe()
+        writer.append(self)?;
+        writer.finish()
     }
 
     fn load(files: &Files) -> Result<Self, ArtifactError> {
@@ -207,11 +208,7 @@ impl Writer {
     /// Writes what is still in memory, and where everything lies.
     pub fn finish(mut self) -> Result<(), ArtifactError> {
         self.data.flush().map_err(ArtifactError::io(&self.dir))?;
-        self.describe()
-    }
-
-    fn describe(&self) -> Result<(), ArtifactError> {
-        super::texts::write_jsonl(&self.dir.join(INDEX), &self.places)?;
+        write_jsonl(&self.dir.join(INDEX), &self.places)?;
         let path = self.dir.join(ABOUT);
         let text = serde_json::to_vec_pretty(&self.about).expect("plain data");
         fs::write(&path, text).map_err(ArtifactError::io(&path))

@@ -6,6 +6,7 @@ mod adamw;
 pub mod curve;
 mod data;
 mod forecast;
+mod foretold;
 mod gradients;
 mod held_out;
 mod layerwise;
@@ -19,7 +20,6 @@ mod phase;
 mod save;
 mod share;
 mod state;
-mod taught;
 mod team;
 mod tensorboard;
 mod trainer;
@@ -42,6 +42,7 @@ use crate::{
     },
 };
 
+use foretold::Foretold;
 use held_out::{Exam, HeldOut};
 use layerwise::Fed;
 use loss::Loss;
@@ -50,7 +51,6 @@ use objective::Objective;
 use parameters::{Choice, Group, Train};
 use phase::Phase;
 use share::SUMS;
-use taught::Foretold;
 use team::Team;
 use trainer::{Run, TrainError};
 

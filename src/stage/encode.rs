@@ -98,8 +98,17 @@ impl Document {
 
 /// The end token of a `config.json`: one id, or the first of several.
 fn end_token(config: &Value) -> Option<u32> {
-    let id = config.get("eos_token_id")?;
-    id.as_array().map_or(Some(id), |ids| ids.first())?.as_u64().and_then(|id| u32::try_from(id).ok())
+    token_ids(config, "eos_token_id").first().copied()
+}
+
+/// The ids that stand under a name in a `config.json`: one, several or none.
+pub(super) fn token_ids(config: &Value, name: &str) -> Vec<u32> {
+    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
+    match config.get(name) {
+        Some(Value::Array(ids)) => ids.iter().map_while(id).collect(),
+        Some(value) => id(value).into_iter().collect(),
+        None => Vec::new(),
+    }
 }
 
 #[cfg(test)]

@@ -2,7 +2,6 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 use unicode_normalization::UnicodeNormalization;
 
 use crate::{
@@ -20,6 +19,7 @@ use crate::{
     stage::{
         Finite, Input, InputPort, Invalid, Stage,
         code::{self, Code},
+        encode,
     },
 };
 
@@ -108,7 +108,7 @@ impl Stage for Sample {
         let checkpoint = self.model.load(cx, "model")?;
         let path = checkpoint.file("tokenizer.json").map_err(Failure::stage)?;
         let encoder = Encoder::from_file(path).map_err(Failure::stage)?;
-        let ids = |name: &str| token_ids(&checkpoint.config, name);
+        let ids = |name: &str| encode::token_ids(&checkpoint.config, name);
         let ends = ids("eos_token_id");
         let begin = ids("bos_token_id").first().or(ends.first()).copied();
         let begin = begin.ok_or_else(|| Failure::stage(SampleError::NoBegin))?;
@@ -116,28 +116,28 @@ impl Stage for Sample {
         cx.progress.phase("writing", Some((self.documents * self.max_tokens) as u64), "tokens");
         // Every document, the empty ones too: their number says where a run goes on.
         let mut texts = match cx.checkpoints.latest().map_err(Failure::stage)? {
-            Some(files) => Texts::load(&files).map_err(Failure::stage)?.0,
-            None => Vec::new(),
+            Some(files) => Texts::load(&files).map_err(Failure::stage)?,
+            None => Texts::default(),
         };
-        cx.progress.advance((texts.len() * self.max_tokens) as u64);
-        while texts.len() < self.documents {
-            let n = self.batch.min(self.documents - texts.len());
-            for ids in self.write(cx, &model, (texts.len(), n), (begin, &ends))? {
-                texts.push(document(encoder.decode(&ids).map_err(Failure::stage)?.nfc().collect()));
+        cx.progress.advance((texts.0.len() * self.max_tokens) as u64);
+        while texts.0.len() < self.documents {
+            let n = self.batch.min(self.documents - texts.0.len());
+            for ids in self.write(cx, &model, (texts.0.len(), n), (begin, &ends))? {
+                texts.0.push(document(encoder.decode(&ids).map_err(Failure::stage)?.nfc().collect()));
             }
             keep(cx, &texts)?;
         }
-        texts.retain(|text| !text.text.trim().is_empty());
-        texts.sort_by(|a, b| a.id.cmp(&b.id));
-        texts.dedup_by(|a, b| a.id == b.id);
-        let (kept, asked) = (texts.len(), self.documents);
+        texts.0.retain(|text| !text.text.trim().is_empty());
+        texts.0.sort_by(|a, b| a.id.cmp(&b.id));
+        texts.0.dedup_by(|a, b| a.id == b.id);
+        let (kept, asked) = (texts.0.len(), self.documents);
         if kept == 0 {
             return Err(Failure::stage(SampleError::Empty(asked)));
         }
         if kept < asked {
             cx.progress.say(&format!("{} of {asked} documents were empty or like another", asked - kept));
         }
-        Texts(texts).save(&cx.output(OUTPUT)).map_err(Failure::stage)
+        texts.save(&cx.output(OUTPUT)).map_err(Failure::stage)
     }
 }
 
@@ -167,21 +167,11 @@ impl Sample {
     }
 }
 
-/// One id or several of a `config.json`.
-fn token_ids(config: &Value, name: &str) -> Vec<u32> {
-    let id = |value: &Value| value.as_u64().and_then(|id| u32::try_from(id).ok());
-    match config.get(name) {
-        Some(Value::Array(ids)) => ids.iter().filter_map(id).collect(),
-        Some(value) => id(value).into_iter().collect(),
-        None => Vec::new(),
-    }
-}
-
 /// Keeps what is written so far for a later run.
-fn keep(cx: &Cx<'_>, texts: &[Text]) -> Result<(), Failure> {
+fn keep(cx: &Cx<'_>, texts: &Texts) -> Result<(), Failure> {
     let dir = cx.scratch.join("checkpoint");
     std::fs::create_dir_all(&dir).map_err(Failure::stage)?;
-    Texts(texts.to_vec()).save(&dir).map_err(Failure::stage)?;
+    texts.save(&dir).map_err(Failure::stage)?;
     cx.checkpoints.publish(&dir).map_err(Failure::stage)
 }
 

@@ -13,13 +13,30 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    artifact::{Artifact, Files, checkpoint::files_in},
+    artifact::{
+        Artifact, Files,
+        checkpoint::files_in,
+        texts::{Text, Texts},
+    },
     engine::action::{Checkpoints, Cx, Failure, NoCheckpoints, OutputPort, Progress, Quiet, Stop},
     stage::{
         Read, Stage,
         shards::{self, Shard, Sharded},
     },
 };
+
+/// Documents with these texts, in their order.
+pub(crate) fn texts<T: AsRef<str>>(of: &[T]) -> Texts {
+    let text = |(i, text): (usize, &T)| Text {
+        id: format!("{i:064}"),
+        source: "test".into(),
+        licence: String::new(),
+        text: text.as_ref().to_owned(),
+        special_tokens: false,
+        marks: vec![],
+    };
+    Texts(of.iter().enumerate().map(text).collect())
+}
 
 /// Inputs and outputs of one stage under test.
 pub(crate) struct Bench {

@@ -2,37 +2,19 @@
 
 use super::*;
 use crate::{
-    artifact::{checkpoint::files_in, texts::Text},
+    artifact::{checkpoint::files_in, encoder::tests::LETTERS},
     model::{Model, Probe, testing::draft},
-    stage::testing::Bench,
+    stage::testing::{Bench, texts},
 };
-
-const TOKENIZER: &str = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
-    "pre_tokenizer": null, "post_processor": null, "decoder": null,
-    "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
-        "fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "merges": [],
-        "vocab": {"a": 0, "b": 1, "c": 2, "d": 3, "e": 4, " ": 5}}}"#;
 
 fn checkpoint(dir: &std::path::Path) -> Checkpoint {
     let mut draft = draft(&["sliding_attention", "full_attention", "full_attention"]);
-    draft.side_files.insert("tokenizer.json".to_owned(), TOKENIZER.into());
+    draft.side_files.insert("tokenizer.json".to_owned(), LETTERS.into());
     draft.save(dir).unwrap();
     Checkpoint::load(&files_in(dir).unwrap()).unwrap()
 }
 
 const TEXTS: [&str; 5] = ["abcabc abd", "e", "", "deedeedeeddeedee", "abcabc abc"];
-
-fn texts() -> Texts {
-    let text = |(i, text): (usize, &&str)| Text {
-        id: format!("{i:064}"),
-        source: "test".into(),
-        licence: String::new(),
-        text: (*text).to_owned(),
-        special_tokens: false,
-        marks: vec![],
-    };
-    Texts(TEXTS.iter().enumerate().map(text).collect())
-}
 
 fn stage() -> Activations {
     Activations {
@@ -47,7 +29,7 @@ fn stage() -> Activations {
 
 fn run(stage: &Activations) -> Result<Embeddings, Failure> {
     let dir = tempfile::tempdir().unwrap();
-    let bench = Bench::new().input("texts", &texts()).input("model", &checkpoint(dir.path()));
+    let bench = Bench::new().input("texts", &texts(&TEXTS)).input("model", &checkpoint(dir.path()));
     bench.run(stage)?;
     Ok(bench.load(OUTPUT))
 }

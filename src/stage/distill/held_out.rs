@@ -14,7 +14,7 @@ use crate::{
     stage::Invalid,
 };
 
-use super::{data::shuffled, taught::Foretold};
+use super::{data::shuffled, foretold::Foretold};
 
 /// Rows of logits that exist at one time.
 const ROWS: usize = 256;

@@ -18,10 +18,10 @@ use crate::{
 };
 
 use super::{
+    foretold::Foretold,
     gradients::Gradients,
     layerwise::{self, Fed},
     loss::Loss,
-    taught::Foretold,
 };
 
 /// What a phase minimises.

@@ -22,7 +22,7 @@ use crate::{
     },
     kernel::testing::noise,
     model::{Batch, tape::Keep},
-    stage::testing::Bench,
+    stage::testing::{self, Bench},
 };
 
 /// A random model of the given kind over the 96 bytes of printable ASCII.
@@ -92,15 +92,8 @@ fn byte_tokenizer() -> Vec<u8> {
 }
 
 fn texts() -> Texts {
-    let text = |i: usize| Text {
-        id: format!("{i:064}"),
-        source: "test".into(),
-        licence: String::new(),
-        text: format!("{i} plus {i} is {} and so on. ", 2 * i).repeat(2 + i % 3),
-        special_tokens: false,
-        marks: vec![],
-    };
-    Texts((0..12).map(text).collect())
+    let text = |i: usize| format!("{i} plus {i} is {} and so on. ", 2 * i).repeat(2 + i % 3);
+    testing::texts(&(0..12).map(text).collect::<Vec<String>>())
 }
 
 #[expect(clippy::unnecessary_wraps, reason = "as the field that it fills")]

@@ -12,6 +12,7 @@ use super::{
     adamw::AdamW,
     curve::{Candidate, Curve, Measured, Point},
     data::Feed,
+    foretold::Foretold,
     held_out::{Exam, Measure},
     metrics::Metrics,
     objective::{Models, Objective},
@@ -19,7 +20,6 @@ use super::{
     phase::Phase,
     share::{Step, Sum},
     state::{Place, State},
-    taught::Foretold,
     team::Team,
     weights::Weights,
 };

@@ -1,18 +1,14 @@
 //! The embed stage: rows, shards, what enters keys, and what is refused.
 
 use super::*;
-use crate::{artifact::texts::Text, stage::testing::Bench};
+use crate::{
+    artifact::texts::Text,
+    stage::testing::{self, Bench},
+};
 
 fn texts(n: usize) -> Texts {
-    let text = |i: usize| Text {
-        id: format!("{i:064}"),
-        source: "a".into(),
-        licence: String::new(),
-        text: format!("document number {i} speaks of subject {}", i % 3),
-        special_tokens: false,
-        marks: vec![],
-    };
-    Texts((0..n).map(text).collect())
+    let text = |i: usize| format!("document number {i} speaks of subject {}", i % 3);
+    testing::texts(&(0..n).map(text).collect::<Vec<String>>())
 }
 
 fn stage(toml: &str) -> Embed {

@@ -2,41 +2,19 @@
 
 use super::*;
 use crate::{
-    artifact::{
-        checkpoint::{Draft, files_in},
-        texts::Text,
-    },
-    model::testing::{draft, log_probabilities},
-    stage::testing::{Bench, Says},
+    artifact::{checkpoint::Draft, encoder::tests::LETTERS},
+    model::testing::{checkpoint, draft, log_probabilities},
+    stage::testing::{Bench, Says, texts},
 };
-
-const TOKENIZER: &str = r#"{"version": "1.0", "truncation": null, "padding": null, "added_tokens": [], "normalizer": null,
-    "pre_tokenizer": null, "post_processor": null, "decoder": null,
-    "model": {"type": "BPE", "dropout": null, "unk_token": null, "continuing_subword_prefix": null, "end_of_word_suffix": null,
-        "fuse_unk": false, "byte_fallback": false, "ignore_merges": false, "merges": [],
-        "vocab": {"a": 0, "b": 1, "c": 2, "d": 3, "e": 4, " ": 5}}}"#;
 
 fn model() -> Draft {
     let mut draft = draft(&["sliding_attention", "full_attention"]);
-    draft.side_files.insert("tokenizer.json".to_owned(), TOKENIZER.into());
+    draft.side_files.insert("tokenizer.json".to_owned(), LETTERS.into());
     draft
 }
 
-fn bench(draft: &Draft, texts: &[&str]) -> Bench {
-    let dir = tempfile::tempdir().unwrap();
-    draft.save(dir.path()).unwrap();
-    let text = |(i, text): (usize, &&str)| Text {
-        id: format!("{i:064}"),
-        source: "test".into(),
-        licence: String::new(),
-        text: (*text).to_owned(),
-        special_tokens: false,
-        marks: vec![],
-    };
-    let texts = Texts(texts.iter().enumerate().map(text).collect());
-    Bench::new()
-        .input("model", &Checkpoint::load(&files_in(dir.path()).unwrap()).unwrap())
-        .input("texts", &texts)
+fn bench(draft: &Draft, of: &[&str]) -> Bench {
+    Bench::new().input("model", &checkpoint(draft).1).input("texts", &texts(of))
 }
 
 fn stage(toml: &str) -> Predict {
@@ -51,9 +29,7 @@ fn ids(text: &str) -> Vec<u32> {
 
 #[test]
 fn what_is_kept_are_the_models_own_probabilities() {
-    let dir = tempfile::tempdir().unwrap();
-    model().save(dir.path()).unwrap();
-    let whole = Model::frozen(&Checkpoint::load(&files_in(dir.path()).unwrap()).unwrap()).unwrap();
+    let whole = Model::frozen(&checkpoint(&model()).1).unwrap();
     for toml in ["top-k = 3", "top-k = 3\nmicro-batch-tokens = 4"] {
         let bench = bench(&model(), &TEXTS);
         bench.run(&stage(toml)).unwrap();

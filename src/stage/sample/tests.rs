@@ -2,13 +2,13 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::*;
 use crate::{
-    artifact::checkpoint::{Draft, files_in},
+    artifact::checkpoint::Draft,
     engine::action::{Quiet, Stop},
-    model::testing::draft,
+    model::testing::{checkpoint, draft},
     stage::testing::{Bench, Kept, Says},
 };
 
@@ -39,9 +39,7 @@ fn stage(toml: &str) -> Sample {
 }
 
 fn bench(draft: &Draft) -> Bench {
-    let dir = tempfile::tempdir().unwrap();
-    draft.save(dir.path()).unwrap();
-    Bench::new().input("model", &Checkpoint::load(&files_in(dir.path()).unwrap()).unwrap())
+    Bench::new().input("model", &checkpoint(draft).1)
 }
 
 fn run(draft: &Draft, toml: &str) -> Vec<Text> {
@@ -64,11 +62,7 @@ fn documents_are_what_the_model_says_from_its_begin_token_on() {
     let lengths: BTreeSet<usize> = texts.iter().map(|text| text.text.len()).collect();
     assert!(lengths.len() > 3 && lengths.contains(&9), "{lengths:?}");
     let written: BTreeSet<&str> = texts.iter().map(|text| &*text.text).collect();
-    let model = {
-        let dir = tempfile::tempdir().unwrap();
-        draft.save(dir.path()).unwrap();
-        Model::frozen(&Checkpoint::load(&files_in(dir.path()).unwrap()).unwrap()).unwrap()
-    };
+    let model = Model::frozen(&checkpoint(&draft).1).unwrap();
     let limits = Limits { max_new_tokens: 9, ends: &[30, 4] };
     let sampling = Sampling { temperature: 1.0, top_p: 1.0, seed: 3 };
     let first = sample(&model, &[&[7]], limits, (sampling, 0), &mut |_, _| true).unwrap().remove(0);

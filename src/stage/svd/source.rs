@@ -91,7 +91,7 @@ pub(super) struct Source {
 fn damp(moment: &mut Mat<f64>, share: f64) {
     let inputs = moment.nrows() - 1;
     let mean = (0..inputs).map(|i| moment[(i, i)]).sum::<f64>() / inputs as f64;
-    for i in (0..inputs).filter(|_| share > 0.0) {
+    for i in 0..inputs {
         moment[(i, i)] += share * mean;
     }
 }
