@@ -58,8 +58,9 @@ pub struct Analyze {
     /// Plain texts in place of a split.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub texts: Option<Input<Texts>>,
-    /// Text that the model wrote itself (stage `sample`). All of it counts, beside `max-tokens` of the calibration text, and none is held out.
-    /// It shows what calibration text of one kind never does, so that a conversion keeps more of what the model can do elsewhere.
+    /// Text that the model wrote itself (stage `sample`). All of it counts, beside `max-tokens` of the calibration text, and it has its share
+    /// of what is held out. It shows what calibration text of one kind never does, so that a conversion keeps more of what the model can do
+    /// elsewhere.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub samples: Option<Input<Texts>>,
     /// Tokens in the sums, over all sequences of calibration text.
@@ -269,20 +270,23 @@ impl Analyze {
         if self.order == Order::Shuffled {
             shuffle(&mut ids, &mut ChaCha8Rng::seed_from_u64(cx.seed));
         }
-        let limits = Limits {
-            max_tokens: self.max_tokens,
-            max_length: self.max_length,
-            held_out: self.held_out_tokens,
+        let own: Vec<Vec<u32>> = match &self.samples {
+            Some(samples) => {
+                let texts: Vec<Document> =
+                    samples.load(cx, "samples")?.0.into_iter().map(Document::from).collect();
+                encode(cx, checkpoint, &texts)?
+            }
+            None => Vec::new(),
         };
-        let mut sequences = Sequences::divide(ids, &limits);
+        let tokens = |ids: &[Vec<u32>]| ids.iter().map(|ids| ids.len().min(self.max_length)).sum::<usize>();
+        let (given, written) = (tokens(&ids).min(self.max_tokens), tokens(&own));
+        let held_out = self.held_out_tokens * given / (given + written).max(1);
+        let limits = |max_tokens, held_out| Limits { max_tokens, max_length: self.max_length, held_out };
+        let mut sequences = Sequences::divide(ids, &limits(self.max_tokens, held_out));
         if sequences.calibration.is_empty() {
             return Err(Failure::stage(AnalyzeError::Empty(texts.len())));
         }
-        if let Some(samples) = &self.samples {
-            let texts: Vec<Document> =
-                samples.load(cx, "samples")?.0.into_iter().map(Document::from).collect();
-            sequences.mix_in(encode(cx, checkpoint, &texts)?, self.max_length);
-        }
+        sequences.mix_in(Sequences::divide(own, &limits(written, self.held_out_tokens - held_out)));
         Ok(sequences)
     }
 }

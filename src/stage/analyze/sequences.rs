@@ -51,22 +51,10 @@ impl Sequences {
         sequences
     }
 
-    /// Adds sequences to the calibration, spread evenly, so that every beginning of it has about the same share of them.
-    pub(super) fn mix_in(&mut self, ids: Vec<Vec<u32>>, max_length: usize) {
-        let mut more: Vec<Vec<u32>> = ids.into_iter().filter(|ids| !ids.is_empty()).collect();
-        for ids in &mut more {
-            ids.truncate(max_length);
-        }
-        let place = |i: usize, of: usize| (2 * i + 1) as f64 / (2 * of) as f64;
-        let (own, added) = (self.calibration.len(), more.len());
-        let own = std::mem::take(&mut self.calibration)
-            .into_iter()
-            .enumerate()
-            .map(|(i, ids)| (place(i, own), ids));
-        let mut all: Vec<(f64, Vec<u32>)> = own.collect();
-        all.extend(more.into_iter().enumerate().map(|(i, ids)| (place(i, added), ids)));
-        all.sort_by(|a, b| a.0.total_cmp(&b.0));
-        self.calibration = all.into_iter().map(|(_, ids)| ids).collect();
+    /// Adds what `more` has to both parts, spread evenly, so that every beginning of them has about the same share of it.
+    pub(super) fn mix_in(&mut self, more: Self) {
+        mix(&mut self.calibration, more.calibration);
+        mix(&mut self.held_out, more.held_out);
     }
 
     /// Replaces every calibration token by one of `vocab` at random; their number and what was set aside stay.
@@ -92,6 +80,16 @@ impl Sequences {
     }
 }
 
+fn mix(into: &mut Vec<Vec<u32>>, more: Vec<Vec<u32>>) {
+    let spread = |ids: Vec<Vec<u32>>| {
+        let n = ids.len();
+        ids.into_iter().enumerate().map(move |(i, ids)| ((2 * i + 1) as f64 / (2 * n) as f64, ids))
+    };
+    let mut all: Vec<(f64, Vec<u32>)> = spread(std::mem::take(into)).chain(spread(more)).collect();
+    all.sort_by(|a, b| a.0.total_cmp(&b.0));
+    into.extend(all.into_iter().map(|(_, ids)| ids));
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::{collection::vec, prop_assert, prop_assert_eq, proptest};
@@ -115,14 +113,18 @@ mod tests {
     }
 
     #[test]
-    fn what_is_mixed_in_is_spread_over_the_calibration() {
-        let mut sequences = Sequences { calibration: ids(&[9, 9, 9, 9]), held_out: ids(&[5]) };
-        sequences.mix_in(vec![vec![70; 30], vec![], vec![71; 3]], 10);
+    fn what_is_mixed_in_is_spread_over_both_parts() {
+        let of = |calibration: &[usize], held_out: &[usize]| Sequences {
+            calibration: ids(calibration),
+            held_out: ids(held_out),
+        };
+        let mut sequences = of(&[9, 9, 9, 9], &[5, 6]);
+        sequences.mix_in(of(&[10, 3], &[7]));
         let order = lengths(&sequences.calibration);
-        assert_eq!(order, [(0, 9), (70, 10), (1, 9), (2, 9), (71, 3), (3, 9)]);
-        assert_eq!(sequences.held_out, ids(&[5]));
-        let mut few = Sequences { calibration: ids(&[9]), held_out: vec![] };
-        few.mix_in(ids(&[1, 1, 1]), 10);
+        assert_eq!(order, [(0, 9), (0, 10), (1, 9), (2, 9), (1, 3), (3, 9)]);
+        assert_eq!(lengths(&sequences.held_out), [(0, 5), (0, 7), (1, 6)]);
+        let mut few = of(&[9], &[]);
+        few.mix_in(of(&[1, 1, 1], &[]));
         assert_eq!(lengths(&few.calibration), [(0, 1), (0, 9), (1, 1), (2, 1)]);
     }
 
