@@ -43,6 +43,8 @@ pub(super) enum SvdError {
     Pairs { wanted: usize, has: usize },
     #[error("layer {layer}: the file of its refitted projection: {why}")]
     Refit { layer: usize, why: String },
+    #[error("layer {layer}: the file of its second moments: {why}")]
+    Recalibrated { layer: usize, why: String },
     #[error(transparent)]
     Model(#[from] ModelError),
     #[error(transparent)]

@@ -185,6 +185,14 @@ impl Job<'_> {
         Ok(fold::fold((source, &projections), &part.rotated, &map, self.svd.dtype))
     }
 
+    /// Whether a latent of `split` cannot hold all content of its layer.
+    pub(super) fn cuts(&self, split: &Split) -> bool {
+        self.sources
+            .iter()
+            .zip(&split.parts)
+            .any(|(source, part)| part.rank < source.useful_rank(&part.rotated))
+    }
+
     /// Bytes of folding one layer: its weights in f64, what they become, and the decomposition of its content.
     pub(super) fn folding(&self) -> u64 {
         let config = self.config;
@@ -230,6 +238,15 @@ impl Job<'_> {
         config["mla"] = latents.into();
         config
     }
+}
+
+/// Whole sequences of together at most so many tokens; the first one in any case.
+pub(super) fn first(sequences: &[Vec<u32>], most: usize) -> impl Iterator<Item = &[u32]> {
+    let mut tokens = 0;
+    sequences.iter().enumerate().map_while(move |(i, ids)| {
+        tokens += ids.len();
+        (i == 0 || tokens <= most).then_some(ids.as_slice())
+    })
 }
 
 /// Whole held-out sequences of together at most so many tokens.

@@ -15,6 +15,7 @@ mod metric;
 mod passes;
 mod pieces;
 mod ranking;
+mod recalibrate;
 mod refit;
 mod report;
 mod rotated;
@@ -114,11 +115,15 @@ pub struct Svd {
     /// Whether each layer may divide its elements between rotated keys and latent in its own way, by the predicted error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_splits: Option<bool>,
+    /// Whether content is compressed for what layers see once rotations are given up, by a second pass through `refit-tokens` of the
+    /// calibration text, and not for what the original gives them. Goes with `token-weights = "none"`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub recalibrate: Option<bool>,
     /// Whether the output projections of converted layers are fitted anew, in closed form, to what their heads give behind converted layers.
     /// Each layer, and all of them together, must be better for it on held-out text.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub refit: Option<bool>,
-    /// Calibration tokens that they are fitted to.
+    /// Calibration tokens that they are fitted to, and that `recalibrate` sees.
     #[serde(default = "refit_tokens")]
     pub refit_tokens: usize,
     /// Whether a cached channel is a component (`components`), or a mixture of strong and weak ones (`mixed`), which stores better in few bits.
@@ -222,6 +227,10 @@ impl Stage for Svd {
             _ => {}
         }
         self.check_rotary(&pieces)?;
+        if pieces.recalibrate && pieces.token_weights != TokenWeights::None {
+            return Err(Invalid::new("recalibrate", "`recalibrate` counts all tokens alike")
+                .hint("it goes with `token-weights = \"none\"`"));
+        }
         if let Some(search) = &self.search {
             let good = self.kv_budget.is_some() && self.measure > 0 && !search.kv_budget.contains(&0);
             if !good || search.kv_budget.is_empty() {
@@ -261,7 +270,7 @@ impl Stage for Svd {
             ));
         }
         let sources = self.sources(cx, (&checkpoint, &config), &pieces, &moments)?;
-        let job = Job {
+        let mut job = Job {
             svd: self,
             cx,
             checkpoint: &checkpoint,
@@ -277,6 +286,12 @@ impl Stage for Svd {
         }
         let mut best = budget::choose(&mut splits);
         let curve = job.curve(&splits[best].candidate, &moments.held_out)?;
+        let recalibrated;
+        if pieces.recalibrate && job.cuts(&splits[best]) {
+            recalibrated = recalibrate::recalibrated(&job, &splits[best], &moments)?;
+            job.sources = &recalibrated;
+            splits[best] = recalibrate::again(&job, &splits[best], &moments.held_out)?;
+        }
         if self.layer_budgets != LayerBudgets::Uniform {
             best = divide::redivide(&job, &mut splits, best, &moments.held_out)?;
         }
@@ -297,6 +312,8 @@ impl Svd {
     /// The method's pieces with what the user set in their place.
     fn pieces(&self) -> Pieces {
         let published = self.method.pieces();
+        let token_weights = self.token_weights.unwrap_or(published.token_weights);
+        let alike = token_weights == TokenWeights::None;
         Pieces {
             layout: self.layout.unwrap_or(published.layout),
             rotary_basis: self.rotary_basis.unwrap_or(published.rotary_basis),
@@ -304,11 +321,12 @@ impl Svd {
             freqfold: if self.freqfold.is_empty() { published.freqfold } else { self.freqfold.clone() },
             query_weights: self.query_weights.unwrap_or(published.query_weights),
             multiplier: self.multiplier.unwrap_or(published.multiplier),
-            token_weights: self.token_weights.unwrap_or(published.token_weights),
+            token_weights,
             input_damping: self.input_damping.as_ref().map_or(published.input_damping, |share| share.0),
             metric: self.metric.unwrap_or(published.metric),
             latent: self.latent.unwrap_or(published.latent),
             own_splits: self.own_splits.unwrap_or(published.own_splits),
+            recalibrate: self.recalibrate.unwrap_or(published.recalibrate && alike),
             refit: self.refit.unwrap_or(published.refit),
             latent_basis: self.latent_basis,
         }

@@ -163,6 +163,7 @@ impl Dtype {
 
 /// A whole method, piece by piece.
 #[derive(Debug, Clone, PartialEq)]
+#[expect(clippy::struct_excessive_bools, reason = "each is there or left off by itself")]
 pub(super) struct Pieces {
     pub(super) layout: Layout,
     pub(super) rotary_basis: RotaryBasis,
@@ -179,6 +180,8 @@ pub(super) struct Pieces {
     pub(super) latent: LatentKind,
     /// Whether each layer may divide its elements between rotated keys and latent in its own way.
     pub(super) own_splits: bool,
+    /// Whether content is compressed for what layers see once rotations are given up.
+    pub(super) recalibrate: bool,
     /// Whether output projections are fitted anew.
     pub(super) refit: bool,
     pub(super) latent_basis: LatentBasis,
@@ -199,6 +202,7 @@ impl Method {
             metric: Metric::Output,
             latent: LatentKind::Joint,
             own_splits: true,
+            recalibrate: false,
             refit: true,
             latent_basis: LatentBasis::Components,
         };
@@ -216,7 +220,7 @@ impl Method {
         let freqfold = vec![1, 2, 4, 8];
         match self {
             Self::Metric => metric,
-            Self::Transmla => Pieces { metric: Metric::Balanced, freqfold, ..plain },
+            Self::Transmla => Pieces { metric: Metric::Balanced, recalibrate: true, freqfold, ..plain },
             Self::Care => Pieces { latent: LatentKind::Separate, input_damping: 0.01, freqfold, ..plain },
             Self::Mha2mla => Pieces {
                 rotary_basis: RotaryBasis::Heads,

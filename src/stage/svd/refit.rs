@@ -12,7 +12,7 @@ use faer::Mat;
 use super::{
     budget::Split,
     error::SvdError,
-    job::{Job, whole_sequences},
+    job::{Job, first, whole_sequences},
     measure::{self, Variant},
     source::Source,
 };
@@ -74,15 +74,6 @@ pub(super) fn refit<'a>(
     (refit.kl_before, refit.kl_after) = (before, measured[0]);
     refit.taken = measured[0] < before;
     Ok(Some(refit))
-}
-
-/// Whole sequences of together at most so many tokens; the first one in any case.
-fn first(sequences: &[Vec<u32>], most: usize) -> impl Iterator<Item = &[u32]> {
-    let mut tokens = 0;
-    sequences.iter().enumerate().map_while(move |(i, ids)| {
-        tokens += ids.len();
-        (i == 0 || tokens <= most).then_some(ids.as_slice())
-    })
 }
 
 /// `variant` with the projections that were fitted.

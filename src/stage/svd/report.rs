@@ -44,8 +44,15 @@ pub(super) fn write(
         }
         .to_owned(),
         calibration: format!(
-            "{latent}; {} calibration tokens in {} sequences of at most {} tokens; uncentred second moments with biases, f64",
-            about.tokens, about.sequences, about.max_length
+            "{latent}; {} calibration tokens in {} sequences of at most {} tokens; uncentred second moments with biases, f64{}",
+            about.tokens,
+            about.sequences,
+            about.max_length,
+            if job.pieces.recalibrate {
+                "; content for what layers see once rotations are given up"
+            } else {
+                ""
+            }
         ),
         parity,
         curve,

@@ -62,6 +62,7 @@ impl Sizes {
 }
 
 /// One layer to convert. Its weights are read again when it is folded: those of all layers together may not fit into memory.
+#[derive(Clone)]
 pub(super) struct Source {
     pub(super) layer: usize,
     pub(super) sizes: Sizes,
@@ -85,6 +86,12 @@ pub(super) struct Source {
     pub(super) norms: Vec<Vec<f64>>,
     /// The squared output error of dropping keys and values altogether: the unit of relative errors.
     pub(super) everything: f64,
+}
+
+/// The mean of what was summed with weights, `[dim, dim]`; their sum is the last number.
+fn mean(sums: &[f64], dim: usize) -> Mat<f64> {
+    let total = sums[dim * dim - 1].max(f64::MIN_POSITIVE);
+    Mat::from_fn(dim, dim, |i, j| sums[i * dim + j] / total)
 }
 
 /// Raises the eigenvalues of a second moment of inputs by a share of their mean; the constant behind the inputs is none of them.
@@ -122,10 +129,7 @@ impl Source {
         if sums.iter().any(|sum| sum.iter().any(|x| !x.is_finite())) {
             return Err(SvdError::NotFinite { layer });
         }
-        let mean = |sums: &[f64]| {
-            let total = sums[dim * dim - 1].max(f64::MIN_POSITIVE);
-            Mat::from_fn(dim, dim, |i, j| sums[i * dim + j] / total)
-        };
+        let mean = |sums: &[f64]| mean(sums, dim);
         let mut moment = match pieces.token_weights {
             TokenWeights::Attention => mean(&moments.attended),
             TokenWeights::None => mean(&moments.plain),
@@ -164,6 +168,14 @@ impl Source {
         }
         source.everything = source.components(&nothing)?.error(0);
         Ok(source)
+    }
+
+    /// This layer when it is given other inputs, with `sums` `[hidden + 1, hidden + 1]` as their second moment: only its content is of them.
+    pub(super) fn given(&self, projections: &Projections, sums: &[f64]) -> Self {
+        let mut moment = mean(sums, self.sizes.hidden + 1);
+        damp(&mut moment, self.pieces.input_damping);
+        let content = self.content(projections, &Rotated::Pairs(Vec::new()));
+        Self { sigma: congruence(content.as_ref(), moment.as_ref()), ..self.clone() }
     }
 
     /// `y = [m · un-rotated keys; values]` as a map of `x̃`: the un-rotated rows of every key head, then all value rows.

@@ -352,6 +352,7 @@ mod heads;
 mod interrupted;
 mod methods;
 mod norms;
+mod recalibrate;
 mod refit;
 mod windows;
 mod wrong;
