@@ -16,11 +16,11 @@ use super::{
         attention::{Common, GroupedQuery},
         gated::GatedMlp,
         latent::LatentAttention,
-        linear::Linear,
         moe::Moe,
         table::Table,
     },
     config::{Config, Experts, LayerKind, Storage},
+    maps::Maps,
     params::{ModelError, Param, Params},
     probe::Probe,
     storage::Stored,
@@ -252,11 +252,14 @@ impl Layer {
 
     /// The sink logit of each query head; −∞ where the architecture has none.
     pub fn sinks(&self) -> Result<Vec<f32>, ModelError> {
-        let common = match &self.attention {
+        Ok(self.common().sinks.tensor.to_vec1()?)
+    }
+
+    fn common(&self) -> &Common {
+        match &self.attention {
             Attention::Grouped(attention) => &attention.common,
             Attention::Latent(attention) => &attention.common,
-        };
-        Ok(common.sinks.tensor.to_vec1()?)
+        }
     }
 
     /// The residual stream `x` [t, hidden] through the whole layer.
@@ -275,6 +278,11 @@ impl Layer {
         Ok(self.activations.round(&attended)?)
     }
 
+    /// What [`Self::attend`] gives for these outputs of its heads [t, heads · dv].
+    pub fn project(&self, heads: &Tensor) -> Result<Tensor, ModelError> {
+        Ok(self.activations.round(&self.common().output(heads)?)?)
+    }
+
     /// The rest of the layer: adds `attended` to `x`, then the MLP.
     pub fn finish(&self, x: &Tensor, attended: &Tensor, probe: &mut dyn Probe) -> Result<Tensor, ModelError> {
         let x = self.activations.round(&(x + attended)?)?;
@@ -286,25 +294,6 @@ impl Layer {
         let x = self.activations.round(&(&x + y)?)?;
         probe.layer(self.index, &x)?;
         Ok(x)
-    }
-}
-
-/// Reads linear maps of one part of a layer.
-struct Maps<'a> {
-    params: &'a Params<'a>,
-    prefix: String,
-}
-
-impl Maps<'_> {
-    fn linear(&self, name: &str, shape: [usize; 2], bias: bool) -> Linear {
-        let at = format!("{}.{name}", self.prefix);
-        let bias = bias.then(|| self.params.get(&format!("{at}.bias"), &shape[..1]));
-        Linear { weight: self.params.get(&format!("{at}.weight"), &shape), bias }
-    }
-
-    fn norm(&self, name: &str, width: usize, config: &Config) -> RmsNorm {
-        let weight = self.params.get(&format!("{}.{name}.weight", self.prefix), &[width]);
-        RmsNorm { weight, eps: config.rms_norm_eps }
     }
 }
 

@@ -10,6 +10,7 @@ pub mod block;
 pub mod cache;
 pub mod config;
 pub mod decoder;
+pub mod maps;
 pub mod params;
 pub mod probe;
 pub mod quantization;

@@ -59,6 +59,14 @@ impl Hidden {
         Ok(hidden)
     }
 
+    /// More streams, `width` wide, in memory if these are, or else in a new file at `path`.
+    pub(crate) fn beside(&self, rows: Vec<usize>, width: usize, path: PathBuf) -> Result<Self, HiddenError> {
+        match self.place {
+            Place::Memory(_) => Ok(Self::in_memory(rows, width)),
+            Place::File { .. } => Self::in_file(rows, width, path),
+        }
+    }
+
     /// Takes the stream of batch `i` out.
     ///
     /// # Panics
@@ -227,6 +235,24 @@ mod tests {
             assert!((0..3).all(|i| flat(&again.take(i).unwrap()) == flat(&put[i])));
         }
         assert!(!path.exists(), "the file goes with its owner");
+    }
+
+    #[test]
+    fn other_streams_lie_where_the_first_ones_do() {
+        let dir = tempfile::tempdir().unwrap();
+        let [first, second] = ["first", "second"].map(|name| dir.path().join(name));
+        let x = stream(1, 3, 5);
+        for in_file in [false, true] {
+            let hidden = if in_file {
+                Hidden::in_file(vec![1], 2, first.clone()).unwrap()
+            } else {
+                Hidden::in_memory(vec![1], 2)
+            };
+            let mut beside = hidden.beside(vec![2, 3], 5, second.clone()).unwrap();
+            beside.put(1, x.clone()).unwrap();
+            assert_eq!((first.exists(), second.exists()), (in_file, in_file));
+            assert_eq!(flat(&beside.take(1).unwrap()), flat(&x));
+        }
     }
 
     #[test]

@@ -102,12 +102,18 @@ impl Pass<'_, '_> {
         let many = self.batches.len();
         let streams = self.batches.iter().chain(self.batches);
         let widths = (config.num_attention_heads * config.head_dim, config.hidden_size);
+        let tokens: usize = self.batches.iter().map(Batch::len).sum();
+        let plain = Needs::of(checkpoint, config, streams.clone(), 1);
         let needs = Needs {
             // Two sums, and what one is solved with.
             stage: self.job.folding().max(4 * Regression::bytes(widths)),
-            ..Needs::of(checkpoint, config, streams.clone(), 1)
+            hidden: plain.hidden + (tokens * widths.0 * size_of::<f32>()) as u64,
+            ..plain
         };
         let mut hidden = streamed::room(cx, &needs, streams, (config, "refit.f32"))?;
+        let rows = self.batches.iter().map(Batch::len).collect();
+        let heads = hidden.beside(rows, widths.0, cx.scratch.join("heads.f32"));
+        let mut heads = heads.map_err(Failure::stage)?;
         let (mut resume, first) = self.job.passes.begin(cx, &mut hidden)?;
         if first == 0 {
             let shell = Shell::load(checkpoint, config).map_err(Failure::stage)?;
@@ -115,7 +121,6 @@ impl Pass<'_, '_> {
             Shell::release(checkpoint);
         }
         let (begins, last) = (sources[0].layer, sources[sources.len() - 1].layer);
-        let tokens: usize = self.batches.iter().map(Batch::len).sum();
         let label = format!("refitting to {tokens} tokens");
         cx.progress.phase(&label, Some((tokens * (last + 1)) as u64), "tokens");
         cx.progress.advance((tokens * first) as u64);
@@ -129,7 +134,7 @@ impl Pass<'_, '_> {
                 }
             }
             if let Some(source) = sources.iter().find(|source| source.layer == index) {
-                self.layer(layer, source, (&mut hidden, index < last))?;
+                self.layer(layer, source, (&mut hidden, &mut heads), index < last)?;
             } else {
                 self.forward(&layer, &mut hidden, 0)?;
                 if index > begins {
@@ -164,7 +169,8 @@ impl Pass<'_, '_> {
         &self,
         original: Layer,
         source: &Source,
-        (hidden, moves): (&mut Hidden, bool),
+        (hidden, kept): (&mut Hidden, &mut Hidden),
+        moves: bool,
     ) -> Result<(), Failure> {
         let job = self.job;
         let mut converted = measure::converted(job, &(self.variant)(), source)?;
@@ -183,10 +189,13 @@ impl Pass<'_, '_> {
             let mut heads = Heads(None);
             converted.attend(&x, batch, &mut heads).map_err(Failure::stage)?;
             hidden.put(many + i, x).map_err(Failure::stage)?;
-            let heads = heads.0.expect("the layer attends").flatten_all().map_err(Failure::stage)?;
-            let heads = host(&heads).map_err(Failure::stage)?;
+            let heads = heads.0.expect("the layer attends").flatten_from(1).map_err(Failure::stage)?;
             let sums = if i + 1 < many { &mut sums } else { &mut kept_out };
-            sums.add(&heads, &host(&target).map_err(Failure::stage)?);
+            let target = host(&target).map_err(Failure::stage)?;
+            sums.add(&host(&heads).map_err(Failure::stage)?, &target);
+            if moves {
+                kept.put(i, heads).map_err(Failure::stage)?;
+            }
             job.cx.progress.advance(batch.len() as u64);
         }
         drop(original);
@@ -199,7 +208,16 @@ impl Pass<'_, '_> {
         if fit.ridge.is_some() {
             converted = measure::converted(job, &refitted(job, (self.variant)()), source)?;
         }
-        self.forward(&converted, hidden, many)
+        // Their heads give what they gave before: only what is made of it is new.
+        for i in 0..many {
+            job.cx.check_stop()?;
+            let (x, heads) = (hidden.take(many + i), kept.take(i));
+            let (x, heads) = (x.map_err(Failure::stage)?, heads.map_err(Failure::stage)?);
+            let attended = converted.project(&heads).map_err(Failure::stage)?;
+            let x = converted.finish(&x, &attended, &mut NoProbe).map_err(Failure::stage)?;
+            hidden.put(many + i, x).map_err(Failure::stage)?;
+        }
+        Ok(())
     }
 }
 

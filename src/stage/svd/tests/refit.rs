@@ -6,7 +6,7 @@ use super::*;
 use crate::{
     engine::action::{NoCheckpoints, Stop},
     model::probe::{AttentionSeen, Probe},
-    stage::testing::Says,
+    stage::{streamed::budget::TooLittle, testing::Says},
 };
 
 const TOML: &str = "layout = 'd'\nrope-pairs = 8\nkv-lora-rank = 4";
@@ -111,6 +111,27 @@ fn without_held_out_text_nothing_is_refitted_and_the_user_is_told() {
     let said = says.0.into_inner().unwrap();
     assert!(said.iter().any(|line| line.starts_with("nothing is refitted")), "{said:?}");
     assert_eq!(bench.load::<Conversion>("report").refit, None);
+}
+
+#[test]
+fn states_in_files_change_no_byte() {
+    let model = calibrated("gptoss-dense");
+    let whole = model.bench();
+    whole.run(&stage(TOML)).unwrap();
+    // Each pass that does not fit says what it needs without the states; the last one to say so is the largest.
+    let mut memory = 1000;
+    let said = loop {
+        let (bench, says) = (model.bench().memory(memory), Says::default());
+        match bench.run_with(&stage(TOML), &says, &NoCheckpoints, &Stop::default()) {
+            Err(Failure::Stage(error)) => memory = error.downcast_ref::<TooLittle>().unwrap().needs.least(),
+            ended => {
+                ended.unwrap();
+                assert_eq!(bench.bytes(), whole.bytes());
+                break says.0.into_inner().unwrap();
+            }
+        }
+    };
+    assert!(said.iter().any(|line| line.contains("hidden states go into a file")), "{said:?}");
 }
 
 #[test]
