@@ -9,7 +9,7 @@ use crate::{
         moments::{LayerMoments, file_of},
     },
     engine::action::{Cx, Failure},
-    model::{Batch, Config, Layer, Shell, probe::NoProbe},
+    model::{Batch, Config, Layer, probe::NoProbe},
     stage::{
         streamed::{self, budget::Needs, hidden::Hidden, resume::Resume},
         weights::Projections,
@@ -42,9 +42,7 @@ impl Pass<'_> {
         let mut hidden = streamed::room(self.cx, &needs, batches.iter(), (self.config, "hidden.f32"))?;
         let (mut resume, first) = Resume::begin(self.cx, &mut hidden, &self.dir)?;
         if first == 0 {
-            let shell = Shell::load(self.checkpoint, self.config).map_err(Failure::stage)?;
-            streamed::embed(&mut hidden, &shell, batches.iter(), Failure::stage)?;
-            Shell::release(self.checkpoint);
+            streamed::embed_once(&mut hidden, (self.checkpoint, self.config), batches.iter())?;
         }
         let last = wanted.iter().copied().max().expect("checked not to be empty");
         let tokens: usize = batches.iter().map(Batch::len).sum();

@@ -13,7 +13,6 @@ use crate::{
         analysis::{Protocol, Spectrum},
         checkpoint::{Draft, files_in},
         moments::LayerMoments,
-        texts::Text,
     },
     engine::action::{Quiet, Stop},
     kernel::host,
@@ -21,7 +20,7 @@ use crate::{
     model::{Batch, Model, Probe, probe::AttentionSeen},
     stage::{
         streamed::budget::TooLittle,
-        testing::{Bench, Kept, Says},
+        testing::{self, Bench, Kept, Says},
         weights::Projections,
     },
 };
@@ -50,15 +49,8 @@ pub(crate) fn texts(lengths: &[usize]) -> Texts {
         state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
         format!("w{}", (state >> 16) % 96)
     };
-    let mut text = |(i, &n): (usize, &usize)| Text {
-        id: format!("{i:064}"),
-        source: "a".into(),
-        licence: String::new(),
-        text: (0..n).map(&mut word).collect::<Vec<_>>().join(" "),
-        special_tokens: false,
-        marks: vec![],
-    };
-    Texts(lengths.iter().enumerate().map(&mut text).collect())
+    let text = |&n: &usize| (0..n).map(&mut word).collect::<Vec<_>>().join(" ");
+    testing::texts(&lengths.iter().map(text).collect::<Vec<String>>())
 }
 
 fn stage(toml: &str) -> Analyze {

@@ -48,6 +48,18 @@ pub(crate) fn embed<'b>(
     Ok(())
 }
 
+/// The same with an embedding that is read for it and given back.
+pub(crate) fn embed_once<'b>(
+    hidden: &mut Hidden,
+    (checkpoint, config): (&Checkpoint, &Config),
+    batches: impl Iterator<Item = &'b Batch>,
+) -> Result<(), Failure> {
+    let shell = Shell::load(checkpoint, config).map_err(Failure::stage)?;
+    embed(hidden, &shell, batches, Failure::stage)?;
+    Shell::release(checkpoint);
+    Ok(())
+}
+
 /// The residual stream [t, hidden] of each batch behind the last layer, before the final norm. `of` models go through them one after the
 /// other, and the streams of all are kept; `name` is that of this one.
 pub(crate) fn residuals<'b>(

@@ -39,6 +39,11 @@ pub(super) struct Job<'a> {
 }
 
 impl Job<'_> {
+    /// The source of layer `index`, if it is converted.
+    pub(super) fn source(&self, index: usize) -> Option<&Source> {
+        self.sources.iter().find(|source| source.layer == index)
+    }
+
     /// Factorises without loss (all pairs rotated, the latent as wide as the values) and compares logits.
     pub(super) fn parity(&self) -> Result<Parity, Failure> {
         let all: Vec<usize> = (0..self.config.head_dim / 2).collect();

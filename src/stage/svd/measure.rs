@@ -88,7 +88,7 @@ fn run(job: &Job<'_>, variants: &[Variant<'_>], batch: &Batch, label: &str) -> R
             cx.progress.advance((batch.len() * (1 + apart.len())) as u64);
             continue;
         }
-        let source = sources.iter().find(|source| source.layer == index);
+        let source = job.source(index);
         let layer = Layer::load(checkpoint, config, index).map_err(Failure::stage)?;
         let x = hidden.take(0).map_err(Failure::stage)?;
         for &v in apart.iter().filter(|&&v| begins(v) == index) {

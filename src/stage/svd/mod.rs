@@ -115,8 +115,8 @@ pub struct Svd {
     /// Whether each layer may divide its elements between rotated keys and latent in its own way, by the predicted error.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub own_splits: Option<bool>,
-    /// Whether content is compressed for what layers see once rotations are given up, by a second pass through `refit-tokens` of the
-    /// calibration text, and not for what the original gives them. Goes with `token-weights = "none"`.
+    /// Whether content is compressed for what layers see once rotations are given up, not for what the original gives them. That takes
+    /// a second pass, through `refit-tokens` of the calibration text. Goes with `token-weights = "none"`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub recalibrate: Option<bool>,
     /// Whether the output projections of converted layers are fitted anew, in closed form, to what their heads give behind converted layers.

@@ -16,7 +16,7 @@ use crate::{
     kernel::host,
     math::moments::SecondMoment,
     model::{
-        Batch, Layer, Shell,
+        Batch, Layer,
         probe::{AttentionSeen, Probe},
     },
     stage::{
@@ -72,16 +72,16 @@ impl Pass<'_, '_> {
     fn run(&self) -> Result<Vec<f64>, Failure> {
         let Job { cx, checkpoint, config, sources, .. } = *self.job;
         let width = config.hidden_size;
-        let sums = (2 * (width + 1) * (width + 1) * size_of::<f64>()) as u64;
         let streams = self.batches.iter();
-        let needs =
-            Needs { stage: self.job.folding() + sums, ..Needs::of(checkpoint, config, streams.clone(), 1) };
+        let plain = Needs::of(checkpoint, config, streams.clone(), 1);
+        // The sums are there twice while they are written; rows are added as numbers of f64, on both sides of the product.
+        let dim = width as u64 + 1;
+        let sums = 2 * dim * (dim + plain.batch_tokens) * size_of::<f64>() as u64;
+        let needs = Needs { stage: self.job.folding() + sums, ..plain };
         let mut hidden = streamed::room(cx, &needs, streams.clone(), (config, "recalibrate.f32"))?;
         let (mut resume, first) = self.job.passes.begin(cx, &mut hidden)?;
         if first == 0 {
-            let shell = Shell::load(checkpoint, config).map_err(Failure::stage)?;
-            streamed::embed(&mut hidden, &shell, streams, Failure::stage)?;
-            Shell::release(checkpoint);
+            streamed::embed_once(&mut hidden, (checkpoint, config), streams)?;
         }
         let last = sources[sources.len() - 1].layer;
         let tokens: usize = self.batches.iter().map(Batch::len).sum();
@@ -89,7 +89,7 @@ impl Pass<'_, '_> {
         cx.progress.phase(&label, Some((tokens * (last + 1)) as u64), "tokens");
         cx.progress.advance((tokens * first) as u64);
         for index in first..=last {
-            let source = sources.iter().find(|source| source.layer == index);
+            let source = self.job.source(index);
             let layer = match source {
                 Some(source) => measure::converted(self.job, self.variant, source)?,
                 None => Layer::load(checkpoint, config, index).map_err(Failure::stage)?,

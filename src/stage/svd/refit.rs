@@ -25,7 +25,7 @@ use crate::{
     kernel::host,
     math::ridge::Regression,
     model::{
-        Batch, Layer, Params, Shell,
+        Batch, Layer, Params,
         probe::{AttentionSeen, NoProbe, Probe},
     },
     stage::streamed::{self, budget::Needs, hidden::Hidden},
@@ -116,9 +116,7 @@ impl Pass<'_, '_> {
         let mut heads = heads.map_err(Failure::stage)?;
         let (mut resume, first) = self.job.passes.begin(cx, &mut hidden)?;
         if first == 0 {
-            let shell = Shell::load(checkpoint, config).map_err(Failure::stage)?;
-            streamed::embed(&mut hidden, &shell, self.batches.iter(), Failure::stage)?;
-            Shell::release(checkpoint);
+            streamed::embed_once(&mut hidden, (checkpoint, config), self.batches.iter())?;
         }
         let (begins, last) = (sources[0].layer, sources[sources.len() - 1].layer);
         let label = format!("refitting to {tokens} tokens");
@@ -133,7 +131,7 @@ impl Pass<'_, '_> {
                     hidden.put(i, x).map_err(Failure::stage)?;
                 }
             }
-            if let Some(source) = sources.iter().find(|source| source.layer == index) {
+            if let Some(source) = self.job.source(index) {
                 self.layer(layer, source, (&mut hidden, &mut heads), index < last)?;
             } else {
                 self.forward(&layer, &mut hidden, 0)?;

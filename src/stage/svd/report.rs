@@ -48,7 +48,7 @@ pub(super) fn write(
             about.tokens,
             about.sequences,
             about.max_length,
-            if job.pieces.recalibrate {
+            if job.pieces.recalibrate && job.cuts(split) {
                 "; content for what layers see once rotations are given up"
             } else {
                 ""

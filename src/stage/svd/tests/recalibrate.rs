@@ -107,6 +107,8 @@ fn a_latent_that_holds_everything_needs_no_second_pass() {
         model.bench().run_with(&stage(toml), &Says::default(), &kept, &kept.stop).unwrap();
         kept.count()
     };
+    let (_bench, _, report) = model.convert(&format!("{TOML} 64"));
+    assert!(report.calibration.ends_with("f64"), "nor says that there was one: {}", report.calibration);
     // Of four layers: the parity gate, and the second pass.
     assert_eq!((passes(&format!("{TOML} 64")), passes(&format!("{TOML} 12"))), (4, 8));
 }
