@@ -1,4 +1,4 @@
-//! `y = x Wᵀ + b`, with a backward pass that gives a frozen weight no gradient. Knows no model.
+//! `y = x Wᵀ + b`, with a backward pass that gives what is frozen no gradient. Knows no model.
 //!
 //! Needed because a plain `matmul` of candle 0.11 computes and keeps the gradient of a frozen operand too.
 
@@ -11,7 +11,8 @@ use super::{
     transpose::transposed,
 };
 
-/// `x` [n, in] · `weight` [out, in]ᵀ + `bias` `[out]` → [n, out], all `f32`. Gradients of weight and bias exist only when `train`.
+/// `x` [n, in] · `weight` [out, in]ᵀ + `bias` `[out]` → [n, out], all `f32`. A gradient of the weight exists only
+/// when `train`, one of the bias only if that is a variable.
 pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, train: bool) -> Result<Tensor> {
     let op = Linear { train };
     match bias {
@@ -130,12 +131,12 @@ impl CustomOp3 for Linear {
         &self,
         x: &Tensor,
         w: &Tensor,
-        _: &Tensor,
+        b: &Tensor,
         _: &Tensor,
         grad: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let (dx, dw) = self.backward(x, w, grad)?;
-        let db = if self.train { Some(column_sums(&grad.contiguous()?)?) } else { None };
+        let db = if b.track_op() { Some(column_sums(&grad.contiguous()?)?) } else { None };
         Ok((dx, dw, db))
     }
 }
@@ -192,8 +193,12 @@ mod tests {
     #[test]
     fn only_what_trains_gets_a_gradient() {
         let (x, w, b) = (var(1, &[7, 5], 1.0), var(2, &[3, 5], 1.0), var(3, &[3], 1.0));
+        let frozen = b.detach();
+        let grads = linear(&x, &w, Some(&frozen), true).unwrap().sum_all().unwrap().backward().unwrap();
+        assert!(grads.get(&frozen).is_none());
         let grads = linear(&x, &w, Some(&b), false).unwrap().sum_all().unwrap().backward().unwrap();
-        assert!(grads.get(b.as_tensor()).is_none(), "a frozen bias");
+        assert!(grads.get(w.as_tensor()).is_none());
+        close(&flat(grads.get(b.as_tensor()).expect("a bias trains alone")), &[7.0; 3], 1e-6);
         // An input that nobody tracks, such as embeddings that do not train.
         let grads = linear(&x.detach(), &w, Some(&b), true).unwrap().sum_all().unwrap().backward().unwrap();
         assert!(grads.get(x.as_tensor()).is_none());
