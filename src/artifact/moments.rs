@@ -37,6 +37,9 @@ pub struct About {
     pub sequences: usize,
     /// Tokens in the sums.
     pub tokens: usize,
+    /// Tokens whose gradients are in the Fisher sums; 0 where there are none.
+    #[serde(default)]
+    pub fisher_tokens: usize,
     /// Sequences were cut after this many tokens.
     pub max_length: usize,
     /// The model.

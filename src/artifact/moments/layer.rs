@@ -8,6 +8,11 @@ mod file;
 /// [`bucket`](super::bucket) gives, of [`BUCKETS`](super::BUCKETS).
 ///
 /// `G_h(t,s) = a_h(t,s)² ‖W_O,h (v_s − o_h,t)‖²` is the squared change of the block's output for a unit change of one logit.
+///
+/// What is called Fisher is made of gradients of `ln p(y)` of one next token `y` per position, drawn from the model's own prediction: the
+/// expected square of such a gradient along a change is twice the divergence that the change makes (S. Amari, Natural Gradient Works
+/// Efficiently in Learning, 1998), whatever lies between. `F_h(t,s)` is the square of the gradient for a logit, `∂v_s` that for the values.
+/// It may rest on fewer tokens.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct LayerMoments {
     /// `full`, `sliding` or `latent`.
@@ -65,11 +70,17 @@ pub struct LayerMoments {
     pub query: Vec<f64>,
     /// `Σ_t,s G_h` by distance `t − s` [n, distances].
     pub gauss: Vec<f64>,
+    /// `Σ_t,s F_h q_t q_tᵀ` [n, d, d] of queries before rotation, without YaRN's factor.
+    pub fisher_query: Vec<f64>,
+    /// `Σ_t,s F_h` by distance `t − s` [n, distances].
+    pub fisher_gauss: Vec<f64>,
+    /// `Σ_s ∂v_s ∂v_sᵀ` [g d, g d].
+    pub fisher_values: Vec<f64>,
 }
 
 impl LayerMoments {
     /// Every sum with its name in the file.
-    pub(crate) fn sums(&mut self) -> [(&'static str, &mut Vec<f64>); 24] {
+    pub(crate) fn sums(&mut self) -> [(&'static str, &mut Vec<f64>); 27] {
         [
             ("positions", &mut self.positions),
             ("sink", &mut self.sink),
@@ -94,6 +105,9 @@ impl LayerMoments {
             ("overlap", &mut self.overlap),
             ("query", &mut self.query),
             ("gauss", &mut self.gauss),
+            ("fisher_query", &mut self.fisher_query),
+            ("fisher_gauss", &mut self.fisher_gauss),
+            ("fisher_values", &mut self.fisher_values),
             ("sink_logits", &mut self.sink_logits),
         ]
     }
@@ -112,6 +126,7 @@ impl LayerMoments {
         let heads = self.sink_logits.len();
         widen(&mut self.distance, &mut other.distance, heads);
         widen(&mut self.gauss, &mut other.gauss, heads);
+        widen(&mut self.fisher_gauss, &mut other.fisher_gauss, heads);
         self.tokens += other.tokens;
         let constants = std::mem::take(&mut self.sink_logits);
         other.sink_logits = Vec::new();
@@ -123,6 +138,13 @@ impl LayerMoments {
         }
         self.sink_logits = constants;
         Ok(())
+    }
+
+    /// Puts what the Fisher says of queries and distances in the place of what the output's squares say; the values stay where they are.
+    #[must_use]
+    pub fn by_fisher(self) -> Self {
+        let (query, gauss) = (self.fisher_query, self.fisher_gauss);
+        Self { query, gauss, fisher_query: Vec::new(), fisher_gauss: Vec::new(), ..self }
     }
 
     /// Mean cosine and sine [n, P] of the angle `θ (t − s)` for the given radians per token, weighted by `G`.
@@ -142,13 +164,15 @@ impl LayerMoments {
     }
 }
 
-/// Gives both the longer rows of the two, with zeros behind the shorter ones.
+/// Gives both the longer rows of the two, with zeros behind the shorter ones, or in place of none.
 fn widen(a: &mut Vec<f64>, b: &mut Vec<f64>, heads: usize) {
     let width = |x: &[f64]| x.len() / heads.max(1);
     let wide = width(a).max(width(b));
     for x in [a, b] {
         let old = width(x);
-        if old < wide && old > 0 {
+        if old == 0 {
+            *x = vec![0.0; wide * heads];
+        } else if old < wide {
             let row = |row: &[f64]| row.iter().copied().chain(std::iter::repeat_n(0.0, wide - old)).collect();
             *x = x.chunks_exact(old).flat_map(|x| -> Vec<f64> { row(x) }).collect();
         }

@@ -3,10 +3,12 @@
 //! Scores are computed again, a block of query rows at a time; nothing of size tokens² is kept. Products inside a block are f32,
 //! sums over blocks are f64, in the order of the blocks whatever the number of threads. Knows no model file.
 
+mod fisher;
 mod part;
 
 use rayon::prelude::*;
 
+pub(super) use self::fisher::Fisher;
 use self::part::{Block, Part};
 use crate::artifact::moments::BUCKETS;
 

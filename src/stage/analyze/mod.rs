@@ -5,6 +5,7 @@
 
 mod attention;
 mod figures;
+mod gradients;
 mod observe;
 mod pass;
 mod picture;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use self::{
+    gradients::Gradients,
     pass::Pass,
     sequences::{Limits, Sequences},
 };
@@ -42,7 +44,7 @@ use crate::{
 };
 
 /// Pushes calibration text through the model, layer by layer, and records sinks, routing, geometry and spectra, and the moments
-/// that `svd` needs.
+/// that `svd` needs. Then goes back through the layers with a part of it, for what a change of keys and values does to the prediction.
 ///
 /// Of the `analysis`, `summary.md` is a page in words, which states every threshold; `analysis.json` has all figures, by layer, head, expert
 /// and rotary pair: attention to sinks and the first token by position, lengths of keys, attention by distance, loads and pairs of experts,
@@ -75,6 +77,10 @@ pub struct Analyze {
     /// Sequences are cut after this many tokens.
     #[serde(default = "max_length")]
     pub max_length: usize,
+    /// Tokens, as whole sequences, that gradients are taken of, for `metric = "fisher"` of `svd`; 0 for none. The streams that enter all layers
+    /// are kept for them, in memory or in a file.
+    #[serde(default = "fisher_tokens")]
+    pub fisher_tokens: usize,
     /// Tokens set aside, as whole sequences, for measuring a conversion.
     #[serde(default = "held_out_tokens")]
     pub held_out_tokens: usize,
@@ -94,6 +100,9 @@ fn max_length() -> usize {
 }
 fn held_out_tokens() -> usize {
     8192
+}
+fn fisher_tokens() -> usize {
+    16_384
 }
 
 /// In which order documents are taken.
@@ -188,6 +197,7 @@ impl Sharded for Analyze {
         whole.about.clone_from(&parts[0].about);
         whole.about.sequences = parts.iter().map(|part| part.about.sequences).sum();
         whole.about.tokens = parts.iter().map(|part| part.about.tokens).sum();
+        whole.about.fisher_tokens = parts.iter().map(|part| part.about.fisher_tokens).sum();
         for &layer in parts[0].layers.keys() {
             cx.check_stop()?;
             let mut sum = parts[0].layer(layer).map_err(Failure::stage)?;
@@ -229,7 +239,9 @@ impl Analyze {
         if self.noise {
             sequences.drown(config.vocab_size, cx.seed);
         }
+        let mut spread = sequences.spread(self.fisher_tokens);
         if let Some(Shard { index, of }) = shard {
+            spread = spread.into_iter().skip(index).step_by(of).collect();
             let all = sequences.calibration.len();
             sequences.keep_share(index, of);
             if sequences.calibration.is_empty() {
@@ -249,8 +261,22 @@ impl Analyze {
             convert_swa: self.convert_swa,
             dir: cx.output("moments"),
         };
+        let chosen = sequences.calibration.iter().zip(spread).filter(|(_, chosen)| *chosen);
+        let chosen: Vec<&[u32]> = chosen.map(|(ids, _)| ids.as_slice()).collect();
+        let (dir, mut converted) = (cx.output("moments"), wanted.clone());
+        converted
+            .retain(|&layer| self.fisher_tokens > 0 && config.layers[layer].is_grouped(self.convert_swa));
+        converted.sort_unstable();
+        let gradients = Gradients { cx, checkpoint: &checkpoint, config: &config, dir };
+        if let Some(&first) = converted.first() {
+            gradients.check(&chosen, first)?;
+        }
         let layers = pass.run(&sequences, &wanted)?;
+        if !converted.is_empty() {
+            gradients.run(&chosen, &converted)?;
+        }
         let about = About {
+            fisher_tokens: chosen.iter().map(|ids| ids.len()).sum(),
             sequences: sequences.calibration.len(),
             tokens: sequences.calibration.iter().map(Vec::len).sum(),
             max_length: self.max_length,

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, path::PathBuf};
 
-use super::{observe::Observer, sequences::Sequences};
+use super::{gradients::Gradients, observe::Observer, sequences::Sequences};
 use crate::{
     artifact::{
         checkpoint::Checkpoint,
@@ -34,6 +34,10 @@ impl Pass<'_> {
         sequences: &Sequences,
         wanted: &[usize],
     ) -> Result<BTreeMap<usize, PathBuf>, Failure> {
+        let files = wanted.iter().map(|&index| (index, self.dir.join(file_of(index)))).collect();
+        if Gradients::began(self.cx, self.config)? {
+            return Ok(files);
+        }
         let batches = sequences.batches();
         let needs = Needs {
             stage: self.sums(&batches),
@@ -57,7 +61,7 @@ impl Pass<'_> {
                 resume.keep(index + 1, &mut hidden, &self.dir)?;
             }
         }
-        Ok(wanted.iter().map(|&index| (index, self.dir.join(file_of(index)))).collect())
+        Ok(files)
     }
 
     fn layer(

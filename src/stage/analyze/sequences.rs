@@ -74,6 +74,20 @@ impl Sequences {
         });
     }
 
+    /// Whether each calibration sequence is among those that have about `tokens` tokens together: the first, and then as evenly as they come.
+    pub(super) fn spread(&self, tokens: usize) -> Vec<bool> {
+        let all: usize = self.calibration.iter().map(Vec::len).sum();
+        let (mut seen, mut taken) = (0, 0);
+        let mut takes = |ids: &Vec<u32>| {
+            // So many should be there before this one; it is taken if they are not.
+            let takes = taken * all <= seen * tokens.min(all) && tokens > 0;
+            seen += ids.len();
+            taken += if takes { ids.len() } else { 0 };
+            takes
+        };
+        self.calibration.iter().map(&mut takes).collect()
+    }
+
     /// Batches of whole sequences, in order.
     pub(super) fn batches(&self) -> Vec<Batch> {
         Batch::packed(self.calibration.iter().map(Vec::as_slice), BATCH)
@@ -157,6 +171,19 @@ mod tests {
             lengths(&sequences.calibration)
         };
         assert_eq!((share(0), share(1)), (vec![(0, 1), (2, 3), (4, 5)], vec![(1, 2), (3, 4)]));
+    }
+
+    #[test]
+    fn what_gradients_are_taken_of_is_spread_evenly() {
+        let spread = |lengths: &[usize], tokens| {
+            let sequences = Sequences { calibration: ids(lengths), held_out: Vec::new() };
+            sequences.spread(tokens)
+        };
+        assert_eq!(spread(&[10; 8], 40), [true, false].repeat(4));
+        assert_eq!(spread(&[10; 8], 25), [true, false, false, false, true, false, false, true]);
+        assert_eq!(spread(&[5, 50, 5, 5], 10), [true, false, true, false]);
+        assert_eq!((spread(&[10; 3], 99), spread(&[10; 3], 30)), (vec![true; 3], vec![true; 3]));
+        assert_eq!((spread(&[10; 3], 0), spread(&[], 10)), (vec![false; 3], vec![]));
     }
 
     proptest! {

@@ -88,6 +88,14 @@ fn every_share_is_accounted_for() {
         let norms: f64 = layer.kv_heads.iter().map(|head| head.key_norm.powi(2)).sum();
         assert!((keys / norms - 1.0).abs() < 1e-9);
     }
+    let fisher = |layer| {
+        let sums = moments.layer(layer).unwrap();
+        [&sums.fisher_query, &sums.fisher_values, &sums.fisher_gauss].map(Vec::len)
+    };
+    assert_eq!(moments.about.fisher_tokens, 150, "all of them are fewer than the default");
+    assert_eq!([0, 2].map(fisher), [[0; 3]; 2]);
+    let sizes = [8 * 16 * 16, 32 * 32, 8 * 64];
+    assert_eq!([1, 3].map(fisher), [sizes; 2]);
     let sliding = &analysis.figures.layers[0];
     assert!(sliding.heads[0].distance.len() <= 4 && sliding.heads[0].far < 1e-12, "the window is 8");
     for layer in &analysis.figures.layers {
@@ -208,7 +216,7 @@ fn the_sums_of_shards_are_those_of_the_whole() {
 fn an_interrupted_pass_goes_on_behind_the_last_layer_and_ends_with_the_same_bytes() {
     let (_dir, whole) = bench("gptoss-dense", &[150, 60]);
     whole.run(&stage("")).unwrap();
-    for last in [1, 3] {
+    for last in [1, 3, 4, 5] {
         let (_dir, bench) = bench("gptoss-dense", &[150, 60]);
         let dir = tempfile::tempdir().unwrap();
         let kept = |last| Kept::new(dir.path(), last);
@@ -217,8 +225,14 @@ fn an_interrupted_pass_goes_on_behind_the_last_layer_and_ends_with_the_same_byte
         assert!(matches!(stopped, Err(Failure::Stopped)), "{stopped:?}");
         let (second, says) = (kept(9), Says::default());
         bench.run_with(&stage(""), &says, &second, &second.stop).unwrap();
-        assert_eq!(says.0.into_inner().unwrap()[0], format!("going on with layer {last}"));
-        assert_eq!(second.count(), 3 - last, "what was done is not done again");
+        // Three of the four layers on the way there, two of three on the way back.
+        let goes_on = if last > 3 {
+            format!("going back from layer {}", 7 - last)
+        } else {
+            format!("going on with layer {last}")
+        };
+        assert_eq!(says.0.into_inner().unwrap()[0], goes_on);
+        assert_eq!(second.count(), 5 - last, "what was done is not done again");
         assert_eq!(bench.bytes(), whole.bytes());
     }
 }

@@ -104,6 +104,14 @@ impl Hidden {
         }
     }
 
+    /// The stream of batch `i`, which stays.
+    ///
+    /// # Panics
+    /// In memory, if it was taken.
+    pub(crate) fn whole(&self, i: usize) -> Result<Tensor, HiddenError> {
+        self.rows(i, 0, self.rows[i])
+    }
+
     /// Puts the stream of batch `i` back.
     ///
     /// # Panics
@@ -220,6 +228,7 @@ mod tests {
                 hidden.put(i, put[i].clone()).unwrap();
             }
             hidden.save(&dir.path().join("saved")).unwrap();
+            assert_eq!(flat(&hidden.whole(1).unwrap()), flat(&put[1]));
             assert_eq!(flat(&hidden.rows(1, 600, 99).unwrap()), flat(&put[1])[600 * width..699 * width]);
             for i in [1, 0, 2] {
                 assert_eq!(flat(&hidden.take(i).unwrap()), flat(&put[i]));

@@ -29,19 +29,28 @@ impl<'a> Resume<'a> {
         Self { cx, since: Stopwatch::start() }
     }
 
+    /// The layer that an interrupted run would go on with.
+    pub(crate) fn next(cx: &Cx<'_>) -> Result<Option<usize>, Failure> {
+        let files = cx.checkpoints.latest().map_err(Failure::stage)?;
+        files.map_or(Ok(None), |files| next(&files))
+    }
+
     /// Restores what an interrupted run left: fills `hidden`, copies the stage's files into `own`, and returns the layer to go on with.
     /// Without such a thing it is layer 0, and nothing is touched.
     pub(crate) fn begin(cx: &'a Cx<'a>, hidden: &mut Hidden, own: &Path) -> Result<(Self, usize), Failure> {
         let resume = Self::new(cx);
-        let Some(files) = cx.checkpoints.latest().map_err(Failure::stage)? else { return Ok((resume, 0)) };
-        let (Some(next), Some(states)) = (files.get(NEXT), files.get(HIDDEN)) else { return Ok((resume, 0)) };
-        let next: usize = fs::read_to_string(next)
-            .and_then(|text| text.trim().parse().map_err(io::Error::other))
-            .map_err(Failure::stage)?;
-        hidden.restore(states).map_err(Failure::stage)?;
-        own_files(&files, own).map_err(Failure::stage)?;
+        let Some(next) = resume.restore(hidden, own)? else { return Ok((resume, 0)) };
         cx.progress.say(&format!("going on with layer {next}"));
         Ok((resume, next))
+    }
+
+    /// The same, but tells nobody.
+    pub(crate) fn restore(&self, hidden: &mut Hidden, own: &Path) -> Result<Option<usize>, Failure> {
+        let Some(files) = self.cx.checkpoints.latest().map_err(Failure::stage)? else { return Ok(None) };
+        let (Some(next), Some(states)) = (next(&files)?, files.get(HIDDEN)) else { return Ok(None) };
+        hidden.restore(states).map_err(Failure::stage)?;
+        own_files(&files, own).map_err(Failure::stage)?;
+        Ok(Some(next))
     }
 
     /// Keeps the state before layer `next`, unless that was done a short time ago and is large.
@@ -63,6 +72,11 @@ impl<'a> Resume<'a> {
         self.since = Stopwatch::start();
         Ok(())
     }
+}
+
+fn next(files: &Files) -> Result<Option<usize>, Failure> {
+    let parse = |text: String| text.trim().parse().map_err(io::Error::other);
+    files.get(NEXT).map(|path| fs::read_to_string(path).and_then(parse)).transpose().map_err(Failure::stage)
 }
 
 /// Copies the stage's own files of a checkpoint into `own`.

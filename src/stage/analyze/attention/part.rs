@@ -66,7 +66,12 @@ impl Shape {
     }
 
     /// Head `h` of rows `range` in a [t, heads, d] array.
-    fn view<'a>(&self, data: &'a [f32], range: Range<usize>, (h, heads): (usize, usize)) -> Mat<'a> {
+    pub(super) fn view<'a>(
+        &self,
+        data: &'a [f32],
+        range: Range<usize>,
+        (h, heads): (usize, usize),
+    ) -> Mat<'a> {
         let d = self.d;
         let from = (range.start * heads + h) * d;
         Mat::new(&data[from..from + (range.len() - 1) * heads * d + d], range.len(), d, heads * d)
@@ -86,7 +91,8 @@ impl Shape {
         };
         let mut all = vec![0f32; n * rows * keys];
         for (h, a) in all.chunks_exact_mut(rows * keys).enumerate() {
-            self.weights(seen, block, (h, a), &mut part);
+            self.weights(seen, block, (h, a));
+            self.shares(seen, block, (h, a), &mut part);
             if full {
                 self.errors(seen, block, (h, a, &squares[h]), &mut part);
             }
@@ -101,27 +107,43 @@ impl Shape {
         part
     }
 
-    /// Fills `a` [rows, keys] with the attention weights of head `h`, and what follows from them alone.
-    fn weights(&self, seen: &Activations<'_>, block: &Block, (h, a): (usize, &mut [f32]), part: &mut Part) {
+    /// Fills `a` [rows, keys] with the attention weights of head `h`.
+    pub(super) fn weights(&self, seen: &Activations<'_>, block: &Block, (h, a): (usize, &mut [f32])) {
         let (n, keys) = (self.heads, block.keys.len());
         let g = h / (n / self.kv_heads);
         let q = self.view(seen.q, block.rows.clone(), (h, n));
         let k = self.view(seen.k, block.keys.clone(), (g, self.kv_heads));
         gemm((a, keys), Write::Set, (self.d as f32).powf(-0.5), (q, k.t()), Threads::One);
         for (row, a) in block.rows.clone().zip(a.chunks_exact_mut(keys)) {
-            let lse = seen.packed[(row * n + h) * (self.d + 1) + self.d];
-            let total = log_add(lse, self.sinks[h]);
-            let visible = self.first_key(row, block.start) - block.keys.start..row + 1 - block.keys.start;
+            let total = self.log_sum(seen, row, h);
+            let visible = self.visible(block, row);
             a[..visible.start].fill(0.0);
             a[visible.end..].fill(0.0);
-            a[visible.clone()].iter_mut().for_each(|a| *a = exp(*a - total));
+            a[visible].iter_mut().for_each(|a| *a = exp(*a - total));
+        }
+    }
+
+    /// The log-sum-exp of a row with the sink.
+    fn log_sum(&self, seen: &Activations<'_>, row: usize, h: usize) -> f32 {
+        log_add(seen.packed[(row * self.heads + h) * (self.d + 1) + self.d], self.sinks[h])
+    }
+
+    /// The keys of the block that `row` sees.
+    pub(super) fn visible(&self, block: &Block, row: usize) -> Range<usize> {
+        self.first_key(row, block.start) - block.keys.start..row + 1 - block.keys.start
+    }
+
+    /// Adds what follows from the attention weights `a` of head `h` alone.
+    fn shares(&self, seen: &Activations<'_>, block: &Block, (h, a): (usize, &[f32]), part: &mut Part) {
+        let keys = block.keys.len();
+        for (row, a) in block.rows.clone().zip(a.chunks_exact(keys)) {
             let at = h * BUCKETS + bucket(row - block.start);
-            part.sink[at] += f64::from((self.sinks[h] - total).exp());
+            part.sink[at] += f64::from((self.sinks[h] - self.log_sum(seen, row, h)).exp());
             if block.keys.start == block.start {
                 part.first[at] += f64::from(a[0]);
             }
             let mass = &mut part.mass[h * keys..][..keys];
-            a[visible].iter().rev().zip(mass).for_each(|(a, mass)| *mass += a);
+            a[self.visible(block, row)].iter().rev().zip(mass).for_each(|(a, mass)| *mass += a);
         }
     }
 
@@ -149,7 +171,7 @@ impl Shape {
         for (i, row) in block.rows.clone().enumerate() {
             let (o, m) = (&out[i * d..][..d], &mapped[i * d..][..d]);
             let own: f32 = o.iter().zip(m).map(|(a, b)| a * b).sum();
-            let visible = self.first_key(row, block.start) - block.keys.start..row + 1 - block.keys.start;
+            let visible = self.visible(block, row);
             let (a, cross) = (&a[i * keys..][..keys], &mut cross[i * keys..][..keys]);
             for ((cross, a), square) in cross.iter_mut().zip(a).zip(squares) {
                 *cross = a * a * (*cross + square + own).max(0.0);

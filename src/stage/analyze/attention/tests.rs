@@ -129,8 +129,66 @@ fn threads_do_not_change_a_bit() {
     let run = |threads| {
         let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let (sums, weights) = pool.install(|| run(&data, &shape));
-        (sums.query, sums.overlap, sums.mass, sums.gauss, weights)
+        let mut fisher = fisher::Fisher::new(&shape);
+        let Data { q, plain, k, v, packed, offsets } = &data;
+        let seen = Activations { q, q_plain: plain, k, v, packed, offsets };
+        pool.install(|| fisher.add(&shape, &seen, q));
+        let fisher = (fisher.query, fisher.gauss, fisher.values);
+        (sums.query, sums.overlap, sums.mass, sums.gauss, weights, fisher)
     };
     assert_eq!(run(1), run(2));
     assert_eq!(run(1), run(5));
+}
+
+/// What the outputs of head `h` cost along the gradient `u`, with one of its logits moved.
+fn cost(
+    (data, shape): (&Data, &Shape),
+    (h, t): (usize, usize),
+    moved: (usize, f64),
+    u: &dyn Fn(usize) -> f64,
+) -> f64 {
+    let weights: Vec<f64> = (0..=t).map(|s| weight(data, shape, h, t, s)).collect();
+    let rest = 1.0 - weights.iter().sum::<f64>();
+    let shares: Vec<f64> =
+        weights.iter().enumerate().map(|(s, a)| if s == moved.0 { a * moved.1.exp() } else { *a }).collect();
+    let total = rest + shares.iter().sum::<f64>();
+    let v = |s: usize, i: usize| f64::from(data.v[(s * KV + h / 2) * D + i]);
+    shares.iter().enumerate().map(|(s, a)| a / total * (0..D).map(|i| u(i) * v(s, i)).sum::<f64>()).sum()
+}
+
+#[test]
+fn fisher_sums_match_derivatives_of_the_outputs() {
+    for window in [None, Some(7)] {
+        let shape = shape(window);
+        let data = data(&[0, 40, 45], &shape);
+        let gradient = noise(9, 45 * HEADS * D, 1.0);
+        let mut sums = fisher::Fisher::new(&shape);
+        let Data { q, plain, k, v, packed, offsets } = &data;
+        sums.add(&shape, &Activations { q, q_plain: plain, k, v, packed, offsets }, &gradient);
+        let u = |h: usize, t: usize, i: usize| f64::from(gradient[(t * HEADS + h) * D + i]);
+        let squares = |h: usize, t: usize, s: usize| {
+            let at = |by: f64| cost((&data, &shape), (h, t), (s, by), &|i| u(h, t, i));
+            ((at(1e-5) - at(-1e-5)) / 2e-5).powi(2)
+        };
+        for h in [0, 3] {
+            let pairs = (0..45).flat_map(|t| (0..=t).map(move |s| (t, s)));
+            let all: Vec<(usize, usize, f64)> = pairs.map(|(t, s)| (t, s, squares(h, t, s))).collect();
+            let far: f64 = all.iter().filter(|(t, s, _)| t - s == 2).map(|x| x.2).sum();
+            close(sums.gauss[h][2], far, "gauss");
+            let q = |t: usize, i: usize| f64::from(data.plain[(t * HEADS + h) * D + i]);
+            let moment = all.iter().map(|&(t, _, f)| f * q(t, 1) * q(t, 4)).sum();
+            close(sums.query[(h * D + 1) * D + 4], moment, "query");
+        }
+        // The outputs are linear in values.
+        let value = |s: usize, at: usize| -> f64 {
+            let (g, i) = (at / D, at % D);
+            let heads = [2 * g, 2 * g + 1].into_iter().flat_map(|h| (s..45).map(move |t| (h, t)));
+            heads.map(|(h, t)| weight(&data, &shape, h, t, s) * u(h, t, i)).sum()
+        };
+        let dim = KV * D + 1;
+        for (i, j) in [(0, 0), (1, 8), (11, 2)] {
+            close(sums.values.sum[i * dim + j], (0..45).map(|s| value(s, i) * value(s, j)).sum(), "values");
+            close(sums.values.sum[i * dim + dim - 1], (0..45).map(|s| value(s, i)).sum(), "mean");
+        }
+    }
 }

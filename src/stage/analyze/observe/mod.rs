@@ -55,9 +55,8 @@ impl<'a> Observer<'a> {
             LayerKind::Full => "full",
             LayerKind::Latent(_) => "latent",
         };
-        let window = config.layers[layer].slides().then_some(config.sliding_window);
         let sink_logits = sinks.iter().copied().map(f64::from).collect();
-        let shape = Shape { heads, kv_heads, d, window, sinks, metric: projections.map(metric) };
+        let shape = Shape { metric: projections.map(metric), ..shape(config, layer, sinks) };
         let width = if projections.is_some() { config.hidden_size } else { 0 };
         let latent = attention == "latent";
         let pairs = if latent { 0 } else { d / 2 };
@@ -121,16 +120,32 @@ impl<'a> Observer<'a> {
             (moments.plain, moments.attended) = (self.plain.sum, self.attended.sum);
         }
         if self.keys_values.dim > 1 {
-            let (dim, width) = (self.keys_values.dim, self.keys_values.dim - 1);
-            let rows = self.keys_values.sum.chunks_exact(dim).take(width);
-            moments.keys_values = rows.flat_map(|row| &row[..width]).copied().collect();
+            moments.keys_values = square(&self.keys_values);
         }
         moments
     }
 }
 
+/// Sizes and constants of `layer` for sums that need no metric.
+pub(super) fn shape(config: &Config, layer: usize, sinks: Vec<f32>) -> Shape {
+    Shape {
+        heads: config.num_attention_heads,
+        kv_heads: config.num_key_value_heads,
+        d: config.head_dim,
+        window: config.layers[layer].slides().then_some(config.sliding_window),
+        sinks,
+        metric: None,
+    }
+}
+
+/// A second moment without what belongs to the 1 behind its rows.
+pub(super) fn square(moment: &SecondMoment) -> Vec<f64> {
+    let width = moment.dim - 1;
+    moment.sum.chunks_exact(moment.dim).take(width).flat_map(|row| &row[..width]).copied().collect()
+}
+
 /// One row after the other, all of the same width of at most `most`.
-fn rows(by_head: &[Vec<f64>], most: usize) -> Vec<f64> {
+pub(super) fn rows(by_head: &[Vec<f64>], most: usize) -> Vec<f64> {
     let width = by_head.iter().map(Vec::len).max().unwrap_or(0).min(most);
     by_head.iter().flat_map(|row| (0..width).map(|i| row.get(i).copied().unwrap_or(0.0))).collect()
 }
