@@ -89,7 +89,7 @@ pub struct Converted {
     pub kv_lora_rank: usize,
     /// Share of the weighted energy of un-rotated keys and values that the latent drops.
     pub latent_error: f64,
-    /// Predicted squared error of the attention output from not rotating, over that from dropping keys and values altogether.
+    /// Predicted error in the metric from not rotating, over that from dropping keys and values altogether.
     pub rope_error: f64,
     /// Cached elements per token before.
     pub kv_elements_before: usize,
@@ -115,7 +115,7 @@ pub struct Candidate {
     /// Of each converted layer, where they differ.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub layers: Vec<usize>,
-    /// Predicted squared output error, summed over layers, over that from dropping keys and values altogether.
+    /// Predicted error in the metric, summed over layers, over that from dropping keys and values altogether.
     pub predicted: f64,
     /// Mean KL divergence (nats per token) from the original on held-out sequences, where it was measured.
     pub kl: Option<f64>,

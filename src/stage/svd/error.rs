@@ -14,6 +14,10 @@ pub(super) enum SvdError {
     )]
     NoSums(usize),
     #[error(
+        "layer {0}: the moments hold no gradients; give `analyze` a `fisher-tokens` above 0, or `svd` the `metric = \"output\"`"
+    )]
+    NoGradients(usize),
+    #[error(
         "layer {layer}: the moments are not finite, so calibration met NaN or infinity; check the model's weights"
     )]
     NotFinite { layer: usize },

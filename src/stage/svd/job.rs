@@ -158,7 +158,8 @@ impl Job<'_> {
     /// Measures the most promising splits on held-out sequences.
     pub(super) fn measure(&self, splits: &mut [Split], held_out: &[Vec<u32>]) -> Result<(), Failure> {
         let Some(batch) = whole_sequences(held_out, self.svd.measure_tokens) else { return Ok(()) };
-        let predicts = self.pieces.metric == Metric::Output && self.pieces.query_weights;
+        let predicts =
+            matches!(self.pieces.metric, Metric::Fisher | Metric::Output) && self.pieces.query_weights;
         let which = budget::promising(splits, self.svd.measure, predicts);
         if which.is_empty() {
             return Ok(());

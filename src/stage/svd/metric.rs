@@ -36,7 +36,7 @@ pub(super) fn roots_of(source: &Source, rotated: &Rotated) -> Result<Roots, Lina
     match source.pieces.metric {
         Metric::Plain => Ok(diagonal(1.0)),
         Metric::Balanced => Ok(diagonal(1.0 / balance(source, rotated))),
-        Metric::Output if pairs.is_empty() => {
+        Metric::Fisher | Metric::Output if pairs.is_empty() => {
             // The same for all splits in which no pair of a head is set apart.
             if let Some(roots) = source.whole.get() {
                 return Ok(roots.clone());
@@ -44,7 +44,7 @@ pub(super) fn roots_of(source: &Source, rotated: &Rotated) -> Result<Roots, Lina
             let roots = output_roots(source, &dims)?;
             Ok(source.whole.get_or_init(|| roots).clone())
         }
-        Metric::Output => output_roots(source, &dims),
+        Metric::Fisher | Metric::Output => output_roots(source, &dims),
     }
 }
 
@@ -74,7 +74,7 @@ fn balance(source: &Source, rotated: &Rotated) -> f64 {
     if values > 0.0 { (keys / values).max(1e-6) } else { 1.0 }
 }
 
-/// Those of the squared change of the attention output, for keys of the given dimensions of each head.
+/// Those of what is summed for queries and values, for keys of the given dimensions of each head.
 fn output_roots(source: &Source, dims: &[usize]) -> Result<Roots, LinalgError> {
     let Sizes { heads, kv_heads, d, concentration, .. } = source.sizes;
     let width = kv_heads * (dims.len() + d);

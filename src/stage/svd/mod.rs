@@ -106,7 +106,8 @@ pub struct Svd {
     /// Added to the eigenvalues of the inputs' second moment, as a share of their mean.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub input_damping: Option<Finite>,
-    /// What an error of keys and values costs: the change of the attention `output`, `plain` squares, or squares `balanced` by mean norms.
+    /// What an error of keys and values costs: the change of the prediction by its gradients (`fisher`), the change of the attention `output`,
+    /// `plain` squares, or squares `balanced` by mean norms.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub metric: Option<Metric>,
     /// Whether keys and values share their channels (`joint`) or have half of them each (`separate`).
@@ -382,7 +383,10 @@ impl Svd {
         cx.progress.phase("reading moments", Some(wanted.len() as u64), "layers");
         let read = |layer: usize| {
             cx.check_stop()?;
-            let sums = moments.layer(layer).map_err(Failure::stage)?;
+            let mut sums = moments.layer(layer).map_err(Failure::stage)?;
+            if pieces.metric == Metric::Fisher {
+                sums = sums.by_fisher();
+            }
             let source = Source::read(checkpoint, config, (layer, &sums), (pieces, self.damping.0));
             cx.progress.advance(1);
             source.map_err(Failure::stage)

@@ -91,6 +91,8 @@ pub enum TokenWeights {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Metric {
+    /// The change of the model's prediction, by the gradients that `analyze` took.
+    Fisher,
     /// The squared change of the attention output.
     Output,
     /// Its own square.
@@ -199,7 +201,7 @@ impl Method {
             multiplier: Multiplier::Complex,
             token_weights: TokenWeights::Attention,
             input_damping: 0.0,
-            metric: Metric::Output,
+            metric: Metric::Fisher,
             latent: LatentKind::Joint,
             own_splits: true,
             recalibrate: false,

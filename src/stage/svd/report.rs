@@ -3,7 +3,7 @@
 use crate::{
     artifact::{
         conversion::{Cache, Candidate, Conversion, Converted, Parity, Refit},
-        moments::Moments,
+        moments::{About, Moments},
     },
     engine::action::Cx,
     model::Config,
@@ -12,7 +12,7 @@ use crate::{
 use super::{
     budget::Split,
     job::Job,
-    pieces::{LatentKind, Layout},
+    pieces::{LatentKind, Layout, Metric},
     source::Source,
 };
 
@@ -48,11 +48,7 @@ pub(super) fn write(
             about.tokens,
             about.sequences,
             about.max_length,
-            if job.pieces.recalibrate && job.cuts(split) {
-                "; content for what layers see once rotations are given up"
-            } else {
-                ""
-            }
+            more(job, about, split)
         ),
         parity,
         curve,
@@ -65,6 +61,15 @@ pub(super) fn write(
             vec![]
         },
     }
+}
+
+/// What else calibration gave.
+fn more(job: &Job<'_>, about: &About, split: &Split) -> String {
+    let metric = (job.pieces.metric == Metric::Fisher)
+        .then(|| format!("; errors weighed by gradients of {} tokens", about.fisher_tokens));
+    let again = (job.pieces.recalibrate && job.cuts(split))
+        .then(|| "; content for what layers see once rotations are given up".to_owned());
+    metric.into_iter().chain(again).collect()
 }
 
 fn converted(source: &Source, split: &Split, i: usize) -> Converted {

@@ -1,6 +1,7 @@
 //! One layer before conversion: its weights and moments, and what each choice of rotated pairs would cost. Knows no budget.
 //!
-//! All errors are squared errors of the attention block's output, summed over the calibration tokens, to second order.
+//! All errors are summed over the calibration tokens, to second order: twice the divergence of the model's prediction, or squared errors of
+//! the attention block's output, whatever the metric says.
 
 use std::{collections::BTreeMap, sync::OnceLock};
 
@@ -17,7 +18,7 @@ use super::{
     content::Content,
     error::SvdError,
     metric,
-    pieces::{LatentKind, Layout, Pieces, RotaryChoice, TokenWeights},
+    pieces::{LatentKind, Layout, Metric, Pieces, RotaryChoice, TokenWeights},
     rotated::Rotated,
     shared::{self, Component, Group, How},
 };
@@ -84,7 +85,7 @@ pub(super) struct Source {
     pub(super) shared: BTreeMap<usize, Vec<Vec<Component>>>,
     /// Where the choice goes by norms: the product of query and key norm of each key/value head and pair.
     pub(super) norms: Vec<Vec<f64>>,
-    /// The squared output error of dropping keys and values altogether: the unit of relative errors.
+    /// The error of dropping keys and values altogether: the unit of relative errors.
     pub(super) everything: f64,
 }
 
@@ -116,6 +117,11 @@ impl Source {
         if moments.plain.is_empty() {
             return Err(SvdError::NoSums(layer));
         }
+        let fisher = (pieces.metric == Metric::Fisher).then_some(&moments.fisher_values);
+        let width = sizes.kv_heads * sizes.d;
+        if fisher.is_some_and(|values| values.len() != width * width) {
+            return Err(SvdError::NoGradients(layer));
+        }
         let expected = [dim * dim, dim * dim, sizes.heads * sizes.heads, sizes.heads * sizes.d * sizes.d];
         let found = [&moments.plain, &moments.attended, &moments.overlap, &moments.query].map(Vec::len);
         if expected != found || moments.gauss.len() % sizes.heads != 0 {
@@ -126,7 +132,7 @@ impl Source {
             return Err(SvdError::OtherModel { layer });
         }
         let sums = [&moments.plain, &moments.attended, &moments.overlap, &moments.query, &moments.gauss];
-        if sums.iter().any(|sum| sum.iter().any(|x| !x.is_finite())) {
+        if sums.into_iter().chain(fisher).any(|sum| sum.iter().any(|x| !x.is_finite())) {
             return Err(SvdError::NotFinite { layer });
         }
         let mean = |sums: &[f64]| mean(sums, dim);
@@ -145,7 +151,10 @@ impl Source {
             sizes,
             pieces: pieces.clone(),
             damping,
-            values: metric::value_metric(&projections, &moments.overlap, sizes),
+            values: match fisher {
+                Some(values) => MatRef::from_row_major_slice(values, width, width).to_owned(),
+                None => metric::value_metric(&projections, &moments.overlap, sizes),
+            },
             queries: metric::queries(moments, sizes, &multipliers),
             whole: OnceLock::new(),
             sigma: Mat::zeros(0, 0),

@@ -147,6 +147,8 @@ fn a_budget_of_shared_components_is_kept() {
     let config = Config::parse(&converted.config).unwrap();
     assert!(report.candidates.len() > 8 && report.candidates.iter().all(|c| c.kv_elements <= 38));
     let chosen = report.candidates.iter().find(|c| c.chosen).unwrap();
+    let weighed = format!("errors weighed by gradients of {} tokens", model.moments.about.fisher_tokens);
+    assert!(model.moments.about.fisher_tokens > 0 && report.calibration.ends_with(&weighed));
     for layer in &report.layers {
         assert_eq!(config.kv_elements(layer.layer), layer.kv_elements_after);
     }

@@ -43,10 +43,19 @@ fn inputs_that_do_not_fit_are_named() {
     let error = run(&model.checkpoint, &model.moments, "kv-budget = 65");
     assert!(error.contains("`kv-budget` 65 is above the 64 elements"), "{error}");
     let mut layer = model.moments.layer(1).unwrap();
-    layer.query[3] = f64::NAN;
+    layer.fisher_query[3] = f64::NAN;
     layer.save(&moments.layers[&1]).unwrap();
     let error = run(&model.checkpoint, &moments, toml);
     assert!(error.contains("layer 1: the moments are not finite"), "{error}");
+    for sum in [&mut layer.fisher_query, &mut layer.fisher_gauss, &mut layer.fisher_values] {
+        sum.clear();
+    }
+    layer.save(&moments.layers[&1]).unwrap();
+    let error = run(&model.checkpoint, &moments, toml);
+    assert!(
+        error.contains("layer 1: the moments hold no gradients; give `analyze` a `fisher-tokens`"),
+        "{error}"
+    );
     let (_bench, converted, _) = model.convert(toml);
     assert!(run(&converted, &model.moments, toml).contains("no full-attention layer to convert"));
 }
