@@ -53,7 +53,7 @@ impl Scores {
                 share_with_error(m.all.top1, m.all.top1_se),
                 nats(m.all.perplexity_ratio),
                 m.recall.as_ref().map_or(NONE.to_owned(), |r| percent(r.accuracy)),
-                between(&m.kv_elements_per_layer),
+                elements(&m.kv_elements_per_layer),
             ]
         };
         std::iter::once(head.map(str::to_owned).to_vec()).chain(self.models.iter().map(row)).collect()
@@ -166,22 +166,16 @@ fn span(from: usize, to: Option<usize>) -> String {
     to.map_or_else(|| format!("{from} or more"), |to| format!("{from}–{}", to - 1))
 }
 
-/// `288` where all layers agree, else each layer's number.
+/// `288` where all layers agree, else their mean and their range; each layer's number is in the scores.
 fn elements(layers: &[usize]) -> String {
-    match layers {
-        [] => NONE.to_owned(),
-        [first, rest @ ..] if rest.iter().all(|n| n == first) => first.to_string(),
-        layers => layers.iter().map(usize::to_string).collect::<Vec<_>>().join(" "),
+    let (Some(least), Some(most)) = (layers.iter().min(), layers.iter().max()) else {
+        return NONE.to_owned();
+    };
+    if least == most {
+        return least.to_string();
     }
-}
-
-/// The least and the greatest number of a layer.
-fn between(layers: &[usize]) -> String {
-    match (layers.iter().min(), layers.iter().max()) {
-        (Some(least), Some(most)) if least < most => format!("{least} to {most}"),
-        (Some(least), _) => least.to_string(),
-        _ => NONE.to_owned(),
-    }
+    let mean = layers.iter().sum::<usize>() as f64 / layers.len() as f64;
+    format!("{mean:.0} ({least} to {most})")
 }
 
 #[cfg(test)]
@@ -212,7 +206,7 @@ mod tests {
         let lines = scores.lines();
         assert_eq!(lines.len(), 1 + 7 + 2, "{}", lines.join("\n"));
         assert!(lines[0].contains("KL, mean") && lines[2].starts_with("healed  "), "{}", lines.join("\n"));
-        assert!(lines[7].ends_with("96 to 128") && lines[6].ends_with("  108"), "{}", lines.join("\n"));
+        assert!(lines[7].ends_with("108 (96 to 128)") && lines[6].ends_with("  108"), "{}", lines.join("\n"));
         let text = scores.markdown();
         assert_eq!(text.lines().nth(1), Some("|---|---:|---:|---:|---:|---:|---:|"));
         assert!(text.lines().take(9).all(|line| line.matches('|').count() == 8), "{text}");
@@ -246,7 +240,7 @@ mod tests {
         let line = |name: &str| text.lines().find(|line| line.starts_with(name)).unwrap().to_owned();
         assert!(line("recall, 40").ends_with(NONE), "{text}");
         assert!(line("ln ratio").ends_with("  0.0488"), "{text}");
-        assert!(line("KV elements").ends_with("  96 128"), "{text}");
+        assert!(line("KV elements").ends_with("  112 (96 to 128)"), "{text}");
         scores.models[0].recall = None;
         assert!(!scores.lines().join("\n").contains("recall"));
     }
@@ -281,7 +275,7 @@ mod tests {
             ["0–0", "512–1023", "4096 or more"]
         );
         for (layers, expected) in
-            [(&[][..], "–"), (&[7], "7"), (&[288, 288, 288], "288"), (&[1, 1, 2], "1 1 2")]
+            [(&[][..], "–"), (&[7], "7"), (&[288, 288, 288], "288"), (&[168, 384, 216], "256 (168 to 384)")]
         {
             assert_eq!(elements(layers), expected);
         }
