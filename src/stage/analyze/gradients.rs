@@ -65,11 +65,11 @@ impl Gradients<'_> {
         self.cx.progress.phase("gradients", Some((tokens * (2 * index - first)) as u64), "tokens");
         self.forward(&batches, &mut streams, index)?;
         if index == count {
-            self.top(&batches, &mut streams, &mut gradient)?;
+            self.top(&batches, &streams, &mut gradient)?;
         }
         while index > first {
             index -= 1;
-            self.layer((index, wanted), &batches, &mut streams, &mut gradient)?;
+            self.layer((index, wanted), &batches, &streams, &mut gradient)?;
             Layer::release(self.checkpoint, index);
             if index > first {
                 resume.keep(2 * count - index, &mut gradient, &self.dir)?;
@@ -105,12 +105,8 @@ impl Gradients<'_> {
 
     /// Fills the streams that enter the layers from the first wanted one up to `end`, which enters no layer of these.
     fn forward(&self, batches: &[Batch], streams: &mut Streams, end: usize) -> Result<(), Failure> {
-        let shell = Shell::load(self.checkpoint, self.config).map_err(Failure::stage)?;
-        for (i, batch) in batches.iter().enumerate() {
-            streams.put(0, i, shell.embed(&batch.ids).map_err(Failure::stage)?)?;
-        }
-        drop(shell);
-        Shell::release(self.checkpoint);
+        // Level 0 comes first.
+        streamed::embed_once(&mut streams.hidden, (self.checkpoint, self.config), batches.iter())?;
         for index in 0..end {
             let layer = Layer::load(self.checkpoint, self.config, index).map_err(Failure::stage)?;
             for (i, batch) in batches.iter().enumerate() {
@@ -126,7 +122,7 @@ impl Gradients<'_> {
     }
 
     /// Fills `gradient` with that of the streams behind the last layer.
-    fn top(&self, batches: &[Batch], streams: &mut Streams, gradient: &mut Hidden) -> Result<(), Failure> {
+    fn top(&self, batches: &[Batch], streams: &Streams, gradient: &mut Hidden) -> Result<(), Failure> {
         let shell = Shell::load(self.checkpoint, self.config).map_err(Failure::stage)?;
         for (i, batch) in batches.iter().enumerate() {
             self.cx.check_stop()?;
@@ -143,7 +139,7 @@ impl Gradients<'_> {
         &self,
         (index, wanted): (usize, &[usize]),
         batches: &[Batch],
-        streams: &mut Streams,
+        streams: &Streams,
         gradient: &mut Hidden,
     ) -> Result<(), Failure> {
         let layer = Layer::load(self.checkpoint, self.config, index).map_err(Failure::stage)?;
@@ -208,7 +204,7 @@ impl Streams {
         self.hidden.put(at, x).map_err(Failure::stage)
     }
 
-    fn get(&mut self, layer: usize, batch: usize) -> Result<Tensor, Failure> {
+    fn get(&self, layer: usize, batch: usize) -> Result<Tensor, Failure> {
         let at = self.at(layer, batch);
         self.hidden.whole(at).map_err(Failure::stage)
     }

@@ -101,25 +101,15 @@ impl Shape {
         (h, a, gradient): (usize, &[f32], &[f32]),
         part: &mut Part,
     ) {
-        let (n, d, rows, keys) = (self.heads, self.d, block.rows.len(), block.keys.len());
+        let (n, rows, keys) = (self.heads, block.rows.len(), block.keys.len());
         let v = self.view(seen.v, block.keys.clone(), (h / (n / self.kv_heads), self.kv_heads));
         let u = self.view(gradient, block.rows.clone(), (h, n));
         let mut along = vec![0f32; rows * keys];
         gemm((&mut along, keys), Write::Set, 1.0, (u, v.t()), Threads::One);
-        let mut scaled = vec![0f32; rows * d];
-        for (i, row) in block.rows.clone().enumerate() {
-            let visible = self.visible(block, row);
-            let (a, along) = (&a[i * keys..][..keys], &mut along[i * keys..][..keys]);
+        for (along, a) in along.chunks_exact_mut(keys).zip(a.chunks_exact(keys)) {
             let own: f32 = along.iter().zip(a).map(|(along, a)| along * a).sum();
             along.iter_mut().zip(a).for_each(|(along, a)| *along = (a * (*along - own)).powi(2));
-            let gauss = &mut part.gauss[h * keys..][..keys];
-            along[visible].iter().rev().zip(gauss).for_each(|(f, gauss)| *gauss += f);
-            let total = along.iter().map(|&f| f64::from(f)).sum::<f64>() as f32;
-            let q = &seen.q_plain[(row * n + h) * d..][..d];
-            scaled[i * d..][..d].iter_mut().zip(q).for_each(|(s, q)| *s = total * q);
         }
-        let q = self.view(seen.q_plain, block.rows.clone(), (h, n));
-        let query = &mut part.query[h * d * d..][..d * d];
-        gemm((query, d), Write::Set, 1.0, (Mat::dense(&scaled, rows, d).t(), q), Threads::One);
+        self.weigh(seen, block, (h, &along), (&mut part.query, &mut part.gauss));
     }
 }

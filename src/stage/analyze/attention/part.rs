@@ -167,23 +167,38 @@ impl Shape {
         let mut cross = vec![0f32; rows * keys];
         gemm((&mut cross, keys), Write::Set, -2.0, (Mat::dense(&mapped, rows, d), v.t()), Threads::One);
         let squares = &squares[block.keys.clone()];
-        let mut scaled = vec![0f32; rows * d];
-        for (i, row) in block.rows.clone().enumerate() {
+        for i in 0..rows {
             let (o, m) = (&out[i * d..][..d], &mapped[i * d..][..d]);
             let own: f32 = o.iter().zip(m).map(|(a, b)| a * b).sum();
-            let visible = self.visible(block, row);
             let (a, cross) = (&a[i * keys..][..keys], &mut cross[i * keys..][..keys]);
             for ((cross, a), square) in cross.iter_mut().zip(a).zip(squares) {
                 *cross = a * a * (*cross + square + own).max(0.0);
             }
-            let gauss = &mut part.gauss[h * keys..][..keys];
-            cross[visible].iter().rev().zip(gauss).for_each(|(g, gauss)| *gauss += g);
-            let total = cross.iter().map(|&g| f64::from(g)).sum::<f64>() as f32;
+        }
+        self.weigh(seen, block, (h, &cross), (&mut part.query, &mut part.gauss));
+    }
+
+    /// Adds what the squares `costs` [rows, keys] of the logits of head `h` say of queries, `Σ cost q qᵀ`, and of distances.
+    pub(super) fn weigh(
+        &self,
+        seen: &Activations<'_>,
+        block: &Block,
+        (h, costs): (usize, &[f32]),
+        (query, gauss): (&mut [f32], &mut [f32]),
+    ) {
+        let (n, d, rows, keys) = (self.heads, self.d, block.rows.len(), block.keys.len());
+        let gauss = &mut gauss[h * keys..][..keys];
+        let mut scaled = vec![0f32; rows * d];
+        for (i, row) in block.rows.clone().enumerate() {
+            let costs = &costs[i * keys..][..keys];
+            let far_last = costs[self.visible(block, row)].iter().rev();
+            far_last.zip(gauss.iter_mut()).for_each(|(cost, gauss)| *gauss += cost);
+            let total = costs.iter().map(|&cost| f64::from(cost)).sum::<f64>() as f32;
             let q = &seen.q_plain[(row * n + h) * d..][..d];
             scaled[i * d..][..d].iter_mut().zip(q).for_each(|(s, q)| *s = total * q);
         }
         let q = self.view(seen.q_plain, block.rows.clone(), (h, n));
-        let query = &mut part.query[h * d * d..][..d * d];
+        let query = &mut query[h * d * d..][..d * d];
         gemm((query, d), Write::Set, 1.0, (Mat::dense(&scaled, rows, d).t(), q), Threads::One);
     }
 }
