@@ -383,11 +383,8 @@ impl Svd {
         cx.progress.phase("reading moments", Some(wanted.len() as u64), "layers");
         let read = |layer: usize| {
             cx.check_stop()?;
-            let mut sums = moments.layer(layer).map_err(Failure::stage)?;
-            if pieces.metric == Metric::Fisher {
-                sums = sums.by_fisher();
-            }
-            let source = Source::read(checkpoint, config, (layer, &sums), (pieces, self.damping.0));
+            let sums = moments.layer(layer).map_err(Failure::stage)?;
+            let source = Source::read(checkpoint, config, (layer, sums), (pieces, self.damping.0));
             cx.progress.advance(1);
             source.map_err(Failure::stage)
         };

@@ -109,7 +109,7 @@ impl Source {
     pub(super) fn read(
         checkpoint: &Checkpoint,
         config: &Config,
-        (layer, moments): (usize, &LayerMoments),
+        (layer, moments): (usize, LayerMoments),
         (pieces, damping): (&Pieces, f64),
     ) -> Result<Self, SvdError> {
         let sizes = Sizes::of(config);
@@ -117,7 +117,9 @@ impl Source {
         if moments.plain.is_empty() {
             return Err(SvdError::NoSums(layer));
         }
-        let fisher = (pieces.metric == Metric::Fisher).then_some(&moments.fisher_values);
+        let weighs = pieces.metric == Metric::Fisher;
+        let moments = &if weighs { moments.by_fisher() } else { moments };
+        let fisher = weighs.then_some(&moments.fisher_values);
         let width = sizes.kv_heads * sizes.d;
         if fisher.is_some_and(|values| values.len() != width * width) {
             return Err(SvdError::NoGradients(layer));
