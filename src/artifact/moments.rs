@@ -40,6 +40,8 @@ pub struct About {
     /// Tokens whose gradients are in the Fisher sums; 0 where there are none.
     #[serde(default)]
     pub fisher_tokens: usize,
+    /// What logits were divided by for them.
+    pub fisher_temperature: f64,
     /// Sequences were cut after this many tokens.
     pub max_length: usize,
     /// The model.

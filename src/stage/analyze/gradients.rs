@@ -33,11 +33,22 @@ use crate::{
 /// Tokens that go through a layer at once, unless one sequence is longer.
 const BATCH: usize = 2048;
 
+/// How next tokens are drawn.
+#[derive(Clone, Copy)]
+pub(super) struct Draw {
+    /// `τ`, by which logits are divided.
+    pub(super) temperature: f64,
+    /// Of the draws.
+    pub(super) seed: u64,
+}
+
 /// A pass back through a model whose forward sums are written.
 pub(super) struct Gradients<'a> {
     pub(super) cx: &'a Cx<'a>,
     pub(super) checkpoint: &'a Checkpoint,
     pub(super) config: &'a Config,
+    /// How next tokens are drawn.
+    pub(super) draw: Draw,
     /// Where the sums of each layer lie.
     pub(super) dir: PathBuf,
 }
@@ -90,8 +101,8 @@ impl Gradients<'_> {
         let plain = Needs::of(self.checkpoint, self.config, batches.iter(), 1);
         let shell = (CHUNK * self.config.vocab_size * size_of::<f32>()) as u64;
         Needs {
-            // What a layer makes stays until its gradients are there; at the top logits, what is drawn from, and their gradient.
-            batch: (3 * plain.batch).max(4 * shell),
+            // What a layer makes stays until its gradients are there; at the top logits, those that are cooled, what is drawn from, and their gradients.
+            batch: (3 * plain.batch).max(5 * shell),
             hidden: (1 + levels as u64) * plain.hidden,
             stage: self.sums(),
             ..plain
@@ -127,7 +138,7 @@ impl Gradients<'_> {
         for (i, batch) in batches.iter().enumerate() {
             self.cx.check_stop()?;
             let x = streams.get(self.config.layers.len(), i)?;
-            let (_, of) = labels::gradient(&shell, &x, batch, self.cx.seed).map_err(Failure::stage)?;
+            let (_, of) = labels::gradient(&shell, &x, batch, self.draw).map_err(Failure::stage)?;
             gradient.put(i, of).map_err(Failure::stage)?;
         }
         Shell::release(self.checkpoint);

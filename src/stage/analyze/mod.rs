@@ -19,7 +19,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use self::{
-    gradients::Gradients,
+    gradients::{Draw, Gradients},
     pass::Pass,
     sequences::{Limits, Sequences},
 };
@@ -36,7 +36,7 @@ use crate::{
     math::random::shuffle,
     model::Config,
     stage::{
-        Input, InputPort, Invalid, Stage,
+        Finite, Input, InputPort, Invalid, Stage,
         code::{self, Code},
         encode::{Document, encode},
         shards::{self, Shard, Sharded},
@@ -81,6 +81,10 @@ pub struct Analyze {
     /// are kept for them, in memory or in a file.
     #[serde(default = "fisher_tokens")]
     pub fisher_tokens: usize,
+    /// What logits are divided by before next tokens are drawn and gradients taken. A model that is sure of a token hardly moves its
+    /// prediction for a small change, although a large one costs much; the higher this is, the more such tokens count.
+    #[serde(default = "fisher_temperature")]
+    pub fisher_temperature: Finite,
     /// Tokens set aside, as whole sequences, for measuring a conversion.
     #[serde(default = "held_out_tokens")]
     pub held_out_tokens: usize,
@@ -103,6 +107,9 @@ fn held_out_tokens() -> usize {
 }
 fn fisher_tokens() -> usize {
     16_384
+}
+fn fisher_temperature() -> Finite {
+    Finite(2.0)
 }
 
 /// In which order documents are taken.
@@ -162,6 +169,9 @@ impl Stage for Analyze {
         }
         if self.max_length < 2 {
             return Err(Invalid::new("max-length", "`max-length` is below 2"));
+        }
+        if self.fisher_temperature.0 <= 0.0 {
+            return Err(Invalid::new("fisher-temperature", "`fisher-temperature` must be positive"));
         }
         if self.layers.as_ref().is_some_and(Vec::is_empty) {
             return Err(Invalid::new("layers", "`layers` is empty").hint("leave it out for all layers"));
@@ -267,7 +277,8 @@ impl Analyze {
         converted
             .retain(|&layer| self.fisher_tokens > 0 && config.layers[layer].is_grouped(self.convert_swa));
         converted.sort_unstable();
-        let gradients = Gradients { cx, checkpoint: &checkpoint, config: &config, dir };
+        let draw = Draw { temperature: self.fisher_temperature.0, seed: cx.seed };
+        let gradients = Gradients { cx, checkpoint: &checkpoint, config: &config, draw, dir };
         if let Some(&first) = converted.first() {
             gradients.check(&chosen, first)?;
         }
@@ -277,6 +288,7 @@ impl Analyze {
         }
         let about = About {
             fisher_tokens: chosen.iter().map(|ids| ids.len()).sum(),
+            fisher_temperature: self.fisher_temperature.0,
             sequences: sequences.calibration.len(),
             tokens: sequences.calibration.iter().map(Vec::len).sum(),
             max_length: self.max_length,

@@ -65,8 +65,12 @@ pub(super) fn write(
 
 /// What else calibration gave.
 fn more(job: &Job<'_>, about: &About, split: &Split) -> String {
-    let metric = (job.pieces.metric == Metric::Fisher)
-        .then(|| format!("; errors weighed by gradients of {} tokens", about.fisher_tokens));
+    let metric = (job.pieces.metric == Metric::Fisher).then(|| {
+        format!(
+            "; errors weighed by gradients of {} tokens at temperature {}",
+            about.fisher_tokens, about.fisher_temperature
+        )
+    });
     let again = (job.pieces.recalibrate && job.cuts(split))
         .then(|| "; content for what layers see once rotations are given up".to_owned());
     metric.into_iter().chain(again).collect()

@@ -15,12 +15,12 @@ fn batch() -> Batch {
 }
 
 /// The sums over the tokens of the gradients of values, of each layer.
-fn values(model: &Model, batch: &Batch) -> (Vec<u32>, BTreeMap<usize, Vec<f64>>) {
+fn values(model: &Model, batch: &Batch, draw: Draw) -> (Vec<u32>, BTreeMap<usize, Vec<f64>>) {
     let mut streams = vec![model.shell.embed(&batch.ids).unwrap()];
     for layer in &model.layers {
         streams.push(layer.forward(&streams[streams.len() - 1], batch, &mut NoProbe).unwrap());
     }
-    let (labels, mut above) = labels::gradient(&model.shell, &streams.pop().unwrap(), batch, 3).unwrap();
+    let (labels, mut above) = labels::gradient(&model.shell, &streams.pop().unwrap(), batch, draw).unwrap();
     let mut found = BTreeMap::new();
     for (index, layer) in model.layers.iter().enumerate().rev() {
         let back = Back::through(layer, (&streams[index], &above), batch, index > 0).unwrap();
@@ -41,14 +41,16 @@ fn values(model: &Model, batch: &Batch) -> (Vec<u32>, BTreeMap<usize, Vec<f64>>)
 /// The bias of the values goes into all of them, so its gradient is the sum of theirs.
 #[test]
 fn gradients_of_values_are_those_of_the_whole_graph() {
-    for name in ["gptoss-mxfp4", "qwen2"] {
+    for (name, temperature) in [("gptoss-mxfp4", 2.0), ("qwen2", 1.0)] {
         let (_dir, checkpoint) = golden(name);
         let batch = batch();
-        let (labels, found) = values(&Model::frozen(&checkpoint).unwrap(), &batch);
+        let draw = Draw { temperature, seed: 3 };
+        let (labels, found) = values(&Model::frozen(&checkpoint).unwrap(), &batch, draw);
         let model = Model::load(&checkpoint, &|name| name.ends_with("v_proj.bias")).unwrap();
         let logits = model.logits(&batch, &mut NoProbe).unwrap();
-        let cost = cross_entropy(&logits, &labels.into(), &vec![1.0; batch.len()].into(), 1.0).unwrap();
-        let grads = cost.sum_all().unwrap().backward().unwrap();
+        let cooled = (logits / temperature).unwrap();
+        let cost = cross_entropy(&cooled, &labels.into(), &vec![1.0; batch.len()].into(), 1.0).unwrap();
+        let grads = (cost.sum_all().unwrap() * temperature).unwrap().backward().unwrap();
         for (index, found) in found {
             let var = &model.vars[&format!("model.layers.{index}.self_attn.v_proj.bias")];
             let want = flat(grads.get(var.as_tensor()).unwrap());
@@ -65,9 +67,10 @@ fn gradients_of_values_are_those_of_the_whole_graph() {
 fn a_sequence_draws_the_same_beside_others_and_as_often_as_the_model_says() {
     let (_dir, checkpoint) = golden("gptoss-mxfp4");
     let shell = Shell::load(&checkpoint, &Config::parse(&checkpoint.config).unwrap()).unwrap();
+    let temperature = 1.5;
     let draw = |batch: &Batch, seed| {
         let x = shell.embed(&batch.ids).unwrap();
-        labels::gradient(&shell, &x, batch, seed).unwrap()
+        labels::gradient(&shell, &x, batch, Draw { temperature, seed }).unwrap()
     };
     let whole = batch();
     let (together, gradient) = draw(&whole, 5);
@@ -79,9 +82,9 @@ fn a_sequence_draws_the_same_beside_others_and_as_often_as_the_model_says() {
     let x = shell.embed(&alone.ids).unwrap();
     let logits = shell.lm_head.forward(&shell.normed(&x).unwrap()).unwrap();
     let row = flat(&logits.narrow(0, 2, 1).unwrap().contiguous().unwrap());
-    let total: f64 = row.iter().map(|&z| f64::from(z).exp()).sum();
+    let total: f64 = row.iter().map(|&z| (f64::from(z) / temperature).exp()).sum();
     let most = (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap();
-    let (p, n) = (f64::from(row[most]).exp() / total, 600_u32);
+    let (p, n) = ((f64::from(row[most]) / temperature).exp() / total, 600_u32);
     let hits = (0..u64::from(n)).filter(|&seed| draw(&alone, seed).0[2] as usize == most).count() as f64;
     let spread = (p * (1.0 - p) * f64::from(n)).sqrt();
     assert!((hits - p * f64::from(n)).abs() < 4.0 * spread, "{hits} of {n}, {p}");
