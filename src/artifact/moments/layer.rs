@@ -76,11 +76,13 @@ pub struct LayerMoments {
     pub fisher_gauss: Vec<f64>,
     /// `Σ_s ∂v_s ∂v_sᵀ` [g d, g d].
     pub fisher_values: Vec<f64>,
+    /// Squares of the gradients of each sequence for `k_proj` and, below it, `v_proj`, by element [2 g d, D]. Not where a norm follows them.
+    pub fisher_projections: Vec<f64>,
 }
 
 impl LayerMoments {
     /// Every sum with its name in the file.
-    pub(crate) fn sums(&mut self) -> [(&'static str, &mut Vec<f64>); 27] {
+    pub(crate) fn sums(&mut self) -> [(&'static str, &mut Vec<f64>); 28] {
         [
             ("positions", &mut self.positions),
             ("sink", &mut self.sink),
@@ -108,6 +110,7 @@ impl LayerMoments {
             ("fisher_query", &mut self.fisher_query),
             ("fisher_gauss", &mut self.fisher_gauss),
             ("fisher_values", &mut self.fisher_values),
+            ("fisher_projections", &mut self.fisher_projections),
             ("sink_logits", &mut self.sink_logits),
         ]
     }

@@ -8,7 +8,7 @@ mod part;
 
 use rayon::prelude::*;
 
-pub(super) use self::fisher::Fisher;
+pub(super) use self::fisher::{Fisher, Gradients};
 use self::part::{Block, Part};
 use crate::artifact::moments::BUCKETS;
 

@@ -6,6 +6,7 @@
 
 mod back;
 mod labels;
+mod projections;
 
 use std::path::PathBuf;
 
@@ -14,6 +15,7 @@ use candle_core::Tensor;
 use self::{
     back::{Activated, Back},
     labels::CHUNK,
+    projections::Projections,
 };
 use super::{
     attention::Fisher,
@@ -157,6 +159,8 @@ impl Gradients<'_> {
         let shape = shape(self.config, index, layer.sinks().map_err(Failure::stage)?);
         let watched = wanted.contains(&index);
         let mut sums = Fisher::new(&shape);
+        // A norm of keys stands between them and their projection.
+        let mut projections = (watched && !self.config.parts.qk_norm).then(|| Projections::new(self.config));
         for (i, batch) in batches.iter().enumerate() {
             self.cx.check_stop()?;
             let (x, above) = (streams.get(index, i)?, gradient.take(i).map_err(Failure::stage)?);
@@ -165,7 +169,10 @@ impl Gradients<'_> {
             if watched {
                 let seen = Activated::of(self.config, batch, &back.seen).map_err(Failure::stage)?;
                 let heads = back.heads(&layer).and_then(|heads| Ok(host(&heads)?.to_vec()));
-                sums.add(&shape, &seen.activations(batch), &heads.map_err(Failure::stage)?);
+                let found = sums.add(&shape, &seen.activations(batch), &heads.map_err(Failure::stage)?);
+                if let Some(projections) = &mut projections {
+                    projections.add(self.config, batch, &seen.input, &found).map_err(Failure::stage)?;
+                }
             }
             gradient.put(i, back.entered).map_err(Failure::stage)?;
             self.cx.progress.advance(batch.len() as u64);
@@ -178,6 +185,7 @@ impl Gradients<'_> {
                 fisher_gauss: rows(&sums.gauss, most),
                 fisher_query: sums.query,
                 fisher_values: square(&sums.values),
+                fisher_projections: projections.map_or(vec![], |sums| sums.squares),
                 ..moments
             };
             moments.save(&path).map_err(Failure::stage)?;
@@ -191,7 +199,7 @@ impl Gradients<'_> {
         let (d, dim) = (config.head_dim, config.hidden_size + 1);
         let (heads, kv_heads) = (config.num_attention_heads, config.num_key_value_heads);
         let forward = 2 * dim * dim + heads * d * d + (2 * kv_heads * d).pow(2);
-        let own = heads * d * d + (kv_heads * d + 1).pow(2);
+        let own = heads * d * d + (kv_heads * d + 1).pow(2) + 2 * kv_heads * d * dim;
         (2 * (forward + own) * size_of::<f64>()) as u64
     }
 }

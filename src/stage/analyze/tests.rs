@@ -90,11 +90,11 @@ fn every_share_is_accounted_for() {
     }
     let fisher = |layer| {
         let sums = moments.layer(layer).unwrap();
-        [&sums.fisher_query, &sums.fisher_values, &sums.fisher_gauss].map(Vec::len)
+        [&sums.fisher_query, &sums.fisher_values, &sums.fisher_gauss, &sums.fisher_projections].map(Vec::len)
     };
     assert_eq!(moments.about.fisher_tokens, 150, "all of them are fewer than the default");
-    assert_eq!([0, 2].map(fisher), [[0; 3]; 2]);
-    let sizes = [8 * 16 * 16, 32 * 32, 8 * 64];
+    assert_eq!([0, 2].map(fisher), [[0; 4]; 2]);
+    let sizes = [8 * 16 * 16, 32 * 32, 8 * 64, 2 * 32 * 32];
     assert_eq!([1, 3].map(fisher), [sizes; 2]);
     let sliding = &analysis.figures.layers[0];
     assert!(sliding.heads[0].distance.len() <= 4 && sliding.heads[0].far < 1e-12, "the window is 8");

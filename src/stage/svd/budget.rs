@@ -17,6 +17,8 @@ pub(super) struct Choice {
     pub(super) pairs: usize,
     /// At most as many latent channels.
     pub(super) rank: usize,
+    /// How many of them are of keys, where keys and values have their own and not half of them each.
+    pub(super) keys: Option<usize>,
 }
 
 /// How much the error of what is not rotated counts in a layer's own choice, to be tried: in the divergence of SmolLM2-135M it weighs about
@@ -64,7 +66,7 @@ pub(super) fn choices(
         (Layout::B, None) => counts.truncate(turning + 1),
         _ => {}
     }
-    let choice = |pairs: usize, rank: usize| Choice { freqfold, pairs, rank };
+    let choice = |pairs: usize, rank: usize| Choice { freqfold, pairs, rank, keys: None };
     let Some(budget) = budget else {
         let rank = svd.kv_lora_rank.expect("checked: one of the two is there");
         return Ok(counts.into_iter().map(|pairs| choice(pairs, rank)).collect());
@@ -155,7 +157,7 @@ pub(super) fn part(source: &Source, ranking: &Ranking, choice: Choice) -> Result
     let (rotated, rope_error) = ranking.first(choice.pairs);
     let rank = choice.rank.min(source.useful_rank(&rotated));
     let content = source.components(&rotated)?;
-    let (latent_error, content) = (content.error(rank), content.error(0));
+    let (latent_error, content) = (content.error(rank, choice.keys), content.error(0, None));
     Ok(Part { choice, rotated, rank, content, latent_error, rope_error })
 }
 
@@ -223,7 +225,7 @@ mod tests {
 
     #[test]
     fn a_layer_with_more_or_less_divides_it_alike() {
-        let like = Choice { freqfold: 1, pairs: 16, rank: 64 };
+        let like = Choice { freqfold: 1, pairs: 16, rank: 64, keys: None };
         let counts: Vec<usize> = (0..=48).collect();
         for (elements, expected) in
             [(96, (16, 64)), (48, (8, 32)), (192, (32, 128)), (2, (0, 2)), (97, (16, 65))]

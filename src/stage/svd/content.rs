@@ -44,32 +44,32 @@ impl Content {
         Ok(Self::Separate(Box::new(Apart { keys: part(0, keys)?, values, useful })))
     }
 
-    /// The weighted error that is left at `rank`.
-    pub(super) fn error(&self, rank: usize) -> f64 {
+    /// The weighted error that is left at `rank`; of channels apart, `keys` are of keys.
+    pub(super) fn error(&self, rank: usize, keys: Option<usize>) -> f64 {
         match self {
             Self::Joint(all) => all.error(rank),
             Self::Separate(apart) => {
-                let (k, v) = share(rank, apart.useful);
+                let (k, v) = share((rank, keys), apart.useful);
                 apart.keys.error(k) + apart.values.error(v)
             }
         }
     }
 
     /// The map of that rank.
-    pub(super) fn truncate(&self, rank: usize) -> LowRank {
+    pub(super) fn truncate(&self, rank: usize, keys: Option<usize>) -> LowRank {
         match self {
             Self::Joint(all) => all.truncate(rank),
             Self::Separate(apart) => {
-                let (k, v) = share(rank, apart.useful);
+                let (k, v) = share((rank, keys), apart.useful);
                 beside(&apart.keys.truncate(k), &apart.values.truncate(v))
             }
         }
     }
 }
 
-/// Channels of keys and of values: half and half, unless one of them needs less.
-fn share(rank: usize, (keys, values): (usize, usize)) -> (usize, usize) {
-    let k = (rank / 2).min(keys).max(rank.saturating_sub(values));
+/// Channels of keys and of values: as wanted or half and half, unless one of them needs less.
+fn share((rank, wanted): (usize, Option<usize>), (keys, values): (usize, usize)) -> (usize, usize) {
+    let k = wanted.unwrap_or(rank / 2).min(keys).max(rank.saturating_sub(values));
     (k, rank - k)
 }
 
@@ -99,14 +99,17 @@ mod tests {
     #[test]
     fn channels_are_shared_evenly_until_one_side_has_enough() {
         for (rank, useful, expected) in [
-            (8, (10, 10), (4, 4)),
-            (7, (10, 10), (3, 4)),
-            (8, (2, 10), (2, 6)),
-            (8, (10, 3), (5, 3)),
-            (0, (4, 4), (0, 0)),
-            (8, (4, 4), (4, 4)),
+            ((8, None), (10, 10), (4, 4)),
+            ((7, None), (10, 10), (3, 4)),
+            ((8, None), (2, 10), (2, 6)),
+            ((8, None), (10, 3), (5, 3)),
+            ((0, None), (4, 4), (0, 0)),
+            ((8, None), (4, 4), (4, 4)),
+            ((8, Some(7)), (10, 10), (7, 1)),
+            ((8, Some(7)), (5, 10), (5, 3)),
+            ((8, Some(1)), (10, 6), (2, 6)),
         ] {
-            assert_eq!(share(rank, useful), expected, "{rank} {useful:?}");
+            assert_eq!(share(rank, useful), expected, "{rank:?} {useful:?}");
         }
     }
 
@@ -119,16 +122,16 @@ mod tests {
         let of = |kind, sigma: &Mat<f64>| Content::new(kind, sigma.as_ref(), unit(10), (6, (6, 4))).unwrap();
         let (joint, separate) = (of(LatentKind::Joint, &sigma), of(LatentKind::Separate, &sigma));
         for rank in 0..=10 {
-            assert!(joint.error(rank) <= separate.error(rank) + 1e-9, "rank {rank}");
-            let map = separate.truncate(rank);
+            assert!(joint.error(rank, None) <= separate.error(rank, None) + 1e-9, "rank {rank}");
+            let map = separate.truncate(rank, None);
             assert_eq!((map.down.nrows(), map.up.ncols()), (rank, rank));
             let kept = product(map.up.as_ref(), map.down.as_ref());
             let residual = Mat::from_fn(10, 10, |i, j| f64::from(u8::from(i == j)) - kept[(i, j)]);
             let left = congruence(residual.as_ref(), apart.as_ref());
             let trace: f64 = (0..10).map(|i| left[(i, i)]).sum();
-            assert!((trace - separate.error(rank)).abs() < 1e-9, "rank {rank}");
+            assert!((trace - separate.error(rank, None)).abs() < 1e-9, "rank {rank}");
         }
-        assert!(distance(&separate.truncate(10).up, &Mat::zeros(10, 10)) > 0.1);
-        assert!(separate.error(10) < 1e-9 && joint.error(10) < 1e-9);
+        assert!(distance(&separate.truncate(10, None).up, &Mat::zeros(10, 10)) > 0.1);
+        assert!(separate.error(10, None) < 1e-9 && joint.error(10, None) < 1e-9);
     }
 }

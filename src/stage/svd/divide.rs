@@ -28,7 +28,7 @@ pub(super) fn redivide(
     let rankings = job.rankings(splits[best].candidate.freqfold);
     let counts = budget::counts(job, &rankings[0]);
     let division = Division { job, rankings: &rankings, counts: &counts, like: &splits[best] };
-    let choices = match job.svd.layer_budgets {
+    let choices = match job.pieces.layer_budgets {
         LayerBudgets::TwoLevel => division.two_level(&batch)?,
         _ => division.free(&batch)?,
     };

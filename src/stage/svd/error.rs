@@ -18,6 +18,10 @@ pub(super) enum SvdError {
     )]
     NoGradients(usize),
     #[error(
+        "layer {0}: the moments hold no gradients of its projections; give `analyze` a `fisher-tokens` above 0, or `svd` the `layer-budgets = \"uniform\"`"
+    )]
+    NoRanks(usize),
+    #[error(
         "layer {layer}: the moments are not finite, so calibration met NaN or infinity; check the model's weights"
     )]
     NotFinite { layer: usize },

@@ -11,8 +11,9 @@ use super::{
     fold,
     measure::{self, Variant},
     passes::Passes,
-    pieces::{Dtype, Layout, Metric, Pieces},
+    pieces::{Dtype, LayerBudgets, Layout, Metric, Pieces},
     ranking::Ranking,
+    ranks,
     rotated::Rotated,
     source::Source,
 };
@@ -130,7 +131,10 @@ impl Job<'_> {
         let mut splits = Vec::new();
         for choice in wanted {
             self.cx.check_stop()?;
-            let choices = vec![choice; self.sources.len()];
+            let choices = match self.pieces.layer_budgets {
+                LayerBudgets::Fisher => ranks::by_gradients(self.sources, choice).map_err(Failure::stage)?,
+                _ => vec![choice; self.sources.len()],
+            };
             let split = budget::split(self.sources, &rankings[&choice.freqfold], &choices);
             splits.push(split.map_err(Failure::stage)?);
             self.cx.progress.advance(1);
@@ -186,7 +190,7 @@ impl Job<'_> {
     }
 
     pub(super) fn folded(&self, source: &Source, part: &Part) -> Result<BTreeMap<String, Owned>, SvdError> {
-        let map = source.components(&part.rotated)?.truncate(part.rank);
+        let map = source.components(&part.rotated)?.truncate(part.rank, part.choice.keys);
         let projections = Projections::read(self.checkpoint, self.config, source.layer)?;
         Ok(fold::fold((source, &projections), &part.rotated, &map, self.svd.dtype))
     }

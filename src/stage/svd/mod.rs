@@ -4,6 +4,7 @@
 //! calibration moments in the metric of the attention output. Knows no text and no training.
 
 mod budget;
+mod check;
 mod content;
 mod divide;
 mod error;
@@ -15,6 +16,7 @@ mod metric;
 mod passes;
 mod pieces;
 mod ranking;
+mod ranks;
 mod recalibrate;
 mod refit;
 mod report;
@@ -58,7 +60,7 @@ pub struct Svd {
     pub moments: Input<Moments>,
     /// Whose conversion: `metric` is this project's; `transmla`, `mha2mla`, `care` and `palu` are published ones, for comparison. It sets the
     /// defaults of `layout`, `rotary-basis`, `rotary-choice`, `freqfold`, `query-weights`, `multiplier`, `token-weights`, `metric`,
-    /// `latent`, `own-splits` and `refit`, each of which can be set by itself.
+    /// `latent`, `own-splits`, `layer-budgets` and `refit`, each of which can be set by itself.
     #[serde(default)]
     pub method: Method,
     /// `a` keeps every key rotated and exact, only values go through the latent; `b` puts keys that hardly turn, or whose turning
@@ -138,9 +140,10 @@ pub struct Svd {
     #[serde(default = "measure")]
     pub measure: usize,
     /// How `kv-budget` is divided among layers: the same for all (`uniform`), or by the divergence that converting each layer alone makes on
-    /// held-out text, in two sizes (`two-level`) or any (`free`). Taken where it measures better than `uniform`.
-    #[serde(default)]
-    pub layer_budgets: LayerBudgets,
+    /// held-out text, in two sizes (`two-level`) or any (`free`), where that measures better than `uniform`. With layout `recompute`, also by
+    /// the gradients of each key and value projection (`fisher`), which is what `palu` does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub layer_budgets: Option<LayerBudgets>,
     /// `search = { kv-budget = [128, 192, 256] }` looks for the best split of these budgets too, with the same moments and on the same
     /// held-out text, and puts quality by size into the report.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -196,59 +199,7 @@ impl Stage for Svd {
     }
 
     fn check(&self) -> Result<(), Invalid> {
-        match (self.kv_budget, self.kv_lora_rank) {
-            (Some(_), Some(_)) => {
-                return Err(Invalid::new(
-                    "kv-lora-rank",
-                    "`kv-lora-rank` and `kv-budget` exclude each other",
-                )
-                .hint("a budget chooses the rank"));
-            }
-            (None, None) => {
-                return Err(Invalid::new("kv-budget", "the size of the cache is missing")
-                    .hint("give `kv-budget`, or `kv-lora-rank` with `rope-pairs`"));
-            }
-            (Some(0), _) | (_, Some(0)) => {
-                return Err(Invalid::new("kv-budget", "the latent needs a width above 0"));
-            }
-            _ => {}
-        }
-        let pieces = self.pieces();
-        let chooses = matches!(pieces.layout, Layout::B | Layout::D);
-        match (chooses, self.rope_pairs) {
-            (false, Some(_)) => {
-                return Err(Invalid::new("rope-pairs", "`rope-pairs` goes with layout `b` or `d`").hint(
-                    "layout `a` rotates all pairs, and `recompute` rotates keys after they were made",
-                ));
-            }
-            (true, None) if self.kv_lora_rank.is_some() => {
-                return Err(Invalid::new("rope-pairs", "`kv-lora-rank` needs `rope-pairs` beside it")
-                    .hint("`kv-budget` chooses both"));
-            }
-            _ => {}
-        }
-        self.check_rotary(&pieces)?;
-        if pieces.recalibrate && pieces.token_weights != TokenWeights::None {
-            return Err(Invalid::new("recalibrate", "`recalibrate` counts all tokens alike")
-                .hint("it goes with `token-weights = \"none\"`"));
-        }
-        if let Some(search) = &self.search {
-            let good = self.kv_budget.is_some() && self.measure > 0 && !search.kv_budget.contains(&0);
-            if !good || search.kv_budget.is_empty() {
-                return Err(Invalid::new("search", "`search` compares budgets above 0 by measuring them")
-                    .hint("it goes with `kv-budget`, and with a `measure` above 0"));
-            }
-        }
-        if self.input_damping.as_ref().is_some_and(|share| share.0 < 0.0) {
-            return Err(Invalid::new("input-damping", "must not be negative"));
-        }
-        if self.damping.0 <= 0.0 || self.parity_tolerance.0 <= 0.0 {
-            return Err(Invalid::new("damping", "`damping` and `parity-tolerance` must be positive"));
-        }
-        if self.angle.0 < 0.0 || self.context == 0 {
-            return Err(Invalid::new("angle", "`angle` must not be negative, and `context` not 0"));
-        }
-        Ok(())
+        self.check_together()
     }
 
     fn run(&self, cx: &Cx<'_>) -> Result<(), Failure> {
@@ -293,7 +244,7 @@ impl Stage for Svd {
             job.sources = &recalibrated;
             splits[best] = recalibrate::again(&job, &splits[best], &moments.held_out)?;
         }
-        if self.layer_budgets != LayerBudgets::Uniform {
+        if matches!(pieces.layer_budgets, LayerBudgets::TwoLevel | LayerBudgets::Free) {
             best = divide::redivide(&job, &mut splits, best, &moments.held_out)?;
         }
         let refit = refit::refit(&job, &splits[best], &moments)?;
@@ -330,6 +281,7 @@ impl Svd {
             recalibrate: self.recalibrate.unwrap_or(published.recalibrate && alike),
             refit: self.refit.unwrap_or(published.refit),
             latent_basis: self.latent_basis,
+            layer_budgets: self.layer_budgets.unwrap_or(published.layer_budgets),
         }
     }
 
@@ -341,26 +293,6 @@ impl Svd {
         let mut pieces = self.pieces();
         pieces.freqfold.retain(|&fold| pairs.is_multiple_of(fold));
         Ok(pieces)
-    }
-
-    /// Pieces that only components across heads have.
-    fn check_rotary(&self, pieces: &Pieces) -> Result<(), Invalid> {
-        let set = [
-            ("rotary-basis", self.rotary_basis.is_some()),
-            ("rotary-choice", self.rotary_choice.is_some()),
-            ("freqfold", !self.freqfold.is_empty()),
-        ];
-        if let Some((name, _)) = set.iter().find(|(_, set)| *set && pieces.layout != Layout::D) {
-            return Err(Invalid::new(*name, format!("`{name}` goes with layout `d`")));
-        }
-        if self.freqfold.contains(&0) {
-            return Err(Invalid::new("freqfold", "a group of frequencies has at least one"));
-        }
-        if pieces.rotary_choice == RotaryChoice::Norm && pieces.rotary_basis != RotaryBasis::Heads {
-            return Err(Invalid::new("rotary-choice", "`norm` compares the keys of single heads")
-                .hint("it goes with `rotary-basis = \"heads\"`"));
-        }
-        Ok(())
     }
 
     fn sources(

@@ -107,7 +107,7 @@ pub enum Metric {
 pub enum LatentKind {
     /// Each channel may hold something of both.
     Joint,
-    /// Half of the channels for each.
+    /// Channels of its own for each, half of them where nothing else divides them.
     Separate,
 }
 
@@ -141,6 +141,8 @@ pub enum LayerBudgets {
     TwoLevel,
     /// In any sizes.
     Free,
+    /// By the gradients of key and value projections, each of which gets channels of its own.
+    Fisher,
 }
 
 /// Element type of new tensors.
@@ -187,6 +189,7 @@ pub(super) struct Pieces {
     /// Whether output projections are fitted anew.
     pub(super) refit: bool,
     pub(super) latent_basis: LatentBasis,
+    pub(super) layer_budgets: LayerBudgets,
 }
 
 impl Method {
@@ -207,6 +210,7 @@ impl Method {
             recalibrate: false,
             refit: true,
             latent_basis: LatentBasis::Components,
+            layer_budgets: LayerBudgets::Uniform,
         };
         let plain = Pieces {
             rotary_basis: RotaryBasis::Real,
@@ -230,7 +234,12 @@ impl Method {
                 token_weights: TokenWeights::Weights,
                 ..plain
             },
-            Self::Palu => Pieces { layout: Layout::Recompute, latent: LatentKind::Separate, ..plain },
+            Self::Palu => Pieces {
+                layout: Layout::Recompute,
+                latent: LatentKind::Separate,
+                layer_budgets: LayerBudgets::Fisher,
+                ..plain
+            },
         }
     }
 

@@ -12,7 +12,7 @@ use crate::{
 use super::{
     budget::Split,
     job::Job,
-    pieces::{LatentKind, Layout, Metric},
+    pieces::{LatentKind, LayerBudgets, Layout, Metric},
     source::Source,
 };
 
@@ -71,9 +71,12 @@ fn more(job: &Job<'_>, about: &About, split: &Split) -> String {
             about.fisher_tokens, about.fisher_temperature
         )
     });
+    let ranks = (job.pieces.layer_budgets == LayerBudgets::Fisher).then(|| {
+        format!("; ranks by gradients of key and value projections of {} tokens", about.fisher_tokens)
+    });
     let again = (job.pieces.recalibrate && job.cuts(split))
         .then(|| "; content for what layers see once rotations are given up".to_owned());
-    metric.into_iter().chain(again).collect()
+    metric.into_iter().chain(ranks).chain(again).collect()
 }
 
 fn converted(source: &Source, split: &Split, i: usize) -> Converted {

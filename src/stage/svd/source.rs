@@ -85,6 +85,8 @@ pub(super) struct Source {
     pub(super) shared: BTreeMap<usize, Vec<Vec<Component>>>,
     /// Where the choice goes by norms: the product of query and key norm of each key/value head and pair.
     pub(super) norms: Vec<Vec<f64>>,
+    /// The mean root of the squared gradients of an element of the key and of the value projection; not where none were taken.
+    pub(super) gradients: Option<[f64; 2]>,
     /// The error of dropping keys and values altogether: the unit of relative errors.
     pub(super) everything: f64,
 }
@@ -93,6 +95,26 @@ pub(super) struct Source {
 fn mean(sums: &[f64], dim: usize) -> Mat<f64> {
     let total = sums[dim * dim - 1].max(f64::MIN_POSITIVE);
     Mat::from_fn(dim, dim, |i, j| sums[i * dim + j] / total)
+}
+
+/// The mean roots of two matrices of squares, one behind the other.
+fn gradients(squares: &[f64]) -> Option<[f64; 2]> {
+    let mean = |of: &[f64]| of.iter().map(|x| x.sqrt()).sum::<f64>() / of.len() as f64;
+    let (keys, values) = squares.split_at(squares.len() / 2);
+    (!squares.is_empty()).then(|| [mean(keys), mean(values)])
+}
+
+/// The second moment of inputs [dim, dim] under the token weights.
+fn inputs(moments: &LayerMoments, dim: usize, pieces: &Pieces) -> Mat<f64> {
+    let (attended, plain) = (|| mean(&moments.attended, dim), || mean(&moments.plain, dim));
+    let mut moment = match pieces.token_weights {
+        TokenWeights::Attention => attended(),
+        TokenWeights::None => plain(),
+        TokenWeights::Both => 0.5 * (attended() + plain()),
+        TokenWeights::Weights => Mat::identity(dim, dim),
+    };
+    damp(&mut moment, pieces.input_damping);
+    moment
 }
 
 /// Raises the eigenvalues of a second moment of inputs by a share of their mean; the constant behind the inputs is none of them.
@@ -134,17 +156,16 @@ impl Source {
             return Err(SvdError::OtherModel { layer });
         }
         let sums = [&moments.plain, &moments.attended, &moments.overlap, &moments.query, &moments.gauss];
-        if sums.into_iter().chain(fisher).any(|sum| sum.iter().any(|x| !x.is_finite())) {
+        if sums
+            .into_iter()
+            .chain(fisher)
+            .chain([&moments.fisher_projections])
+            .any(|sum| sum.iter().any(|x| !x.is_finite()))
+        {
             return Err(SvdError::NotFinite { layer });
         }
         let mean = |sums: &[f64]| mean(sums, dim);
-        let mut moment = match pieces.token_weights {
-            TokenWeights::Attention => mean(&moments.attended),
-            TokenWeights::None => mean(&moments.plain),
-            TokenWeights::Both => 0.5 * (mean(&moments.attended) + mean(&moments.plain)),
-            TokenWeights::Weights => Mat::identity(dim, dim),
-        };
-        damp(&mut moment, pieces.input_damping);
+        let moment = inputs(moments, dim, pieces);
         let inv_freq = config.rope.inv_freq(sizes.d);
         let turns = moments.turns(&inv_freq);
         let multipliers = metric::multipliers(&turns, sizes, pieces.multiplier);
@@ -164,6 +185,7 @@ impl Source {
             turning: Vec::new(),
             shared: BTreeMap::new(),
             norms: Vec::new(),
+            gradients: gradients(&moments.fisher_projections),
             everything: 0.0,
         };
         let nothing = Rotated::Pairs(Vec::new());
@@ -177,7 +199,7 @@ impl Source {
         if pieces.rotary_choice == RotaryChoice::Norm {
             source.norms = norms(&projections, mean(&moments.plain).as_ref(), sizes);
         }
-        source.everything = source.components(&nothing)?.error(0);
+        source.everything = source.components(&nothing)?.error(0, None);
         Ok(source)
     }
 
@@ -263,7 +285,7 @@ impl Source {
     }
 
     /// The same of keys and of values alone.
-    fn useful(&self, rotated: &Rotated) -> (usize, usize) {
+    pub(super) fn useful(&self, rotated: &Rotated) -> (usize, usize) {
         let Sizes { kv_heads, d, hidden, .. } = self.sizes;
         let keys = (kv_heads * d - rotated.elements(self.sizes)).min(hidden + 1);
         (keys, (kv_heads * d).min(hidden + 1))

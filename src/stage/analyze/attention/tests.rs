@@ -132,8 +132,8 @@ fn threads_do_not_change_a_bit() {
         let mut fisher = fisher::Fisher::new(&shape);
         let Data { q, plain, k, v, packed, offsets } = &data;
         let seen = Activations { q, q_plain: plain, k, v, packed, offsets };
-        pool.install(|| fisher.add(&shape, &seen, q));
-        let fisher = (fisher.query, fisher.gauss, fisher.values);
+        let found = pool.install(|| fisher.add(&shape, &seen, q));
+        let fisher = (fisher.query, fisher.gauss, fisher.values, found.keys);
         (sums.query, sums.overlap, sums.mass, sums.gauss, weights, fisher)
     };
     assert_eq!(run(1), run(2));
@@ -164,12 +164,19 @@ fn fisher_sums_match_derivatives_of_the_outputs() {
         let gradient = noise(9, 45 * HEADS * D, 1.0);
         let mut sums = fisher::Fisher::new(&shape);
         let Data { q, plain, k, v, packed, offsets } = &data;
-        sums.add(&shape, &Activations { q, q_plain: plain, k, v, packed, offsets }, &gradient);
+        let found = sums.add(&shape, &Activations { q, q_plain: plain, k, v, packed, offsets }, &gradient);
         let u = |h: usize, t: usize, i: usize| f64::from(gradient[(t * HEADS + h) * D + i]);
-        let squares = |h: usize, t: usize, s: usize| {
+        let logit = |h: usize, t: usize, s: usize| {
             let at = |by: f64| cost((&data, &shape), (h, t), (s, by), &|i| u(h, t, i));
-            ((at(1e-5) - at(-1e-5)) / 2e-5).powi(2)
+            (at(1e-5) - at(-1e-5)) / 2e-5
         };
+        let squares = |h: usize, t: usize, s: usize| logit(h, t, s).powi(2);
+        for (s, g, i) in [(3, 0, 1), (42, 1, 5)] {
+            let heads = [2 * g, 2 * g + 1].into_iter().flat_map(|h| (s..45).map(move |t| (h, t)));
+            let of = |(h, t)| logit(h, t, s) * f64::from(data.q[(t * HEADS + h) * D + i]);
+            let want: f64 = heads.filter(|(_, t)| *t < 40 || s >= 40).map(of).sum();
+            close(f64::from(found.keys[(s * KV + g) * D + i]), want / (D as f64).sqrt(), "keys");
+        }
         for h in [0, 3] {
             let pairs = (0..45).flat_map(|t| (0..=t).map(move |s| (t, s)));
             let all: Vec<(usize, usize, f64)> = pairs.map(|(t, s)| (t, s, squares(h, t, s))).collect();

@@ -14,7 +14,7 @@ use crate::{
 /// What is found on the way.
 pub(super) struct Back {
     /// What attention computed.
-    pub(super) seen: [Tensor; 4],
+    pub(super) seen: [Tensor; 5],
     /// The gradient of what the attention block gives [t, hidden].
     output: Tensor,
     /// The gradient of what entered the layer [t, hidden]; zeros where that is not `wanted`.
@@ -58,12 +58,12 @@ impl Back {
     }
 }
 
-/// Keeps rotated queries and keys, values, and outputs with their log-sum-exp.
-struct Keep(Option<[Tensor; 4]>);
+/// Keeps rotated queries and keys, values, outputs with their log-sum-exp, and the block's input.
+struct Keep(Option<[Tensor; 5]>);
 
 impl Probe for Keep {
     fn attention(&mut self, seen: &AttentionSeen<'_>) -> candle_core::Result<()> {
-        self.0 = Some([seen.q, seen.k, seen.v, seen.packed].map(Tensor::detach));
+        self.0 = Some([seen.q, seen.k, seen.v, seen.packed, seen.input].map(Tensor::detach));
         Ok(())
     }
 }
@@ -75,13 +75,15 @@ pub(super) struct Activated {
     k: Vec<f32>,
     v: Vec<f32>,
     packed: Vec<f32>,
+    /// The block's normalised input [t, hidden].
+    pub(super) input: Vec<f32>,
 }
 
 impl Activated {
     pub(super) fn of(
         config: &Config,
         batch: &Batch,
-        [q, k, v, packed]: &[Tensor; 4],
+        [q, k, v, packed, input]: &[Tensor; 5],
     ) -> candle_core::Result<Self> {
         let plain = unrotated(config, &batch.positions, q)?;
         let numbers = |x: &Tensor| Ok::<_, candle_core::Error>(host(x)?.to_vec());
@@ -91,11 +93,12 @@ impl Activated {
             k: numbers(k)?,
             v: numbers(v)?,
             packed: numbers(packed)?,
+            input: numbers(input)?,
         })
     }
 
     pub(super) fn activations<'a>(&'a self, batch: &'a Batch) -> Activations<'a> {
-        let Self { q, q_plain, k, v, packed } = self;
+        let Self { q, q_plain, k, v, packed, .. } = self;
         Activations { q, q_plain, k, v, packed, offsets: &batch.offsets }
     }
 }

@@ -14,8 +14,10 @@ fn batch() -> Batch {
     Batch::new([&ids[..30], &ids[30..44], &ids[44..]])
 }
 
-/// The sums over the tokens of the gradients of values, of each layer.
-fn values(model: &Model, batch: &Batch, draw: Draw) -> (Vec<u32>, BTreeMap<usize, Vec<f64>>) {
+/// The sums over the tokens of the gradients of values, and the squares of those of projections, of each layer.
+type Found = BTreeMap<usize, (Vec<f64>, Vec<f64>)>;
+
+fn found(model: &Model, batch: &Batch, draw: Draw) -> (Vec<u32>, Found) {
     let mut streams = vec![model.shell.embed(&batch.ids).unwrap()];
     for layer in &model.layers {
         streams.push(layer.forward(&streams[streams.len() - 1], batch, &mut NoProbe).unwrap());
@@ -27,12 +29,12 @@ fn values(model: &Model, batch: &Batch, draw: Draw) -> (Vec<u32>, BTreeMap<usize
         let shape = shape(&model.config, index, layer.sinks().unwrap());
         let mut sums = Fisher::new(&shape);
         let seen = Activated::of(&model.config, batch, &back.seen).unwrap();
-        sums.add(&shape, &seen.activations(batch), &flat(&back.heads(layer).unwrap()));
+        let gradients = sums.add(&shape, &seen.activations(batch), &flat(&back.heads(layer).unwrap()));
+        let mut projections = Projections::new(&model.config);
+        projections.add(&model.config, batch, &seen.input, &gradients).unwrap();
         // The last row is the sum of the gradients.
-        found.insert(
-            index,
-            sums.values.sum[sums.values.dim * (sums.values.dim - 1)..][..sums.values.dim - 1].to_vec(),
-        );
+        let sum = &sums.values.sum[sums.values.dim * (sums.values.dim - 1)..][..sums.values.dim - 1];
+        found.insert(index, (sum.to_vec(), projections.squares));
         above = back.entered;
     }
     (labels, found)
@@ -45,19 +47,53 @@ fn gradients_of_values_are_those_of_the_whole_graph() {
         let (_dir, checkpoint) = golden(name);
         let batch = batch();
         let draw = Draw { temperature, seed: 3 };
-        let (labels, found) = values(&Model::frozen(&checkpoint).unwrap(), &batch, draw);
+        let (labels, found) = found(&Model::frozen(&checkpoint).unwrap(), &batch, draw);
         let model = Model::load(&checkpoint, &|name| name.ends_with("v_proj.bias")).unwrap();
         let logits = model.logits(&batch, &mut NoProbe).unwrap();
         let cooled = (logits / temperature).unwrap();
         let cost = cross_entropy(&cooled, &labels.into(), &vec![1.0; batch.len()].into(), 1.0).unwrap();
         let grads = (cost.sum_all().unwrap() * temperature).unwrap().backward().unwrap();
-        for (index, found) in found {
+        for (index, (found, _)) in found {
             let var = &model.vars[&format!("model.layers.{index}.self_attn.v_proj.bias")];
             let want = flat(grads.get(var.as_tensor()).unwrap());
             let largest = want.iter().fold(0f32, |a, x| a.max(x.abs()));
             for (got, want) in found.iter().zip(&want) {
                 let far = (got - f64::from(*want)).abs() / f64::from(largest);
                 assert!(far < 1e-4, "{name}, layer {index}: {got} {want}");
+            }
+        }
+    }
+}
+
+/// Each sequence has a gradient of its own, whatever it is packed with.
+#[test]
+fn squares_of_projections_are_those_of_the_whole_graph_of_each_sequence() {
+    for name in ["gptoss-mxfp4", "qwen2"] {
+        let (_dir, checkpoint) = golden(name);
+        let (batch, draw) = (batch(), Draw { temperature: 1.5, seed: 3 });
+        let (labels, found) = found(&Model::frozen(&checkpoint).unwrap(), &batch, draw);
+        let trains = |name: &str| name.ends_with("k_proj.weight") || name.ends_with("v_proj.weight");
+        let model = Model::load(&checkpoint, &trains).unwrap();
+        let mut wanted: BTreeMap<usize, Vec<f64>> =
+            found.iter().map(|(index, (_, squares))| (*index, vec![0.0; squares.len()])).collect();
+        for pair in batch.offsets.windows(2) {
+            let alone = Batch::new([&batch.ids[pair[0]..pair[1]]]);
+            let cooled = (model.logits(&alone, &mut NoProbe).unwrap() / draw.temperature).unwrap();
+            let labels = labels[pair[0]..pair[1]].to_vec();
+            let cost = cross_entropy(&cooled, &labels.into(), &vec![1.0; alone.len()].into(), 1.0).unwrap();
+            let grads = (cost.sum_all().unwrap() * draw.temperature).unwrap().backward().unwrap();
+            for (index, wanted) in &mut wanted {
+                let of = |part| &model.vars[&format!("model.layers.{index}.self_attn.{part}_proj.weight")];
+                let both = ["k", "v"].map(|part| flat(grads.get(of(part).as_tensor()).unwrap())).concat();
+                wanted.iter_mut().zip(both).for_each(|(sum, x)| *sum += f64::from(x).powi(2));
+            }
+        }
+        for (index, wanted) in wanted {
+            let squares = &found[&index].1;
+            let largest = wanted.iter().fold(0f64, |a, x| a.max(*x));
+            assert!(largest > 0.0);
+            for (got, want) in squares.iter().zip(&wanted) {
+                assert!((got - want).abs() < 1e-3 * largest, "{name}, layer {index}: {got} {want}");
             }
         }
     }

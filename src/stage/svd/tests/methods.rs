@@ -70,12 +70,33 @@ fn keys_that_are_made_again_leave_an_ordinary_model() {
         assert_eq!(shape(&converted, &name), shape(&model.checkpoint, &name));
     }
     assert_eq!((report.layout.as_str(), report.layers[0].rope_pairs.len()), ("recompute", 0));
-    let (_bench, converted, report) = model.convert("method = 'palu'\nkv-lora-rank = 10");
+    let toml = "method = 'palu'\nlayer-budgets = 'uniform'\nkv-lora-rank = 10";
+    let (_bench, converted, report) = model.convert(toml);
     assert_eq!((report.layers[0].kv_elements_after, report.cache.growing_elements_after), (10, 20));
     let values = converted.raw("model.layers.1.self_attn.v_proj.weight").and_then(Raw::to_f32).unwrap();
     let values = faer::Mat::from_fn(32, 32, |i, j| f64::from(values[i * 32 + j]));
     let singular = crate::math::linalg::thin_svd(values.as_ref()).unwrap().values;
     assert!(singular[4] > 1e-3 && singular[5] < 1e-5, "five channels of values: {singular:?}");
+}
+
+#[test]
+fn projections_get_channels_by_their_gradients() {
+    let model = calibrated("gptoss-dense", |_| ());
+    let (_bench, _, report) = model.convert("method = 'palu'\nkv-budget = 10");
+    let elements: Vec<usize> = report.layers.iter().map(|layer| layer.kv_elements_after).collect();
+    assert_eq!(elements.iter().sum::<usize>(), 20, "the total is kept: {elements:?}");
+    assert!(report.calibration.contains("ranks by gradients"), "{}", report.calibration);
+    let mean = |squares: &[f64]| squares.iter().map(|x| x.sqrt()).sum::<f64>() / squares.len() as f64;
+    let scores = report.layers.iter().map(|layer| {
+        let squares = model.moments.layer(layer.layer).unwrap().fisher_projections;
+        let (keys, values) = squares.split_at(32 * 32);
+        mean(keys) + mean(values)
+    });
+    let scores: Vec<f64> = scores.collect();
+    for (elements, score) in elements.iter().zip(&scores) {
+        let share = 20.0 * score / scores.iter().sum::<f64>();
+        assert!((*elements as f64 - share).abs() < 2.0, "{elements} for {share}");
+    }
 }
 
 /// What TransMLA's basis loses: real factors cannot undo a phase between heads, and do not need to where there is none.

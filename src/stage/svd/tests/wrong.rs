@@ -56,6 +56,10 @@ fn inputs_that_do_not_fit_are_named() {
         error.contains("layer 1: the moments hold no gradients; give `analyze` a `fisher-tokens`"),
         "{error}"
     );
+    layer.fisher_projections.clear();
+    layer.save(&moments.layers[&1]).unwrap();
+    let error = run(&model.checkpoint, &moments, "method = 'palu'\nkv-budget = 10");
+    assert!(error.contains("layer 1: the moments hold no gradients of its projections"), "{error}");
     let (_bench, converted, _) = model.convert(toml);
     assert!(run(&converted, &model.moments, toml).contains("no full-attention layer to convert"));
 }
@@ -79,6 +83,8 @@ fn parameters_that_do_not_go_together() {
         ("kv-budget = 0", "kv-budget"),
         ("kv-budget = 9\ndamping = 0.0", "damping"),
         ("kv-budget = 9\ncontext = 0", "angle"),
+        ("kv-budget = 9\nlayer-budgets = 'fisher'", "layer-budgets"),
+        ("method = 'palu'\nlatent = 'joint'\nkv-budget = 9", "layer-budgets"),
     ] {
         assert_eq!(stage(toml).check().unwrap_err().param, param, "{toml}");
     }
