@@ -25,7 +25,7 @@ impl Svd {
             _ => {}
         }
         self.check_rotary(&pieces)?;
-        Self::check_budgets(&pieces)?;
+        self.check_budgets(&pieces)?;
         if pieces.recalibrate && pieces.token_weights != TokenWeights::None {
             return Err(Invalid::new("recalibrate", "`recalibrate` counts all tokens alike")
                 .hint("it goes with `token-weights = \"none\"`"));
@@ -71,10 +71,17 @@ impl Svd {
         Ok(())
     }
 
-    /// Ranks by gradients are those of whole projections.
-    fn check_budgets(pieces: &Pieces) -> Result<(), Invalid> {
-        let whole = pieces.layout == Layout::Recompute && pieces.latent == LatentKind::Separate;
-        if pieces.layer_budgets == LayerBudgets::Fisher && !whole {
+    /// Ranks by gradients are those of whole projections, each of which has at least one channel.
+    fn check_budgets(&self, pieces: &Pieces) -> Result<(), Invalid> {
+        if pieces.layer_budgets != LayerBudgets::Fisher {
+            return Ok(());
+        }
+        let searched = self.search.iter().flat_map(|search| &search.kv_budget);
+        if searched.chain(&self.kv_budget).chain(&self.kv_lora_rank).any(|&size| size == 1) {
+            return Err(Invalid::new("layer-budgets", "`fisher` gives keys and values a channel each")
+                .hint("it goes with a size of at least 2"));
+        }
+        if pieces.layout != Layout::Recompute || pieces.latent != LatentKind::Separate {
             return Err(Invalid::new("layer-budgets", "`fisher` divides ranks of whole key and value projections")
                 .hint("it goes with `layout = \"recompute\"` and `latent = \"separate\"`, as in `method = \"palu\"`; other choices need `layer-budgets = \"uniform\"`"));
         }

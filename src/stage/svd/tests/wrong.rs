@@ -85,6 +85,9 @@ fn parameters_that_do_not_go_together() {
         ("kv-budget = 9\ncontext = 0", "angle"),
         ("kv-budget = 9\nlayer-budgets = 'fisher'", "layer-budgets"),
         ("method = 'palu'\nlatent = 'joint'\nkv-budget = 9", "layer-budgets"),
+        ("method = 'palu'\nkv-budget = 1", "layer-budgets"),
+        ("method = 'palu'\nkv-lora-rank = 1", "layer-budgets"),
+        ("method = 'palu'\nkv-budget = 9\nmeasure = 1\nsearch = { kv-budget = [1] }", "layer-budgets"),
     ] {
         assert_eq!(stage(toml).check().unwrap_err().param, param, "{toml}");
     }
