@@ -38,7 +38,6 @@ pub struct About {
     /// Tokens in the sums.
     pub tokens: usize,
     /// Tokens whose gradients are in the Fisher sums; 0 where there are none.
-    #[serde(default)]
     pub fisher_tokens: usize,
     /// What logits were divided by for them.
     pub fisher_temperature: f64,

@@ -103,7 +103,8 @@ impl Gradients<'_> {
         let plain = Needs::of(self.checkpoint, self.config, batches.iter(), 1);
         let shell = (CHUNK * self.config.vocab_size * size_of::<f32>()) as u64;
         Needs {
-            // What a layer makes stays until its gradients are there; at the top logits, those that are cooled, what is drawn from, and their gradients.
+            // What a layer makes stays until its gradients are there; at the top logits as they are and divided, what is drawn from, and
+            // their gradients.
             batch: (3 * plain.batch).max(5 * shell),
             hidden: (1 + levels as u64) * plain.hidden,
             stage: self.sums(),

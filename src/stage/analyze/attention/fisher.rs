@@ -2,8 +2,8 @@
 //! model file and no loss.
 //!
 //! With `u_h,t = W_O,hᵀ g_t` of the gradient `g_t` of the block's output, the gradient for a logit is `a_h(t,s) u_h,t · (v_s − o_h,t)` and
-//! that for a value `∂v_s = Σ_h,t a_h(t,s) u_h,t`; a key gets `d^(−1/2) Σ_h,t q_h,t` times those of its logits. Products inside a block of query rows are f32, sums over blocks of what is squared are
-//! f64, in the order of the blocks whatever the number of threads.
+//! that for a value `∂v_s = Σ_h,t a_h(t,s) u_h,t`; a key gets `d^(−1/2) Σ_h,t q_h,t` times those of its logits. Products inside a block of
+//! query rows are f32, sums over blocks of what is squared are f64, in the order of the blocks whatever the number of threads.
 
 use rayon::prelude::*;
 

@@ -1,17 +1,16 @@
 //! Squares of the gradients of a layer's key and value projections, by element: what Palu divides ranks by (arXiv 2407.21118, §3.3). Knows
 //! no attention.
 
-use candle_core::Tensor;
+use candle_core::{Device, Tensor};
 use rayon::prelude::*;
 
 use crate::{
     kernel::{
         gemm::{Mat, Threads, Write, gemm},
         host,
-        rope::{RopeTable, rope},
     },
     model::{Batch, Config},
-    stage::analyze::attention::Gradients,
+    stage::analyze::{attention::Gradients, observe::turned_back},
 };
 
 /// The sums of a layer over sequences; each sequence has one gradient.
@@ -36,13 +35,16 @@ impl Projections {
         input: &[f32],
         gradients: &Gradients,
     ) -> candle_core::Result<()> {
-        let keys = before_rotation(config, batch, &gradients.keys)?;
-        let width = config.num_key_value_heads * config.head_dim;
+        let (heads, d) = (config.num_key_value_heads, config.head_dim);
+        let keys = Tensor::from_slice(&gradients.keys, (batch.len(), heads, d), &Device::Cpu)?;
+        // The rotation has YaRN's factor, and so has what goes back through it.
+        let keys = turned_back(config, &batch.positions, &keys, config.rope.concentration)?;
+        let (keys, width) = (host(&keys)?, heads * d);
         for pair in batch.offsets.windows(2) {
             let (from, t) = (pair[0], pair[1] - pair[0]);
             let x = Mat::dense(&input[from * self.hidden..][..t * self.hidden], t, self.hidden);
             for (sums, of) in
-                self.squares.chunks_exact_mut(width * self.hidden).zip([&keys, &gradients.values])
+                self.squares.chunks_exact_mut(width * self.hidden).zip([&keys[..], &gradients.values])
             {
                 let of = Mat::dense(&of[from * width..][..t * width], t, width);
                 let mut gradient = vec![0f32; width * self.hidden];
@@ -53,13 +55,4 @@ impl Projections {
         }
         Ok(())
     }
-}
-
-/// Gradients of keys before rotation: turned back, and with YaRN's factor, for the rotation has it.
-fn before_rotation(config: &Config, batch: &Batch, keys: &[f32]) -> candle_core::Result<Vec<f32>> {
-    let (heads, d) = (config.num_key_value_heads, config.head_dim);
-    let back: Vec<f64> = config.rope.inv_freq(d).iter().map(|f| -f).collect();
-    let table = RopeTable::new(&batch.positions, &back, config.rope.concentration);
-    let keys = Tensor::from_slice(keys, (batch.len(), heads, d), &candle_core::Device::Cpu)?;
-    Ok(host(&rope(&keys, &table)?)?.to_vec())
 }

@@ -163,8 +163,18 @@ fn keys_values(p: &Projections, plain: &SecondMoment) -> Vec<f64> {
 
 /// Rotated queries or keys [t, heads, d] turned back, and YaRN's factor taken out.
 pub(super) fn unrotated(config: &Config, positions: &[u32], rotated: &Tensor) -> Result<Tensor> {
+    turned_back(config, positions, rotated, 1.0 / config.rope.concentration)
+}
+
+/// Vectors of heads [t, heads, d] turned back by their positions, times `factor`.
+pub(super) fn turned_back(
+    config: &Config,
+    positions: &[u32],
+    rotated: &Tensor,
+    factor: f64,
+) -> Result<Tensor> {
     let back: Vec<f64> = config.rope.inv_freq(config.head_dim).iter().map(|f| -f).collect();
-    rope(rotated, &RopeTable::new(positions, &back, 1.0 / config.rope.concentration))
+    rope(rotated, &RopeTable::new(positions, &back, factor))
 }
 
 impl Probe for Observer<'_> {
