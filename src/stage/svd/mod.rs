@@ -1,7 +1,7 @@
 //! The svd stage: turns grouped-query attention into latent attention, after proving that the factorisation itself is lossless.
 //!
 //! Rotated keys stay exact; keys whose rotation is given up share one latent with the values. What the latent keeps is decided by
-//! calibration moments in the metric of the attention output. Knows no text and no training.
+//! calibration moments weighed by what errors do to the prediction. Knows no text and no training.
 
 mod budget;
 mod check;

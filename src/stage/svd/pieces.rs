@@ -9,7 +9,7 @@ use crate::artifact::checkpoint::Owned;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum Method {
-    /// This project's: errors of the attention output decide everything.
+    /// This project's: what an error does to the prediction decides everything.
     #[default]
     Metric,
     /// TransMLA (arXiv 2502.07864): real components across heads, the same number at each frequency, keys and values balanced by their norms.
